@@ -1,0 +1,31 @@
+# make demo   mine real code, fine-tune with Soft-InfoNCE, evaluate with MTEB, save the model
+# make test   run the tests
+# Both set up what they need in .venv and can be repeated.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint setup clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(READY)
+	$(RUN) examples/quickstart.py
+
+test: $(READY)
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy st_softinfonce
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

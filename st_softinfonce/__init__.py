@@ -1,0 +1,26 @@
+"""Soft-InfoNCE for sentence-transformers: in-batch negatives weighted by how likely they are to be relevant."""
+
+from importlib.metadata import version
+
+from st_softinfonce.estimators import (
+    BM25Estimator,
+    SimilarityEstimator,
+    TextColumn,
+    WeightingParameters,
+    get_estimator,
+    list_estimators,
+)
+from st_softinfonce.losses import SoftInfoNCELoss
+
+__version__ = version("st-softinfonce")
+
+__all__ = [
+    "BM25Estimator",
+    "SimilarityEstimator",
+    "SoftInfoNCELoss",
+    "TextColumn",
+    "WeightingParameters",
+    "__version__",
+    "get_estimator",
+    "list_estimators",
+]

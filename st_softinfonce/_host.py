@@ -1,0 +1,56 @@
+"""Everything taken from sentence-transformers that is not its public interface: one place to look when it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+import torch.nn.functional as F
+from sentence_transformers.base.losses.merged_forward import embed_columns
+from sentence_transformers.util import all_gather, get_world_size
+from torch import Tensor, nn
+
+__all__ = ["column_tokenizer", "embed_columns", "gather_padded"]
+
+
+def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
+    """Find the tokenizer that made a column.
+
+    Args:
+        model: The model in training, possibly wrapped (several devices, ``torch.compile``).
+        features: The column's features; ``task`` says which route of a Router model it takes.
+
+    Returns:
+        The tokenizer, or ``None`` for a model without one.
+    """
+    while not hasattr(model, "tokenizer"):
+        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+        if inner is None:
+            return None
+        model = inner
+    first = model[0]  # type: ignore[index]
+    routes = getattr(first, "sub_modules", None)
+    if routes is None:
+        return getattr(first, "tokenizer", None)
+    route = features.get("task")
+    if route not in routes:
+        route = first.default_route or next(iter(routes))
+    return getattr(routes[route][0], "tokenizer", None)
+
+
+def gather_padded(tensor: Tensor, padding: float | None) -> Tensor:
+    """Gather rows of all devices, which may be padded to different widths, without gradient.
+
+    Args:
+        tensor: ``(n, ...)``, the same ``n`` on every device; ``(n, width)`` when there is a padding.
+        padding: What fills up narrower rows; ``None`` when all are equally wide.
+
+    Returns:
+        ``(n * devices, ...)``, in the order of the ranks. Unchanged in a single process.
+    """
+    if padding is not None and get_world_size() > 1:
+        width = tensor.new_tensor(tensor.size(1))
+        dist.all_reduce(width, op=dist.ReduceOp.MAX)
+        tensor = F.pad(tensor, (0, int(width) - tensor.size(1)), value=padding)
+    return all_gather(tensor)
