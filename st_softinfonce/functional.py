@@ -272,12 +272,13 @@ def cancellation_weights(
         raise ValueError(f"Give exactly one of top_k and ratio, got top_k={top_k!r} and ratio={ratio!r}.")
     similarity = _prepare("similarity", similarity.detach())
     positives = _positive_columns(similarity, positives)
+    cancelled = torch.zeros_like(similarity, dtype=torch.bool)
     if top_k is not None:
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k must be an integer of at least 1, got {top_k!r}.")
         most_similar = similarity.scatter(1, positives, -math.inf).sort(dim=1, descending=True, stable=True).indices
-        cancelled = torch.zeros_like(similarity, dtype=torch.bool).scatter(1, most_similar[:, :top_k], True)
-    else:
+        cancelled = cancelled.scatter(1, most_similar[:, :top_k], True)
+    if ratio is not None:
         check_positive("ratio", ratio)
         of_positive = similarity.gather(1, positives)  # (N, 1)
         cancelled = (similarity >= ratio * of_positive) & (of_positive > 0)
@@ -335,7 +336,8 @@ def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight
     check_positive("temperature", temperature)
     if not (_is_number(min_weight) and 0 < min_weight <= 1):
         raise ValueError(
-            f"min_weight must be in (0, 1], got {min_weight!r}. To take negatives out altogether, use cancelled_info_nce."
+            f"min_weight must be in (0, 1], got {min_weight!r}. To take negatives out altogether, use "
+            "cancelled_info_nce."
         )
 
 
@@ -376,8 +378,8 @@ def _prepare(name: str, tensor: Tensor, like: Tensor | None = None) -> Tensor:
         if bool(unusable.any()):
             row, column = unusable.nonzero()[0].tolist()
             raise ValueError(
-                f"{name} holds {tensor[row, column].item()} at row {row}, column {column}: every entry must be a number "
-                "or -inf. A vector of length 0 (an empty text) is the usual cause; give such a candidate the lowest "
+                f"{name} holds {tensor[row, column].item()} at row {row}, column {column}: every entry must be a "
+                "number or -inf. A vector of length 0 (an empty text) is the usual cause; give such a candidate the lowest "
                 "similarity instead."
             )
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -437,13 +439,13 @@ _warned_of_small_batch = False
 
 
 def _warn_small_batch(negatives: int, alpha: float, beta: float) -> None:
-    global _warned_of_small_batch  # noqa: PLW0603
+    global _warned_of_small_batch
     if not _warned_of_small_batch:
         _warned_of_small_batch = True
         warnings.warn(
             f"A batch with {negatives} negatives per query is too small for alpha={alpha} and beta={beta}, which need "
-            f"more than {alpha / beta:g}: its weights are all 1 (plain InfoNCE). Set dataloader_drop_last=True to train "
-            "without such a last batch. This is said once.",
+            f"more than {alpha / beta:g}: its weights are all 1 (plain InfoNCE). Set dataloader_drop_last=True to "
+            "train without such a last batch. This is said once.",
             SmallBatchWarning,
             stacklevel=3,
         )

@@ -315,19 +315,21 @@ class _InputWatch:
         self._batches += 1
         if self._warned_of_empty_texts or torch.compiler.is_compiling():
             return
+        empty = {}
         for position, column_features in enumerate(features):
-            if not isinstance(column_features.get("input_ids"), Tensor):
+            ids = column_features.get("input_ids")
+            if not isinstance(ids, Tensor) or (ids.device.type != "cpu" and self._batches % self._LOOK_EVERY != 1):
                 continue
-            if column_features["input_ids"].device.type != "cpu" and self._batches % self._LOOK_EVERY != 1:
-                return
             column = TextColumn(column_features, _host.column_tokenizer(model, column_features))
-            empty = int((~column.content_mask.any(dim=1)).sum())
-            if empty:
-                self._warned_of_empty_texts = True
-                warnings.warn(
-                    f"Column {position} (0 is the query) has {empty} empty texts in a batch of {len(column)}. They "
-                    "train like any other text; filter them out of the dataset if that is not meant. This is said "
-                    "once, for the first such batch.",
-                    InputWarning,
-                    stacklevel=3,
-                )
+            count = int((~column.content_mask.any(dim=1)).sum())
+            if count:
+                empty[position] = f"{count} of {len(column)} in column {position}"
+        if empty:
+            self._warned_of_empty_texts = True
+            warnings.warn(
+                f"A batch has empty texts: {', '.join(empty.values())} (column 0 is the query). They train like any "
+                "other text; filter them out of the dataset if that is not meant. This is said once, for the first "
+                "such batch.",
+                InputWarning,
+                stacklevel=3,
+            )

@@ -39,6 +39,7 @@ class WeightingParameters:
     temperature: float
 
     def __post_init__(self) -> None:
+        """Check the ranges."""
         check_weighting(alpha=self.alpha, beta=self.beta, temperature=self.temperature, min_weight=1.0)
 
 

@@ -211,7 +211,7 @@ class BM25Estimator(SimilarityEstimator):
         weight = weight.masked_fill(~(first & known), 0.0)  # (m, length)
 
         scores = []
-        for rows in queries.split(max(1, _LARGEST_INTERMEDIATE // (terms + 1))):
+        for rows in torch.split(queries, max(1, _LARGEST_INTERMEDIATE // (terms + 1))):
             # (terms + 1, rows): how often each row's query holds each term; the last line takes what is unknown.
             term, known = _find(statistics.tokens, rows)
             term = term.masked_fill(~known, terms)

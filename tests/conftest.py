@@ -1,0 +1,119 @@
+"""Fixtures made in memory: a tokenizer and models that need no download."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+WORDS = (
+    "read write open close sort merge count find parse send a the of file list number socket string lines bytes "
+    "return def for in if else none true path data value key index first last all every"
+).split()
+
+
+@pytest.fixture(scope="session")
+def reference_cases():
+    path = Path(__file__).parent / "data" / "reference_cases.json.gz"
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+@pytest.fixture
+def word_tokenizer():
+    vocabulary = {word: number for number, word in enumerate(SPECIAL_TOKENS + WORDS)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    return tokenizer
+
+
+@pytest.fixture
+def tokenizer(word_tokenizer):
+    return PreTrainedTokenizerFast(
+        tokenizer_object=word_tokenizer,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_max_length=32,
+    )
+
+
+@pytest.fixture
+def transformer_model(tokenizer, tmp_path):
+    """A BERT of two narrow layers, with dropout off so that two passes agree."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    folder = tmp_path / "tiny-bert"
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    transformer = Transformer(str(folder))
+    return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())], device="cpu")
+
+
+@pytest.fixture
+def static_model(word_tokenizer):
+    torch.manual_seed(0)
+    return SentenceTransformer(modules=[StaticEmbedding(word_tokenizer, embedding_dim=16)], device="cpu")
+
+
+@pytest.fixture(params=["transformer", "static"])
+def model(request):
+    return request.getfixturevalue(f"{request.param}_model")
+
+
+QUERIES = [
+    "read a file",
+    "read every file of a list",
+    "sort the list",
+    "sort a list of number",
+    "open a socket",
+    "send bytes",
+    "count the lines",
+    "find the first index",
+]
+DOCUMENTS = [
+    "def read path return open path data",
+    "def read list for path in list return data",
+    "def sort list return list",
+    "def sort number list return all number",
+    "def open path return socket",
+    "def send data bytes socket",
+    "def count lines return number of lines",
+    "def find value return first index",
+]
+NEGATIVES = [
+    "def write path data",
+    "def write list for path in list",
+    "def merge list return list",
+    "def find number list",
+    "def close socket",
+    "def read bytes socket",
+    "def count bytes return number",
+    "def find value return last index",
+]

@@ -1,0 +1,197 @@
+"""TextColumn over the host's input layouts, and the checks that hold plugins to the contract."""
+
+import pytest
+import torch
+from conftest import QUERIES
+
+from st_softinfonce import SimilarityEstimator, TextColumn, WeightingParameters
+from st_softinfonce.estimators.base import (
+    check_estimator,
+    checked_representation,
+    checked_similarity,
+    join_representations,
+)
+
+
+class Constant(SimilarityEstimator):
+    """Returns what it is made with."""
+
+    weighting = WeightingParameters(1.0, 1.0, 1.0)
+    compares = "queries"
+
+    def __init__(self, representation=None, similarity=None):
+        self.returned = {"represent": representation, "similarity": similarity}
+
+    def represent(self, column):
+        return self.returned["represent"]
+
+    def similarity(self, queries, candidates):
+        return self.returned["similarity"]
+
+
+TEXTS = ["read a file", "", "sort unheardof list"]
+
+
+def words_of(column, tokenizer):
+    return [[tokenizer.convert_ids_to_tokens(i) for i in row if i >= 0] for row in column.content_ids.tolist()]
+
+
+class TestTextColumn:
+    def padded(self, tokenizer, side):
+        tokenizer.padding_side = side
+        return dict(tokenizer(TEXTS, padding=True, return_tensors="pt"))
+
+    def flattened(self, tokenizer):
+        rows = tokenizer(TEXTS)["input_ids"]
+        lengths = torch.tensor([0, *(len(row) for row in rows)])
+        return {
+            "input_ids": torch.tensor([[token for row in rows for token in row]]),
+            "cu_seq_lens_q": lengths.cumsum(0),
+            "max_length_q": int(lengths.max()),
+        }
+
+    @pytest.mark.parametrize("layout", ["right", "left", "flattened", "bags"])
+    def test_every_layout_gives_the_same_content(self, layout, tokenizer, static_model):
+        if layout == "bags":
+            features = static_model.preprocess(TEXTS)
+            column = TextColumn(features, static_model.tokenizer)
+        else:
+            features = self.flattened(tokenizer) if layout == "flattened" else self.padded(tokenizer, layout)
+            column = TextColumn(features, tokenizer)
+        assert len(column) == 3
+        assert words_of(column, tokenizer) == [["read", "a", "file"], [], ["sort", "list"]]
+
+    def test_special_tokens_can_be_given(self, tokenizer):
+        ids = torch.tensor([[1, 7, 8, 2]])
+        assert TextColumn({"input_ids": ids}, special_ids={7}).content_ids.tolist() == [[1, -1, 8, 2]]
+
+    @pytest.mark.parametrize("side", ["right", "left"])
+    @pytest.mark.parametrize("kind", [int, torch.tensor], ids=["int", "tensor"])
+    def test_the_prompt_is_no_content(self, tokenizer, side, kind):
+        tokenizer.padding_side = side
+        features = dict(tokenizer(["find the read a file", "find the sort"], padding=True, return_tensors="pt"))
+        column = TextColumn(features | {"prompt_length": kind(3)}, tokenizer)  # [CLS] find the
+        assert words_of(column, tokenizer) == [["read", "a", "file"], ["sort"]]
+
+    def test_the_prompt_length_the_host_reports_covers_the_prompt(self, transformer_model):
+        features = transformer_model.preprocess(["read a file"], prompt="find the ")
+        column = TextColumn(features, transformer_model.tokenizer)
+        assert column.texts == ["read a file"]
+
+    def test_texts_are_what_the_model_sees_decoded_once(self, tokenizer, monkeypatch):
+        features = dict(tokenizer(["read a file of bytes"], truncation=True, max_length=5, return_tensors="pt"))
+        calls = []
+        decode = tokenizer.batch_decode
+        monkeypatch.setattr(tokenizer, "batch_decode", lambda rows: calls.append(rows) or decode(rows))
+        column = TextColumn(features, tokenizer)
+        assert column.texts == ["read a file"]
+        assert column.texts == ["read a file"]
+        assert len(calls) == 1
+
+    def test_texts_of_a_tokenizers_tokenizer(self, static_model):
+        assert TextColumn(static_model.preprocess(QUERIES), static_model.tokenizer).texts == QUERIES
+
+    def test_from_texts_reads_as_the_model_would(self, transformer_model):
+        expected = TextColumn(transformer_model.preprocess(QUERIES), transformer_model.tokenizer)
+        made = TextColumn.from_texts(QUERIES, transformer_model.tokenizer)
+        assert torch.equal(made.content_ids, expected.content_ids)
+
+    def test_features_are_left_as_they_are(self, tokenizer):
+        features = dict(tokenizer(TEXTS, padding=True, return_tensors="pt"))
+        before = {name: value.clone() for name, value in features.items()}
+        _ = TextColumn(features, tokenizer).content_ids
+        assert all(torch.equal(features[name], before[name]) for name in before)
+
+    def test_a_column_without_token_ids_is_refused(self):
+        with pytest.raises(ValueError, match=r"features must hold the tensor 'input_ids', got the keys \['pixel"):
+            TextColumn({"pixel_values": torch.zeros(1)})
+
+    def test_texts_without_a_tokenizer_are_refused(self):
+        with pytest.raises(ValueError, match="tokenizer is None"):
+            _ = TextColumn({"input_ids": torch.ones(1, 2, dtype=torch.int64)}).texts
+
+
+class TestContract:
+    column = TextColumn({"input_ids": torch.ones(2, 3, dtype=torch.int64)})
+
+    @pytest.mark.parametrize(
+        ("returned", "message"),
+        [
+            ([1, 2], "Constant.represent.. must return a tensor with one row for each of 2 texts, got list"),
+            (torch.zeros(3, 4), r"one row for each of 2 texts, got the shape \(3, 4\)"),
+            (torch.zeros(2, 4, requires_grad=True), r"Constant.represent\(\) returned a tensor that requires a grad"),
+            (torch.zeros(2, 4, device="meta"), "on cpu, got one on meta"),
+        ],
+        ids=["no-tensor", "wrong-rows", "gradient", "other-device"],
+    )
+    def test_a_broken_representation_is_refused(self, returned, message):
+        with pytest.raises(ValueError, match=message):
+            checked_representation(Constant(representation=returned), self.column)
+
+    @pytest.mark.parametrize(
+        ("returned", "message"),
+        [
+            (None, r"Constant.similarity\(\) must return .* of shape \(2, 5\) \(queries, candidates\), got NoneType"),
+            (torch.zeros(5, 2), r"shape \(2, 5\) .*, got torch.float32 of shape \(5, 2\)"),
+            (torch.zeros(2, 5, dtype=torch.int64), r"floating-point tensor .*, got torch.int64"),
+            (torch.zeros(2, 5, requires_grad=True), r"Constant.similarity\(\) returned a tensor that requires a grad"),
+        ],
+        ids=["no-tensor", "wrong-shape", "integers", "gradient"],
+    )
+    def test_a_broken_similarity_is_refused(self, returned, message):
+        with pytest.raises(ValueError, match=message):
+            checked_similarity(Constant(similarity=returned), torch.zeros(2, 1), torch.zeros(5, 1))
+
+    def test_an_estimator_is_never_differentiated_through(self):
+        layer = torch.nn.Linear(1, 1)
+
+        class Learning(Constant):
+            def represent(self, column):
+                return layer(torch.ones(len(column), 1))
+
+        assert not checked_representation(Learning(), self.column).requires_grad
+
+    def test_an_estimator_is_no_module(self):
+        class Module(torch.nn.Module, Constant):
+            pass
+
+        with pytest.raises(TypeError, match="mine is an nn.Module, which the trainer would move"):
+            check_estimator(Module(), "mine")
+
+    def test_something_else_is_refused_by_its_type(self):
+        with pytest.raises(
+            TypeError, match="mine must be the name of an estimator or a SimilarityEstimator, got dict"
+        ):
+            check_estimator({}, "mine")
+
+    @pytest.mark.parametrize(
+        ("attribute", "value", "message"),
+        [
+            ("weighting", (1, 1, 1), r"mine must have a 'weighting' of type WeightingParameters, got \(1, 1, 1\)"),
+            ("compares", "code", "mine must have 'compares' set to one of .*'documents'.*, got 'code'"),
+        ],
+        ids=["weighting", "compares"],
+    )
+    def test_a_missing_declaration_is_refused(self, attribute, value, message):
+        estimator = Constant()
+        setattr(estimator, attribute, value)
+        with pytest.raises(ValueError, match=message):
+            check_estimator(estimator, "mine")
+
+    def test_a_name_is_the_class_unless_given(self):
+        assert Constant.name == "Constant"
+
+    @pytest.mark.parametrize(("name", "value"), [("alpha", -1), ("beta", 0), ("temperature", 0)])
+    def test_weighting_out_of_range_is_refused(self, name, value):
+        with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+            WeightingParameters(**{"alpha": 1.0, "beta": 1.0, "temperature": 1.0, name: value})
+
+
+class TestJoin:
+    def test_narrower_rows_are_filled_up(self):
+        joined = join_representations([torch.ones(1, 3), torch.ones(2, 1)], padding=-1)
+        assert joined.tolist() == [[1, 1, 1], [1, -1, -1], [1, -1, -1]]
+
+    def test_different_widths_without_padding_are_refused(self):
+        with pytest.raises(ValueError, match=r"shapes \[\(1, 3\), \(2, 1\)\].*Set the estimator's 'padding'"):
+            join_representations([torch.ones(1, 3), torch.ones(2, 1)], padding=None)

@@ -1,0 +1,494 @@
+"""functional against the paper's own numbers, a loop-written oracle, and its promises."""
+
+import math
+import warnings
+
+import pytest
+import reference
+import torch
+
+from st_softinfonce import functional
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+PAPER = {"bm25": (1.5, 0.5, 1.0), "simcse": (1.3, 0.7, 0.1), "trained-model": (1.3, 0.7, 5.0)}
+
+
+def number(value):
+    return float(value)
+
+
+def tensor(rows):
+    return torch.tensor([[number(value) for value in row] for row in rows], dtype=torch.float64)
+
+
+def assert_close(actual, expected, tolerance=None):
+    actual = torch.as_tensor(actual)
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    tolerance = TOLERANCES[actual.dtype] if tolerance is None else tolerance
+    assert torch.isfinite(actual).all()
+    difference = (actual.double() - expected).abs()
+    assert bool((difference <= tolerance * expected.abs().clamp(min=1.0)).all()), difference.max().item()
+
+
+def loss_and_gradient(function, scores, **options):
+    scores = scores.clone().requires_grad_()
+    loss = function(scores, **options)
+    loss.backward()
+    return loss.detach(), scores.grad
+
+
+def without_diagonal(matrix):
+    size = matrix.size(0)
+    return matrix[~torch.eye(size, dtype=torch.bool)].view(size, size - 1)
+
+
+def random_batch(seed, rows=5, columns=5, scale=3.0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    scores = scale * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    similarity = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    return scores.to(dtype), similarity.to(dtype)
+
+
+@pytest.fixture(autouse=True)
+def fresh_warning(monkeypatch):
+    monkeypatch.setattr(functional, "_warned_of_small_batch", False)
+
+
+class TestAgainstThePapersCode:
+    """Every record of the reference cases, by its flags: agreement where it is finite, our promise where it is not."""
+
+    def test_info_nce_and_its_gradient(self, reference_cases):
+        for case in reference_cases["batches"]:
+            loss, gradient = loss_and_gradient(functional.soft_info_nce, tensor(case["S"]))
+            assert_close(loss, number(case["infonce"]["loss"]))
+            assert_close(gradient, tensor(case["infonce"]["grad"]), 1e-9)
+
+    def test_weights(self, reference_cases):
+        compared = 0
+        for case in reference_cases["batches"]:
+            for setting in case["by_setting"]:
+                if not setting["normalizer"] > 1e-9:
+                    continue
+                weights = functional.negative_weights(
+                    tensor(case["sim"]), alpha=setting["alpha"], beta=setting["beta"], temperature=setting["t"]
+                )
+                assert torch.equal(weights.diagonal(), torch.ones(case["N"], dtype=torch.float64))
+                assert_close(without_diagonal(weights), tensor(setting["w"]))
+                compared += 1
+        assert compared > 60
+
+    def test_soft_info_nce_and_its_gradient(self, reference_cases):
+        exact = 0
+        for case in reference_cases["batches"]:
+            for setting in case["by_setting"]:
+                if not setting["normalizer"] > 1e-9:
+                    continue
+                record = setting["soft_infonce"]
+                weights = functional.negative_weights(
+                    tensor(case["sim"]), alpha=setting["alpha"], beta=setting["beta"], temperature=setting["t"]
+                )
+                loss, gradient = loss_and_gradient(functional.soft_info_nce, tensor(case["S"]), weights=weights)
+                assert_close(loss, number(record["exact_loss"]))
+                assert_close(gradient, tensor(record.get("exact_grad", record["grad"])), 1e-9)
+                if not record["flags"]:
+                    assert_close(loss, number(record["loss"]))
+                exact += "exact_grad" in record
+        assert exact > 10
+
+    def test_too_few_negatives_is_plain_info_nce_where_the_papers_formula_breaks(self, reference_cases):
+        broken = 0
+        for case in reference_cases["batches"]:
+            for setting in case["by_setting"]:
+                if setting["normalizer"] > 1e-9:
+                    continue
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", functional.SmallBatchWarning)
+                    weights = functional.negative_weights(
+                        tensor(case["sim"]), alpha=setting["alpha"], beta=setting["beta"], temperature=setting["t"]
+                    )
+                assert torch.equal(weights, torch.ones_like(weights))
+                broken += 1
+        assert broken >= 10
+
+    @pytest.mark.parametrize(
+        ("key", "function"),
+        [("bce", functional.bce), ("weighted_infonce", functional.weighted_info_nce)],
+        ids=["bce", "weighted_info_nce"],
+    )
+    def test_soft_label_losses(self, reference_cases, key, function):
+        compared = 0
+        for case in reference_cases["batches"]:
+            for setting in case["by_temperature"]:
+                record = setting[key]
+                loss, gradient = loss_and_gradient(
+                    function, tensor(case["S"]), similarity=tensor(case["sim"]), temperature=setting["t"]
+                )
+                assert torch.isfinite(loss)
+                assert torch.isfinite(gradient).all()
+                if not record["flags"]:
+                    assert_close(loss, number(record["loss"]))
+                    assert_close(gradient, tensor(record["grad"]), 1e-9)
+                    compared += 1
+        assert compared > 15
+
+    def test_kl_regularized(self, reference_cases):
+        compared = 0
+        for case in reference_cases["batches"]:
+            for setting in case["by_setting"]:
+                record = setting["kl_regularized"]
+                loss, gradient = loss_and_gradient(
+                    functional.kl_regularized_info_nce,
+                    tensor(case["S"]),
+                    similarity=tensor(case["sim"]),
+                    temperature=setting["t"],
+                    info_nce_weight=setting["beta"],
+                    kl_weight=setting["alpha"],
+                )
+                assert torch.isfinite(loss)
+                assert torch.isfinite(gradient).all()
+                if math.isfinite(number(record["loss"])) and not record["flags"]:
+                    assert_close(loss, number(record["loss"]))
+                    assert_close(gradient, tensor(record["grad"]), 1e-9)
+                    compared += 1
+        assert compared > 40
+
+    @pytest.mark.parametrize("rule", ["top_k", "ratio"])
+    def test_cancellation(self, reference_cases, rule):
+        compared = 0
+        for case in reference_cases["batches"]:
+            similarity = tensor(case["sim"])
+            for record in case["fnc_topk" if rule == "top_k" else "fnc_threshold"]:
+                flags = set(record["flags"])
+                if flags & {"tie_at_cut", "negative_positive_similarity"}:
+                    continue
+                options = {rule: record["k" if rule == "top_k" else "ratio"]}
+                kept = functional.cancellation_weights(similarity, **options)
+                removed = [[j for j, weight in enumerate(row) if weight == 0] for row in kept.tolist()]
+                assert removed == record["removed"]
+                loss, gradient = loss_and_gradient(
+                    functional.cancelled_info_nce, tensor(case["S"]), similarity=similarity, **options
+                )
+                assert_close(loss, number(record.get("exact_loss", record["loss"])))
+                assert_close(gradient, tensor(record.get("exact_grad", record["grad"])), 1e-9)
+                compared += 1
+        assert compared > 20
+
+
+LOSSES = {
+    "soft_info_nce": (
+        lambda scores, similarity, positives: functional.soft_info_nce(
+            scores,
+            functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=0.5, positives=positives),
+            positives=positives,
+        ),
+        lambda scores, similarity, positives: reference.soft_info_nce(
+            scores, reference.negative_weights(similarity, 1.3, 0.7, 0.5, positives=positives), positives
+        ),
+    ),
+    "bce": (
+        lambda scores, similarity, positives: functional.bce(scores, similarity, temperature=0.5, positives=positives),
+        lambda scores, similarity, positives: reference.bce(scores, similarity, 0.5, positives),
+    ),
+    "weighted_info_nce": (
+        lambda scores, similarity, positives: functional.weighted_info_nce(
+            scores, similarity, temperature=0.5, positives=positives
+        ),
+        lambda scores, similarity, positives: reference.weighted_info_nce(scores, similarity, 0.5, positives),
+    ),
+    "kl_regularized_info_nce": (
+        lambda scores, similarity, positives: functional.kl_regularized_info_nce(
+            scores, similarity, temperature=0.5, positives=positives
+        ),
+        lambda scores, similarity, positives: reference.kl_regularized_info_nce(
+            scores, similarity, 0.5, 1.3, 0.7, positives
+        ),
+    ),
+    "cancelled_top_k": (
+        lambda scores, similarity, positives: functional.cancelled_info_nce(
+            scores, similarity, top_k=2, positives=positives
+        ),
+        lambda scores, similarity, positives: reference.soft_info_nce(
+            scores, reference.cancellation_weights(similarity, top_k=2, positives=positives), positives
+        ),
+    ),
+    "cancelled_ratio": (
+        lambda scores, similarity, positives: functional.cancelled_info_nce(
+            scores, similarity, ratio=0.5, positives=positives
+        ),
+        lambda scores, similarity, positives: reference.soft_info_nce(
+            scores, reference.cancellation_weights(similarity, ratio=0.5, positives=positives), positives
+        ),
+    ),
+}
+losses = pytest.mark.parametrize(("ours", "oracle"), LOSSES.values(), ids=LOSSES.keys())
+
+
+class TestEveryLoss:
+    @losses
+    @pytest.mark.parametrize("shape", [(5, 5), (4, 9)], ids=["square", "more-candidates"])
+    @pytest.mark.parametrize("positives", [None, [3, 0, 2, 1, 4]], ids=["diagonal", "given-positives"])
+    @pytest.mark.parametrize("scale", [3.0, 1e3], ids=["scale-3", "scale-1000"])
+    def test_value_equals_the_loop_written_one(self, ours, oracle, shape, positives, scale):
+        scores, similarity = random_batch(7, *shape, scale=scale)
+        positives = positives and positives[: shape[0]]
+        columns = None if positives is None else torch.tensor(positives)
+        assert_close(ours(scores, similarity, columns), oracle(scores.tolist(), similarity.tolist(), positives))
+
+    @losses
+    def test_gradient_equals_finite_differences(self, ours, oracle):
+        scores, similarity = random_batch(3, 4, 6)
+        assert torch.autograd.gradcheck(lambda s: ours(s, similarity, None), scores.requires_grad_())
+
+    @losses
+    def test_scores_get_a_gradient_and_similarity_none(self, ours, oracle):
+        scores, similarity = random_batch(11)
+        scores.requires_grad_()
+        similarity.requires_grad_()
+        ours(scores, similarity, None).backward()
+        assert scores.grad.abs().sum() > 0
+        assert similarity.grad is None
+
+    @losses
+    def test_extreme_scores_keep_a_finite_loss_and_gradient(self, ours, oracle):
+        scores, similarity = random_batch(5, scale=1e3)
+        scores[0, 0], scores[1, 1] = -1e3, 1e3
+        loss, gradient = loss_and_gradient(lambda s: ours(s, similarity, None), scores)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+        assert gradient[0, 0] < -0.01
+
+    @losses
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+    def test_lower_precision_is_computed_in_float32(self, ours, oracle, dtype):
+        scores, similarity = random_batch(9, dtype=dtype)
+        loss, gradient = loss_and_gradient(lambda s: ours(s, similarity, None), scores)
+        assert loss.dtype == torch.float32
+        assert gradient.dtype == dtype
+        # The oracle reads the rounded inputs, so only the arithmetic differs.
+        assert_close(loss, oracle(scores.tolist(), similarity.tolist(), None))
+
+    @losses
+    def test_a_batch_of_one_is_zero_with_zero_gradient(self, ours, oracle):
+        loss, gradient = loss_and_gradient(
+            lambda s: ours(s, torch.ones(1, 1, dtype=torch.float64), None), torch.full((1, 1), 3.0).double()
+        )
+        assert loss == 0
+        assert torch.equal(gradient, torch.zeros(1, 1, dtype=torch.float64))
+
+    @losses
+    def test_similarity_of_minus_infinity_means_never_relevant(self, ours, oracle):
+        scores, similarity = random_batch(13)
+        similarity[0, 1:] = -math.inf  # a whole row of negatives
+        similarity[2, 1] = -math.inf
+        loss, gradient = loss_and_gradient(lambda s: ours(s, similarity, None), scores)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+
+    @losses
+    @pytest.mark.parametrize("bad", [math.nan, math.inf], ids=["nan", "inf"])
+    def test_unusable_similarity_is_refused_with_its_place(self, ours, oracle, bad):
+        scores, similarity = random_batch(1)
+        similarity[1, 3] = bad
+        with pytest.raises(ValueError, match=f"similarity holds {bad} at row 1, column 3"):
+            ours(scores, similarity, None)
+
+
+class TestWeights:
+    @pytest.mark.parametrize(("alpha", "beta", "temperature"), PAPER.values(), ids=PAPER.keys())
+    def test_equal_the_loop_written_ones(self, alpha, beta, temperature):
+        _, similarity = random_batch(2, 6, 11)
+        options = {"alpha": alpha, "beta": beta, "temperature": temperature}
+        assert_close(
+            functional.negative_weights(similarity, **options),
+            reference.negative_weights(similarity.tolist(), **options),
+        )
+
+    def test_unclamped_weights_sum_to_the_number_of_negatives(self):
+        _, similarity = random_batch(4, 8, 12)
+        weights = functional.negative_weights(similarity, alpha=0.2, beta=1.0, temperature=5.0, min_weight=1e-6)
+        assert_close(weights.sum(dim=1) - 1, torch.full((8,), 11.0))
+
+    def test_more_similar_negatives_weigh_less(self):
+        similarity = torch.tensor([[0.0, 3.0, 2.0, 1.0, 0.0, 0.0]])
+        weights = functional.negative_weights(similarity, alpha=1.0, beta=1.0, temperature=2.0)[0]
+        assert weights[1] < weights[2] < weights[3] < weights[4]
+
+    def test_the_floor_holds_and_moves(self):
+        similarity = torch.tensor([[0.0, 50.0, 0.0, 0.0]])
+        options = {"alpha": 1.3, "beta": 0.7, "temperature": 1.0}
+        assert functional.negative_weights(similarity, **options)[0, 1] == pytest.approx(0.1)
+        assert functional.negative_weights(similarity, **options, min_weight=0.3)[0, 1] == pytest.approx(0.3)
+
+    @pytest.mark.parametrize(
+        "options", [{"alpha": 0.0, "beta": 0.5}, {"alpha": 1.0, "beta": 1.0}], ids=["alpha-0", "uniform-similarity"]
+    )
+    def test_no_preference_is_plain_info_nce(self, options):
+        similarity = torch.full((6, 6), 0.25) if options["alpha"] else random_batch(1, 6, 6)[1]
+        weights = functional.negative_weights(similarity, **options, temperature=1.0)
+        assert_close(weights, torch.ones(6, 6), 1e-6)
+
+    @pytest.mark.parametrize("negatives", [1, 2, 3], ids=lambda n: f"{n}-negatives")
+    def test_a_batch_too_small_for_the_formula_weighs_1_and_warns_once(self, negatives):
+        similarity = torch.randn(1, negatives + 1, generator=torch.Generator().manual_seed(0))
+        with pytest.warns(functional.SmallBatchWarning, match=f"{negatives} negatives.*alpha=1.5.*more than 3"):
+            weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
+        assert torch.equal(weights, torch.ones_like(weights))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
+
+    def test_one_negative_more_is_weighted_again(self):
+        similarity = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0]])
+        weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
+        assert weights[0, 1] == pytest.approx(0.1)
+
+    def test_the_positives_similarity_is_not_read(self):
+        _, similarity = random_batch(6)
+        options = {"alpha": 1.3, "beta": 0.7, "temperature": 0.3}
+        other = similarity.clone().fill_diagonal_(1e6)
+        assert torch.equal(
+            functional.negative_weights(similarity, **options), functional.negative_weights(other, **options)
+        )
+
+    def test_rows_do_not_depend_on_each_other(self):
+        _, similarity = random_batch(8, 6, 6)
+        options = {"alpha": 1.3, "beta": 0.7, "temperature": 0.3}
+        part = functional.negative_weights(similarity[2:4], **options, positives=torch.tensor([2, 3]))
+        assert torch.equal(part, functional.negative_weights(similarity, **options)[2:4])
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("alpha", -0.1), ("alpha", math.nan), ("alpha", "1"), ("beta", 0.0), ("beta", math.inf),
+            ("temperature", 0.0), ("temperature", -1.0), ("temperature", None),
+            ("min_weight", 0.0), ("min_weight", 1.1), ("min_weight", math.nan),
+        ],
+    )  # fmt: skip
+    def test_parameters_out_of_range_are_refused_by_name_and_value(self, name, value):
+        options = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "min_weight": 0.1} | {name: value}
+        with pytest.raises(ValueError, match=f"^{name} must be .* got {value!r}"):
+            functional.negative_weights(torch.zeros(4, 4), **options)
+
+
+class TestSoftInfoNCE:
+    def test_a_weight_of_zero_takes_the_negative_out(self):
+        scores, _ = random_batch(3, 3, 4)
+        weights = torch.ones(3, 4, dtype=torch.float64)
+        weights[:, 3] = 0
+        loss, gradient = loss_and_gradient(functional.soft_info_nce, scores, weights=weights)
+        assert_close(loss, functional.soft_info_nce(scores[:, :3]))
+        assert torch.equal(gradient[:, 3], torch.zeros(3, dtype=torch.float64))
+        assert gradient[:, :3].abs().min() > 0
+
+    def test_a_row_that_loses_every_negative_counts_zero(self):
+        scores, _ = random_batch(3, 2, 2)
+        loss, gradient = loss_and_gradient(functional.soft_info_nce, scores, weights=torch.eye(2).double())
+        assert loss == 0
+        assert torch.equal(gradient, torch.zeros(2, 2, dtype=torch.float64))
+
+    def test_the_positives_weight_is_1_whatever_is_given(self):
+        scores, _ = random_batch(3)
+        weights = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).double()
+        assert torch.equal(
+            functional.soft_info_nce(scores, weights),
+            functional.soft_info_nce(scores, weights.clone().fill_diagonal_(0.0)),
+        )
+
+    def test_gradient_in_exp_score_is_proportional_to_the_weight(self):
+        """Eq. 5: dL / d exp(s_ij) = w_ij / sum_k w_ik exp(s_ik), per row."""
+        scores, similarity = random_batch(21)
+        weights = functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=0.4)
+        _, gradient = loss_and_gradient(functional.soft_info_nce, scores, weights=weights)
+        ratio = without_diagonal(gradient / scores.exp() / weights)
+        assert_close(ratio, ratio[:, :1].expand_as(ratio))
+
+    def test_a_wrong_weight_changes_the_loss(self):
+        scores, _ = random_batch(3)
+        weights = torch.ones(5, 5).double()
+        plain = functional.soft_info_nce(scores, weights)
+        weights[0, 1] = 0.5
+        assert functional.soft_info_nce(scores, weights) < plain - 1e-6
+
+    def test_negative_weights_are_refused(self):
+        with pytest.raises(ValueError, match=r"weights must be at least 0, got a smallest value of -1\.0"):
+            functional.soft_info_nce(torch.zeros(2, 2), torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
+
+    def test_weights_of_another_shape_are_refused(self):
+        with pytest.raises(ValueError, match=r"weights must have the shape of scores, \(2, 2\), got \(2, 3\)"):
+            functional.soft_info_nce(torch.zeros(2, 2), torch.ones(2, 3))
+
+    @pytest.mark.parametrize(
+        ("scores", "message"),
+        [
+            (torch.zeros(3), r"scores must have shape .* got \(3,\)"),
+            (torch.zeros(0, 3), r"scores must have shape .* got \(0, 3\)"),
+            (torch.zeros(3, 2), r"3 queries need at least as many candidates, got 2"),
+            (torch.zeros(2, 2, dtype=torch.int64), r"scores must be a floating-point tensor, got torch.int64"),
+        ],
+        ids=["one-dimension", "no-query", "too-few-candidates", "integers"],
+    )
+    def test_impossible_scores_are_refused(self, scores, message):
+        with pytest.raises(ValueError, match=message):
+            functional.soft_info_nce(scores)
+
+    @pytest.mark.parametrize(
+        ("positives", "message"),
+        [
+            (torch.tensor([0, 5]), r"positives must be columns from 0 to 2, got \[0, 5\]"),
+            (torch.tensor([0]), r"positives must hold one column number per query, shape \(2,\)"),
+            (torch.tensor([0.0, 1.0]), r"positives must hold one column number per query.*float32"),
+        ],
+        ids=["outside", "too-few", "floats"],
+    )
+    def test_impossible_positives_are_refused(self, positives, message):
+        with pytest.raises(ValueError, match=message):
+            functional.soft_info_nce(torch.zeros(2, 3), positives=positives)
+
+
+class TestCancellation:
+    def test_of_tied_negatives_the_lowest_column_goes_first(self):
+        similarity = torch.tensor([[9.0, 1.0, 1.0, 1.0, 0.5]])
+        kept = functional.cancellation_weights(similarity, top_k=2)
+        assert kept.tolist() == [[1.0, 0.0, 0.0, 1.0, 1.0]]
+
+    def test_a_positive_with_similarity_of_zero_or_less_cancels_nothing(self):
+        similarity = torch.tensor([[-1.0, 5.0, -2.0], [3.0, 0.0, 1.0]])
+        assert functional.cancellation_weights(similarity, ratio=0.5).tolist() == [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+
+    def test_more_than_all_negatives_leaves_none(self):
+        loss, gradient = loss_and_gradient(
+            functional.cancelled_info_nce, torch.randn(3, 3).double(), similarity=torch.rand(3, 3).double(), top_k=10
+        )
+        assert loss == 0
+        assert not gradient.any()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({}, "exactly one of top_k and ratio, got top_k=None and ratio=None"),
+            ({"top_k": 1, "ratio": 0.5}, "exactly one of top_k and ratio, got top_k=1 and ratio=0.5"),
+            ({"top_k": 0}, "top_k must be an integer of at least 1, got 0"),
+            ({"top_k": 1.5}, "top_k must be an integer of at least 1, got 1.5"),
+            ({"ratio": -0.5}, "ratio must be a finite number above 0, got -0.5"),
+        ],
+        ids=["none", "both", "top-0", "top-1.5", "negative-ratio"],
+    )
+    def test_impossible_rules_are_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            functional.cancellation_weights(torch.zeros(3, 3), **options)
+
+
+def test_kl_weights_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="kl_weight must be a finite number, at least 0, got -1"):
+        functional.kl_regularized_info_nce(torch.zeros(3, 3), torch.zeros(3, 3), temperature=1.0, kl_weight=-1)
+
+
+def test_a_compiled_loss_is_the_same():
+    scores, similarity = random_batch(17)
+
+    def loss(scores, similarity):
+        weights = functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=0.5)
+        return functional.soft_info_nce(scores, weights)
+
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    assert_close(compiled(scores, similarity), loss(scores, similarity))
