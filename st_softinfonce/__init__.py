@@ -10,12 +10,13 @@ from st_softinfonce.estimators import (
     get_estimator,
     list_estimators,
 )
-from st_softinfonce.losses import SoftInfoNCELoss
+from st_softinfonce.losses import CachedSoftInfoNCELoss, SoftInfoNCELoss
 
 __version__ = version("st-softinfonce")
 
 __all__ = [
     "BM25Estimator",
+    "CachedSoftInfoNCELoss",
     "SimilarityEstimator",
     "SoftInfoNCELoss",
     "TextColumn",

@@ -7,11 +7,18 @@ from typing import Any
 
 import torch.distributed as dist
 import torch.nn.functional as F
+from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 from sentence_transformers.base.losses.merged_forward import embed_columns
 from sentence_transformers.util import all_gather, get_world_size
 from torch import Tensor, nn
 
-__all__ = ["column_tokenizer", "embed_columns", "gather_padded"]
+__all__ = [
+    "CachedLossMixin",
+    "column_tokenizer",
+    "embed_columns",
+    "gather_padded",
+    "has_static_embedding_input",
+]
 
 
 def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:

@@ -138,8 +138,8 @@ class TestWithWeights:
 
     def test_prompts_do_not_change_bm25s_weights(self, transformer_model):
         loss = SoftInfoNCELoss(transformer_model)
-        bare = loss._represent(features(transformer_model, COLUMNS["pairs"]))
-        prompted = loss._represent(features(transformer_model, COLUMNS["pairs"], prompt="find the "))
+        bare = loss.represent(features(transformer_model, COLUMNS["pairs"]))
+        prompted = loss.represent(features(transformer_model, COLUMNS["pairs"], prompt="find the "))
         bare, prompted = ([[i for i in row if i >= 0] for row in ids[0].tolist()] for ids in (bare, prompted))
         assert prompted == bare
 
@@ -175,16 +175,16 @@ class TestBatches:
     def test_from_embeddings_as_from_texts(self, transformer_model):
         loss = SoftInfoNCELoss(transformer_model)
         batch = features(transformer_model, COLUMNS["one-negative"])
-        representations = loss._represent(batch)
+        representations = loss.represent(batch)
         expected = loss(copy.deepcopy(batch), None)
         embeddings = [transformer_model(column)["sentence_embedding"] for column in batch]
         torch.testing.assert_close(
-            loss.compute_loss_from_embeddings(embeddings, representations=representations), expected
+            loss.compute_loss_from_embeddings(embeddings, representations), expected
         )
 
     def test_from_embeddings_without_representations_is_refused_unless_unweighted(self, static_model):
         embeddings = [torch.randn(8, 4), torch.randn(8, 4)]
-        with pytest.raises(ValueError, match=r"representations is None, but the weights of bm25 \(alpha=1.5\)"):
+        with pytest.raises(ValueError, match=r"labels must be what represent\(\) returned for the batch, got NoneType: the weights of bm25"):
             SoftInfoNCELoss(static_model).compute_loss_from_embeddings(embeddings)
         host = MultipleNegativesRankingLoss(static_model).compute_loss_from_embeddings(embeddings, None)
         assert torch.equal(SoftInfoNCELoss(static_model, alpha=0).compute_loss_from_embeddings(embeddings), host)

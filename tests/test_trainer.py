@@ -120,7 +120,7 @@ def test_the_model_card_names_the_loss_its_parameters_and_the_paper(static_model
     training.train()
     static_model.save_pretrained(str(tmp_path / "final"))
     card = (tmp_path / "final" / "README.md").read_text()
-    assert "st_softinfonce.losses.SoftInfoNCELoss" in card
+    assert "SoftInfoNCELoss</code>" in card
     assert "Rethinking Negative Pairs in Code Search" in card
     assert "loss:SoftInfoNCELoss" in card
     parameters = json.loads(re.search(r"with these parameters:\s+```json\s+(\{.*?\n  \})", card, re.DOTALL).group(1))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from st_softinfonce.estimators.base import COMPARES, SimilarityEstimator, TextColumn, WeightingParameters
 
-# Elements of the largest intermediate tensor: rows are scored in groups so that it stays below.
-_LARGEST_INTERMEDIATE = 2**24
+# Queries are scored this many at a time: it bounds the memory, and their terms stay in the processor's cache.
+_QUERIES_AT_A_TIME = 128
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ class BM25Estimator(SimilarityEstimator):
         self.average_length = average_length
         self.compares = compares
         self._statistics: BM25Statistics | None = None
+        self._documents: _WeighedDocuments | None = None
         self._corpus: _Corpus | None = None
 
     @classmethod
@@ -198,32 +199,11 @@ class BM25Estimator(SimilarityEstimator):
         Returns:
             ``(n, m)`` BM25 scores.
         """
-        statistics = self._statistics_for(candidates)
-        terms = statistics.tokens.numel()
-        ordered, first = _first_occurrences(candidates)
-        place, known = _find(statistics.tokens, ordered)
-        count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
-        length = (candidates >= 0).sum(dim=1, keepdim=True)
-        # With nothing but empty candidates the average is 0 and so is every count.
-        relative_length = length / statistics.average_length.clamp(min=torch.finfo(statistics.idf.dtype).tiny)
-        weight = statistics.idf[place] * (self.k1 + 1) * count
-        weight = weight / (count + self.k1 * (1 - self.b + self.b * relative_length))
-        weight = weight.masked_fill(~(first & known), 0.0)  # (m, length)
-
-        scores = []
-        for rows in torch.split(queries, max(1, _LARGEST_INTERMEDIATE // (terms + 1))):
-            # (terms + 1, rows): how often each row's query holds each term; the last line takes what is unknown.
-            term, known = _find(statistics.tokens, rows)
-            term = term.masked_fill(~known, terms)
-            counts = torch.zeros(terms + 1, len(rows), dtype=weight.dtype, device=weight.device)
-            row = torch.arange(len(rows), device=rows.device).unsqueeze(1)
-            counts.view(-1).scatter_add_(
-                0,
-                (term * len(rows) + row).flatten(),
-                torch.ones(term.numel(), dtype=weight.dtype, device=weight.device),
-            )
-            scores.append(F.embedding_bag(place, counts, per_sample_weights=weight, mode="sum").T)  # (rows, m)
-        return torch.cat(scores)
+        documents = self._documents
+        if documents is None or documents.of is not candidates:
+            documents = self._weigh(candidates)
+        groups = torch.split(queries, _QUERIES_AT_A_TIME)
+        return torch.cat([documents.score(group) for group in groups])
 
     def for_batch(self, candidates: Tensor) -> BM25Estimator:
         """Take the statistics of a batch once, unless a corpus has given them.
@@ -236,6 +216,7 @@ class BM25Estimator(SimilarityEstimator):
         """
         bound = BM25Estimator(k1=self.k1, b=self.b, average_length=self.average_length, compares=self.compares)
         bound._statistics = self._statistics_for(candidates)
+        bound._documents = bound._weigh(candidates)
         return bound
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -261,6 +242,19 @@ class BM25Estimator(SimilarityEstimator):
         average_length = torch.full_like(statistics.average_length, self.average_length)
         return BM25Statistics(statistics.tokens, statistics.idf, average_length)
 
+    def _weigh(self, candidates: Tensor) -> _WeighedDocuments:
+        """Compute what each token of each candidate adds to the score of a query that has it once."""
+        statistics = self._statistics_for(candidates)
+        ordered, first = _first_occurrences(candidates)
+        place, known = _find(statistics.tokens, ordered)
+        count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
+        length = (candidates >= 0).sum(dim=1, keepdim=True)
+        # With nothing but empty candidates the average is 0 and so is every count.
+        relative_length = length / statistics.average_length.clamp(min=torch.finfo(statistics.idf.dtype).tiny)
+        weight = statistics.idf[place] * (self.k1 + 1) * count
+        weight = weight / (count + self.k1 * (1 - self.b + self.b * relative_length))
+        return _WeighedDocuments(candidates, ordered, weight.masked_fill(~(first & known), 0.0))
+
     def _count_corpus(self, tokenizer: Any) -> None:
         if self._corpus is None:
             return
@@ -280,6 +274,30 @@ class BM25Estimator(SimilarityEstimator):
             torch.tensor(list(idf.values()), dtype=torch.float64),
             torch.tensor(okapi.avgdl, dtype=torch.float64),
         )
+
+
+@dataclass(frozen=True)
+class _WeighedDocuments:
+    """Documents' tokens and what each adds to a score, both ``(m, length)``; of equal tokens only the first does."""
+
+    of: Tensor
+    tokens: Tensor
+    weight: Tensor
+
+    def score(self, queries: Tensor) -> Tensor:
+        """Sum up the weights of every query's tokens: ``(n, m)``."""
+        # The queries' own tokens are the vocabulary: small, and of a size that is known without waiting for the
+        # device. Repeats stay in it unused.
+        vocabulary = queries.flatten().sort().values  # (terms,)
+        terms = vocabulary.numel()
+        place, known = _find(vocabulary, self.tokens)
+        place = place.masked_fill(~known, terms)
+        counts = torch.zeros(terms + 1, len(queries), dtype=self.weight.dtype, device=self.weight.device)
+        term = torch.searchsorted(vocabulary, queries)
+        row = torch.arange(len(queries), device=queries.device).unsqueeze(1)
+        ones = torch.ones((), dtype=counts.dtype, device=counts.device).expand(term.numel())
+        counts.view(-1).scatter_add_(0, (term * len(queries) + row).flatten(), ones)
+        return F.embedding_bag(place, counts, per_sample_weights=self.weight, mode="sum").T
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_large_token_ids_and_many_rows_are_scored_alike(monkeypatch):
     documents = [[token * 2**55 for token in row] for row in documents]
     expected = reference.bm25(queries, documents, 1.2, 0.75)
     assert_close(BM25Estimator().similarity(padded(queries), padded(documents)), expected)
-    monkeypatch.setattr("st_softinfonce.estimators.bm25._LARGEST_INTERMEDIATE", 1000)
+    monkeypatch.setattr("st_softinfonce.estimators.bm25._QUERIES_AT_A_TIME", 7)
     assert_close(BM25Estimator().similarity(padded(queries), padded(documents)), expected)
 
 

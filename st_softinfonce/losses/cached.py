@@ -1,0 +1,89 @@
+"""Cached gradients for any in-batch loss, by the host's own machinery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from st_softinfonce import _host
+from st_softinfonce.losses.in_batch import InBatchLoss, Representations
+
+
+class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
+    """Runs an in-batch loss's rows in chunks, and its embeddings through the host's gradient cache."""
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """Compute the loss of one batch, and the gradients of its embeddings.
+
+        Args:
+            sentence_features: One dict of features a column: query, positive, and any number of negatives.
+            labels: Without meaning here; ignored with one warning.
+
+        Returns:
+            Mean over the batch's queries, a scalar; its ``backward`` embeds the texts again.
+
+        Raises:
+            ValueError: There are fewer than two columns, or the estimator breaks its contract.
+        """
+        features = list(sentence_features)
+        self._check_columns(len(features))
+        self._watch.look(self.model, features, labels)
+        # The host hands its labels through to calculate_loss, which is all that they are to it.
+        return self.forward_cached(features, self.represent(features))  # type: ignore[arg-type]
+
+    def calculate_loss(
+        self,
+        reps: list[list[Tensor]],
+        labels: Tensor | Representations | None = None,
+        *,
+        with_backward: bool = False,
+    ) -> Tensor:
+        """Compute the loss of the whole batch from the embeddings of its mini-batches.
+
+        Args:
+            reps: ``(n, D)`` for each mini-batch of each column.
+            labels: What :meth:`represent` returned for the batch.
+            with_backward: Also propagate back to ``reps``, chunk by chunk.
+
+        Returns:
+            Mean over the batch's queries, a scalar; detached if propagated back.
+        """
+        batch = self._collect([torch.cat(column) for column in reps], labels)
+        total = batch.queries.new_zeros((), dtype=torch.float32)
+        chunks = torch.split(batch.rows, self.mini_batch_size)
+        for rows in tqdm(chunks, desc="Calculating loss", disable=not self.show_progress_bar):
+            loss = self._rows_loss(batch, rows) * (len(rows) / len(batch.rows))
+            if with_backward:
+                torch.autograd.backward(loss)
+                loss = loss.detach()
+            total = total + loss
+        return total
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the settings for the model card, as JSON primitives.
+
+        Returns:
+            Names and values.
+        """
+        return super().get_config_dict() | {
+            "mini_batch_size": self.mini_batch_size,
+            "mini_batch_num_tokens": self.mini_batch_num_tokens,
+        }
+
+    def _set_mini_batches(self, size: int, num_tokens: int | None, show_progress_bar: bool) -> None:
+        for name, value in (("mini_batch_size", size), ("mini_batch_num_tokens", num_tokens)):
+            optional = name == "mini_batch_num_tokens"
+            if not (isinstance(value, int) and value >= 1) and not (optional and value is None):
+                raise ValueError(f"{name} must be an integer of at least 1{' or None' * optional}, got {value!r}.")
+        if _host.has_static_embedding_input(self.model):
+            raise ValueError(
+                f"model embeds with a StaticEmbedding, whose inputs {type(self).__name__} cannot cut into "
+                "mini-batches. Use the loss without cached gradients: such a model fits any batch."
+            )
+        self.mini_batch_size = size
+        self.mini_batch_num_tokens = num_tokens
+        self.show_progress_bar = show_progress_bar

@@ -1,0 +1,311 @@
+"""The glue that every loss of this package shares: embed the columns, ask the estimator, go through the rows."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sentence_transformers.util import all_gather_with_grad, cos_sim, get_rank, similarity_fct_name
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from st_softinfonce import _host
+from st_softinfonce.estimators.base import (
+    SimilarityEstimator,
+    TextColumn,
+    checked_representation,
+    checked_similarity,
+    join_representations,
+)
+from st_softinfonce.estimators.registry import get_estimator
+from st_softinfonce.functional import check_positive
+
+
+class InputWarning(UserWarning):
+    """The training data hold something that trains, but hardly as its owner meant it."""
+
+
+class Representations(tuple[Tensor, ...]):
+    """The estimator's representations of a batch: of the query column, or of every column in order."""
+
+
+class InBatchLoss(nn.Module):
+    """A loss over the scores of every query of a batch with every document of it.
+
+    A subclass says what it makes of some rows of scores (:meth:`_rows_loss`). This class embeds the columns, has the
+    estimator represent them before the model can change the features, gathers both across devices, and checks what
+    comes in.
+
+    Args:
+        model: The model to train.
+        estimator: An installed estimator's name, or an estimator.
+        scale: Above 0. Multiplies the model's similarity; the inverse of the softmax temperature.
+        similarity_fct: ``(queries (B, D), documents (C, D)) -> (B, C)``.
+        gather_across_devices: Take the documents of all devices as candidates.
+
+    Raises:
+        ValueError: ``scale`` is out of range, or the estimator is unknown or breaks its contract.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        estimator: str | SimilarityEstimator,
+        *,
+        scale: float = 20.0,
+        similarity_fct: Callable[..., Tensor] = cos_sim,
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.estimator = get_estimator(estimator)
+        check_positive("scale", scale)
+        self.scale = scale
+        self.similarity_fct = similarity_fct
+        self.gather_across_devices = gather_across_devices
+        self._watch = _InputWatch()
+        self._represented = _LastBatches()
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """Compute the loss of one batch.
+
+        Args:
+            sentence_features: One dict of features a column: query, positive, and any number of negatives.
+            labels: Without meaning here; ignored with one warning.
+
+        Returns:
+            Mean over the batch's queries, a scalar.
+
+        Raises:
+            ValueError: There are fewer than two columns, or the estimator breaks its contract.
+        """
+        features = list(sentence_features)
+        self._check_columns(len(features))
+        self._watch.look(self.model, features, labels)
+        # Before embedding: modules write into the features.
+        representations = self.represent(features)
+        return self.compute_loss_from_embeddings(_host.embed_columns(self.model, features), representations)
+
+    def represent(self, features: Sequence[dict[str, Tensor]]) -> Representations:
+        """Ask the estimator for its representations of a batch.
+
+        Wrapper losses that call this loss several times a step with one batch (Matryoshka, adaptive layers) get the
+        first answer again.
+
+        Args:
+            features: One dict of features a column.
+
+        Returns:
+            One representation a column that the estimator compares; empty for a loss that needs none.
+        """
+        if not self._needs_estimator():
+            return Representations()
+        compared = features if self.estimator.compares == "documents" else features[:1]
+        return Representations(self._represented.get(column, self._represent_column) for column in compared)
+
+    def compute_loss_from_embeddings(
+        self, embeddings: Sequence[Tensor], labels: Tensor | Representations | None = None
+    ) -> Tensor:
+        """Compute the loss from the columns' embeddings.
+
+        Args:
+            embeddings: ``(B, D)`` for each column: query, positive, and any number of negatives.
+            labels: What :meth:`represent` returned for the batch. It takes the place of the labels, which have no
+                meaning here, because the host's wrapper losses hand those through.
+
+        Returns:
+            Mean over the batch's queries, a scalar.
+
+        Raises:
+            ValueError: There are fewer than two embeddings, or representations are needed and missing.
+        """
+        batch = self._collect(list(embeddings), labels)
+        return self._rows_loss(batch, batch.rows)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the settings for the model card, as JSON primitives.
+
+        Returns:
+            Names and values.
+        """
+        return {
+            "estimator": self.estimator.name,
+            "estimator_options": self.estimator.get_config_dict(),
+            "scale": self.scale,
+            "similarity_fct": similarity_fct_name(self.similarity_fct),
+            "gather_across_devices": self.gather_across_devices,
+        }
+
+    @property
+    def temperature(self) -> float:
+        """The softmax temperature, ``1 / scale``."""
+        return 1.0 / self.scale
+
+    @property
+    def citation(self) -> str:
+        """The paper's BibTeX entry, for the model card."""
+        return """
+@inproceedings{li-etal-2023-rethinking,
+    title = "Rethinking Negative Pairs in Code Search",
+    author = "Li, Haochen and Zhou, Xin and Luu, Anh Tuan and Miao, Chunyan",
+    booktitle = "Proceedings of the 2023 Conference on Empirical Methods in Natural Language Processing",
+    month = dec,
+    year = "2023",
+    address = "Singapore",
+    publisher = "Association for Computational Linguistics",
+    url = "https://aclanthology.org/2023.emnlp-main.786",
+    pages = "12760--12774",
+}
+"""
+
+    def _needs_estimator(self) -> bool:
+        return True
+
+    @abstractmethod
+    def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Compute the mean loss of some of the batch's rows, without a tensor larger than (rows, candidates)."""
+
+    @staticmethod
+    def _check_columns(columns: int) -> None:
+        if columns < 2:
+            raise ValueError(
+                f"The loss needs at least 2 columns, query and positive, got {columns}: add the missing text column "
+                "to the dataset."
+            )
+
+    def _represent_column(self, features: dict[str, Tensor]) -> Tensor:
+        column = TextColumn(features, _host.column_tokenizer(self.model, features))
+        return checked_representation(self.estimator, column)
+
+    def _collect(self, embeddings: list[Tensor], representations: object) -> Batch:
+        """Bring together the columns, of all devices if asked for, and the estimator bound to them."""
+        self._check_columns(len(embeddings))
+        needed = self._needs_estimator()
+        if needed and not isinstance(representations, Representations):
+            raise ValueError(
+                f"labels must be what represent() returned for the batch, got {type(representations).__name__}: the "
+                f"weights of {self.estimator.name} come from the texts. Call the loss itself with the features."
+            )
+        parts = list(representations) if needed and isinstance(representations, Representations) else []
+        rows = torch.arange(embeddings[0].size(0), device=embeddings[0].device)
+        padding = self.estimator.padding
+        if self.gather_across_devices:
+            embeddings = [all_gather_with_grad(column) for column in embeddings]
+            parts = [_host.gather_padded(part, padding) for part in parts]
+            rows = rows + get_rank() * rows.numel()
+        compared = None
+        if parts:
+            candidates = join_representations(parts[1:] or parts, padding)
+            compared = Compared(self.estimator.for_batch(candidates), parts[0], candidates)
+        return Batch(embeddings[0], torch.cat(embeddings[1:]), rows, compared)
+
+    def _scores(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Score some queries with every document: ``(rows, M)``."""
+        return self.similarity_fct(batch.queries[rows], batch.documents) * self.scale
+
+    def _transposed_scores(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Score the positives of some rows with every query: ``(rows, N)``."""
+        return self.similarity_fct(batch.queries, batch.documents[rows]).T * self.scale
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the estimator compares: N queries, and N or M candidates of which the positives come first."""
+
+    estimator: SimilarityEstimator
+    queries: Tensor
+    candidates: Tensor
+
+    def similarity(self, rows: Tensor) -> Tensor:
+        """Compare some queries with every candidate: ``(rows, candidates)``."""
+        return checked_similarity(self.estimator, self.queries[rows], self.candidates)
+
+    def transposed(self, rows: Tensor) -> Tensor:
+        """Compare the positives of some rows with every query: ``(rows, N)``."""
+        return checked_similarity(self.estimator, self.queries, self.candidates[rows]).T
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of N queries and M documents, the positives first; ``rows`` are this device's among the N."""
+
+    queries: Tensor
+    documents: Tensor
+    rows: Tensor
+    compared: Compared | None
+
+
+class _LastBatches:
+    """Representations of the columns whose token ids are still alive, by the ids' identity and version."""
+
+    # More columns than one batch has. An estimator that returns the ids themselves would keep them alive for ever.
+    _MOST = 64
+
+    def __init__(self) -> None:
+        self._kept: Any = WeakTensorKeyDictionary()
+
+    def get(self, features: dict[str, Tensor], represent: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+        ids = features.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.is_inference():
+            return represent(features)
+        kept = self._kept.get(ids)
+        if kept is None or kept[0] != ids._version:
+            if len(self._kept) >= self._MOST:
+                self._kept.clear()
+            kept = (ids._version, represent(features))
+            self._kept[ids] = kept
+        representation: Tensor = kept[1]
+        return representation
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _LastBatches:
+        return _LastBatches()
+
+    def __reduce__(self) -> tuple[type[_LastBatches], tuple[()]]:
+        return _LastBatches, ()
+
+
+class _InputWatch:
+    """Warns, once each, of inputs that train all the same: a label column, and texts without a token."""
+
+    # Counting is free on the CPU; elsewhere it waits for the device, so it is done now and then.
+    _LOOK_EVERY = 100
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._warned_of_labels = False
+        self._warned_of_empty_texts = False
+
+    def look(self, model: nn.Module, features: Sequence[dict[str, Tensor]], labels: Tensor | None) -> None:
+        if labels is not None and not self._warned_of_labels:
+            self._warned_of_labels = True
+            warnings.warn(
+                "The dataset has a label column, which this loss ignores: it learns from (query, positive) pairs. "
+                "Remove the column, and the pairs that are not positive with it.",
+                InputWarning,
+                stacklevel=3,
+            )
+        self._batches += 1
+        if self._warned_of_empty_texts or torch.compiler.is_compiling():
+            return
+        empty = []
+        for position, column_features in enumerate(features):
+            ids = column_features.get("input_ids")
+            if not isinstance(ids, Tensor) or (ids.device.type != "cpu" and self._batches % self._LOOK_EVERY != 1):
+                continue
+            column = TextColumn(column_features, _host.column_tokenizer(model, column_features))
+            count = int((~column.content_mask.any(dim=1)).sum())
+            if count:
+                empty.append(f"{count} of {len(column)} in column {position}")
+        if empty:
+            self._warned_of_empty_texts = True
+            warnings.warn(
+                f"A batch has empty texts: {', '.join(empty)} (column 0 is the query). They train like any other "
+                "text; filter them out of the dataset if that is not meant. This is said once, for the first such "
+                "batch.",
+                InputWarning,
+                stacklevel=3,
+            )
