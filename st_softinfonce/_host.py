@@ -31,12 +31,12 @@ def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
     Returns:
         The tokenizer, or ``None`` for a model without one.
     """
-    while not hasattr(model, "tokenizer"):
-        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+    while not isinstance(model, nn.Sequential):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         if inner is None:
             return None
         model = inner
-    first = model[0]  # type: ignore[index]
+    first = model[0]
     routes = getattr(first, "sub_modules", None)
     if routes is None:
         return getattr(first, "tokenizer", None)

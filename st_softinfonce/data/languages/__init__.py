@@ -1,0 +1,41 @@
+"""The programming languages that can be mined; a grammar is imported when its language is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import cast
+
+from st_softinfonce.data.languages.base import LanguageMiner
+
+# A new language is one line here and one module that holds a `Miner`.
+_MODULES = {
+    "python": ("st_softinfonce.data.languages.python", (".py",)),
+}
+
+EXTENSIONS = {extension: language for language, (_, extensions) in _MODULES.items() for extension in extensions}
+
+
+def load_miners(languages: str | Iterable[str]) -> dict[str, LanguageMiner]:
+    """Load the miners of some languages.
+
+    Args:
+        languages: One name, or several. Order and repetition do not matter.
+
+    Returns:
+        One miner a language, in the order of the table above.
+
+    Raises:
+        ValueError: If there is no language, or one is not known.
+    """
+    names = {languages} if isinstance(languages, str) else set(languages)
+    unknown = sorted(name for name in names if name not in _MODULES)
+    if unknown or not names:
+        got = ", ".join(map(repr, unknown)) or "none"
+        raise ValueError(f"languages must name some of {sorted(_MODULES)}, got {got}: choose from these.")
+    # Parsers cannot be shared between threads, so each call gets its own.
+    return {
+        name: cast(LanguageMiner, import_module(module).Miner())
+        for name, (module, _) in _MODULES.items()
+        if name in names
+    }

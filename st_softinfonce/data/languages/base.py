@@ -1,0 +1,71 @@
+"""What a language has to provide so that functions can be mined from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class CleanCode:
+    """A function's source without documentation and comments.
+
+    Args:
+        text: The source, dedented; parses in its language.
+        lines: How many lines of code it has, the signature counting as one however it is wrapped. 0 for a stub
+            (nothing but `pass`, `...` or `raise NotImplementedError`).
+    """
+
+    text: str
+    lines: int
+
+
+@dataclass(frozen=True)
+class FoundFunction:
+    """A function of a file, before the filters that all languages share.
+
+    Args:
+        name: The name as qualified inside its file, e.g. `ClassName.method`.
+        rule: The rule of `FUNCTION_RULES` that drops it for its language's own reasons, or None.
+        doc: Its documentation, dedented, without comment signs and quotes; empty where `rule` is given.
+        extract: Makes the code, None if it does not parse. Called last, because it is what costs most.
+    """
+
+    name: str
+    rule: str | None = None
+    doc: str = ""
+    extract: Callable[[], CleanCode | None] = lambda: None
+
+
+@dataclass(frozen=True)
+class ParsedFile:
+    """A file's functions.
+
+    Args:
+        has_error: Whether any part of the file does not parse.
+        functions: All its functions in order of position, methods and nested functions included.
+    """
+
+    has_error: bool
+    functions: Iterator[FoundFunction]
+
+
+class LanguageMiner(Protocol):
+    """All that is particular to one language."""
+
+    source_folders: frozenset[str]
+    """Conventional folders above the packages, which are not packages themselves."""
+
+    def is_test(self, parts: Sequence[str]) -> bool:
+        """Whether a file is a test, judged by its path relative to the mined root, split at the slashes."""
+
+    def is_package(self, folder: Path) -> bool:
+        """Whether a folder is a package in itself, whatever it is called and wherever it lies."""
+
+    def decode(self, data: bytes) -> str:
+        """Decode a file's content by the language's rules; `UnicodeError` or `LookupError` where that fails."""
+
+    def parse(self, source: str) -> ParsedFile:
+        """Parse a file in which a line ends in a line feed and nothing else."""
