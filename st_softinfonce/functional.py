@@ -379,8 +379,8 @@ def _prepare(name: str, tensor: Tensor, like: Tensor | None = None) -> Tensor:
             row, column = unusable.nonzero()[0].tolist()
             raise ValueError(
                 f"{name} holds {tensor[row, column].item()} at row {row}, column {column}: every entry must be a "
-                "number or -inf. A vector of length 0 (an empty text) is the usual cause; give such a candidate the lowest "
-                "similarity instead."
+                "number or -inf. A vector of length 0 (an empty text) is the usual cause; give such a candidate the "
+                "lowest similarity instead."
             )
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 

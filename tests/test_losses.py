@@ -178,13 +178,14 @@ class TestBatches:
         representations = loss.represent(batch)
         expected = loss(copy.deepcopy(batch), None)
         embeddings = [transformer_model(column)["sentence_embedding"] for column in batch]
-        torch.testing.assert_close(
-            loss.compute_loss_from_embeddings(embeddings, representations), expected
-        )
+        torch.testing.assert_close(loss.compute_loss_from_embeddings(embeddings, representations), expected)
 
     def test_from_embeddings_without_representations_is_refused_unless_unweighted(self, static_model):
         embeddings = [torch.randn(8, 4), torch.randn(8, 4)]
-        with pytest.raises(ValueError, match=r"labels must be what represent\(\) returned for the batch, got NoneType: the weights of bm25"):
+        with pytest.raises(
+            ValueError,
+            match=r"labels must be what represent\(\) returned for the batch, got NoneType: the weights of bm25",
+        ):
             SoftInfoNCELoss(static_model).compute_loss_from_embeddings(embeddings)
         host = MultipleNegativesRankingLoss(static_model).compute_loss_from_embeddings(embeddings, None)
         assert torch.equal(SoftInfoNCELoss(static_model, alpha=0).compute_loss_from_embeddings(embeddings), host)

@@ -145,8 +145,8 @@ def test_prompts_and_gradient_accumulation_train(transformer_model, triplets, tm
 
 def test_a_label_column_is_ignored_with_one_warning(static_model, pairs, tmp_path):
     labelled = pairs.add_column("label", [1.0] * len(pairs))
+    training = trainer(static_model, tmp_path, labelled)
     with pytest.warns(InputWarning, match="label column") as record:
-        training = trainer(static_model, tmp_path, labelled)
         training.train()
     assert sum(issubclass(warning.category, InputWarning) for warning in record) == 1
 
@@ -159,5 +159,5 @@ def test_one_column_is_refused_at_the_first_batch(static_model, pairs, tmp_path)
 
 
 def test_an_empty_dataset_is_refused(static_model, pairs, tmp_path):
-    with pytest.raises(ValueError, match="num_samples=0|empty"):
+    with pytest.raises(ValueError, match="num_samples=0"):
         trainer(static_model, tmp_path, pairs.select([])).train()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import cos_sim, dot_score
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from st_softinfonce.estimators.base import SimilarityEstimator

@@ -155,7 +155,7 @@ class TestContract:
         class Module(torch.nn.Module, Constant):
             pass
 
-        with pytest.raises(TypeError, match="mine is an nn.Module, which the trainer would move"):
+        with pytest.raises(TypeError, match=r"mine is an nn\.Module, which the trainer would move"):
             check_estimator(Module(), "mine")
 
     def test_something_else_is_refused_by_its_type(self):

@@ -86,7 +86,7 @@ def test_options_for_an_instance_are_refused():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="estimator must be one of .*'bm25'.*, got 'bm52'. Did you mean 'bm25'"):
+    with pytest.raises(ValueError, match=r"estimator must be one of .*'bm25'.*, got 'bm52'. Did you mean 'bm25'"):
         get_estimator("bm52")
 
 

@@ -1,0 +1,285 @@
+"""The host's wrappers, modules and training modes around the loss: without weights equal to the host's own loss."""
+
+import copy
+
+import peft
+import pytest
+import torch
+from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import (
+    AdaptiveLayerLoss,
+    CachedMultipleNegativesRankingLoss,
+    Matryoshka2dLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
+
+from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
+
+TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
+PLAIN = (SoftInfoNCELoss, MultipleNegativesRankingLoss)
+CACHED = (CachedSoftInfoNCELoss, CachedMultipleNegativesRankingLoss)
+kinds = pytest.mark.parametrize("kind", [PLAIN, CACHED], ids=["plain", "cached"])
+
+WRAPPERS = {
+    "matryoshka": lambda model, loss: MatryoshkaLoss(model, loss, matryoshka_dims=[16, 8, 4]),
+    "matryoshka-2d": lambda model, loss: Matryoshka2dLoss(
+        model, loss, matryoshka_dims=[16, 8], n_layers_per_step=-1, n_dims_per_step=-1
+    ),
+    "adaptive-layer": lambda model, loss: AdaptiveLayerLoss(model, loss, n_layers_per_step=-1),
+}
+
+
+class Counting(BM25Estimator):
+    """BM25 that counts how often it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.represented = 0
+
+    def represent(self, column):
+        self.represented += 1
+        return super().represent(column)
+
+
+def features(model, texts=TEXTS, tasks=(None, None, None)):
+    return [model.preprocess(column, task=task) for column, task in zip(texts, tasks, strict=False)]
+
+
+def run(model, loss, batch=None):
+    model.zero_grad()
+    value = loss(features(model) if batch is None else copy.deepcopy(batch), None)
+    value.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert sum(gradient.abs().sum() for gradient in found.values()) > 0
+    return value.detach(), found
+
+
+def assert_same(one, other, rtol=1e-9, atol=1e-12):
+    torch.testing.assert_close(one[0], other[0], rtol=rtol, atol=atol)
+    assert one[1].keys() == other[1].keys()
+    for name in one[1]:
+        torch.testing.assert_close(one[1][name], other[1][name], rtol=rtol, atol=atol)
+
+
+def differ(one, other):
+    return abs(one[0] - other[0]) > 1e-4
+
+
+@pytest.fixture
+def exact_model(transformer_model):
+    return transformer_model.double()
+
+
+class TestWrappers:
+    @pytest.mark.parametrize(
+        ("wrap", "kind"),
+        [
+            pytest.param(wrap, kind, id=f"{name}-{'cached' if kind is CACHED else 'plain'}")
+            for name, wrap in WRAPPERS.items()
+            for kind in (PLAIN, CACHED)
+            if kind is PLAIN or name == "matryoshka"  # the host does not support the others
+        ],
+    )
+    def test_without_weights_a_wrapped_loss_equals_the_hosts(self, exact_model, wrap, kind):
+        ours, host = kind
+        unweighted = run(exact_model, wrap(exact_model, ours(exact_model, alpha=0)))
+        assert_same(unweighted, run(exact_model, wrap(exact_model, host(exact_model))))
+        assert differ(run(exact_model, wrap(exact_model, ours(exact_model))), unweighted)
+
+    @kinds
+    def test_matryoshka_at_the_full_dimension_is_the_loss_itself(self, exact_model, kind):
+        wrapped = MatryoshkaLoss(exact_model, kind[0](exact_model), matryoshka_dims=[16])
+        assert_same(run(exact_model, wrapped), run(exact_model, kind[0](exact_model)))
+
+    @kinds
+    def test_matryoshka_is_the_sum_over_its_dimensions(self, exact_model, kind):
+        parts = [
+            run(exact_model, MatryoshkaLoss(exact_model, SoftInfoNCELoss(exact_model), [dim], [weight]))
+            for dim, weight in ((16, 1.0), (8, 0.5))
+        ]
+        both = run(exact_model, MatryoshkaLoss(exact_model, kind[0](exact_model), [16, 8], [1.0, 0.5]))
+        expected = {name: sum(part[1][name] for part in parts) for name in both[1]}
+        assert_same(both, (parts[0][0] + parts[1][0], expected))
+
+    @pytest.mark.parametrize(
+        ("wrap", "cls"),
+        [
+            pytest.param(WRAPPERS["matryoshka"], SoftInfoNCELoss, id="matryoshka"),
+            pytest.param(WRAPPERS["matryoshka"], CachedSoftInfoNCELoss, id="matryoshka-cached"),
+            pytest.param(WRAPPERS["matryoshka-2d"], SoftInfoNCELoss, id="matryoshka-2d"),
+            pytest.param(WRAPPERS["adaptive-layer"], SoftInfoNCELoss, id="adaptive-layer"),
+        ],
+    )
+    def test_the_estimator_is_asked_once_a_step(self, transformer_model, wrap, cls):
+        estimator = Counting()
+        loss = wrap(transformer_model, cls(transformer_model, estimator))
+        for step in (1, 2, 3):
+            run(transformer_model, loss)
+            assert estimator.represented == step
+
+    def test_a_batch_changed_in_place_is_represented_again(self, static_model):
+        estimator = Counting()
+        loss = SoftInfoNCELoss(static_model, estimator)
+        batch = features(static_model)
+        loss(batch, None)
+        loss(batch, None)
+        assert estimator.represented == 1
+        batch[0]["input_ids"].fill_(6)
+        loss(batch, None)
+        assert estimator.represented == 2
+
+    def test_a_loss_that_was_used_can_be_copied(self, static_model):
+        loss = SoftInfoNCELoss(static_model)
+        expected = loss(features(static_model), None)
+        assert torch.equal(copy.deepcopy(loss)(features(static_model), None), expected)
+
+
+class TestModels:
+    @kinds
+    def test_lora_adapters_train_alone(self, transformer_model, kind):
+        transformer_model.add_adapter(
+            peft.LoraConfig(target_modules=["query", "value"], r=2, init_lora_weights=False), "lora"
+        )
+        ours, host = kind
+        unweighted = run(transformer_model, ours(transformer_model, alpha=0))
+        assert all("lora" in name for name in unweighted[1])
+        assert_same(unweighted, run(transformer_model, host(transformer_model)), rtol=1e-4, atol=1e-6)
+        assert differ(run(transformer_model, ours(transformer_model)), unweighted)
+
+    @pytest.fixture
+    def router_model(self, transformer_model, tmp_path):
+        folder = str(tmp_path / "tiny-bert")
+        routes = {}
+        for name in ("query", "document"):
+            transformer = Transformer(folder)
+            routes[name] = [transformer, Pooling(transformer.get_embedding_dimension())]
+        with torch.no_grad():
+            for parameter in routes["document"][0].parameters():
+                parameter.add_(0.01)
+        return SentenceTransformer(modules=[Router.for_query_document(routes["query"], routes["document"])]).double()
+
+    @kinds
+    def test_router_models_take_each_column_its_own_way(self, router_model, kind):
+        batch = features(router_model, tasks=("query", "document", "document"))
+        for column, task in zip(batch, ("query", "document", "document"), strict=True):
+            column["task"] = task
+        ours, host = kind
+        unweighted = run(router_model, ours(router_model, alpha=0), batch)
+        assert_same(unweighted, run(router_model, host(router_model), batch))
+        assert differ(run(router_model, ours(router_model), batch), unweighted)
+        weights = ours(router_model, BM25Estimator(compares="documents")).represent(batch)
+        assert all((ids >= 0).any() for ids in weights)
+
+    def test_router_models_train_in_the_trainer(self, router_model, tmp_path):
+        args = arguments(tmp_path, router_mapping={"query": "query", "code": "document"})
+        trainer = SentenceTransformerTrainer(
+            model=router_model, args=args, train_dataset=pairs(), loss=SoftInfoNCELoss(router_model)
+        )
+        assert trainer.train().training_loss > 0
+
+    def test_flattened_inputs_are_weighted_as_padded_ones(self, transformer_model):
+        """The flattened layout needs attention kernels that a CPU lacks; what the estimator reads does not."""
+        loss = SoftInfoNCELoss(transformer_model)
+        padded = features(transformer_model, TEXTS[:1])
+        rows = [
+            ids[mask.bool()] for ids, mask in zip(padded[0]["input_ids"], padded[0]["attention_mask"], strict=True)
+        ]
+        lengths = torch.tensor([0, *map(len, rows)])
+        flattened = {
+            "input_ids": torch.cat(rows).unsqueeze(0),
+            "cu_seq_lens_q": lengths.cumsum(0).int(),
+            "max_length_q": int(lengths.max()),
+        }
+        assert torch.equal(loss.represent([flattened])[0], loss.represent(padded)[0])
+
+    @kinds
+    def test_a_compiled_model_trains_alike(self, transformer_model, kind):
+        eager = run(transformer_model, kind[0](transformer_model))
+        compiled_model = torch.compile(transformer_model, backend="eager")
+        loss = kind[0](transformer_model)
+        loss.model = compiled_model
+        transformer_model.zero_grad()
+        value = loss(features(transformer_model), None)
+        value.backward()
+        torch.testing.assert_close(value, eager[0])
+        for name, parameter in transformer_model.named_parameters():
+            if parameter.grad is not None:
+                torch.testing.assert_close(parameter.grad, eager[1][name], rtol=1e-4, atol=1e-6)
+
+    @kinds
+    def test_bf16_autocast_equals_the_host_without_weights(self, transformer_model, kind):
+        ours, host = kind
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            unweighted = run(transformer_model, ours(transformer_model, alpha=0))
+            expected = run(transformer_model, host(transformer_model))
+            weighted = run(transformer_model, ours(transformer_model))
+        assert unweighted[0].dtype == torch.float32
+        assert unweighted[0].item() == pytest.approx(expected[0].item(), rel=2e-2)
+        # The host adds up its scores in bfloat16, this loss in float32: the direction agrees, not every digit.
+        one, other = (torch.cat([found[1][n].flatten() for n in sorted(found[1])]) for found in (expected, unweighted))
+        assert torch.cosine_similarity(one, other, dim=0) > 0.99
+        assert differ(weighted, unweighted)
+
+
+def pairs(columns=("query", "code")):
+    return Dataset.from_dict(dict(zip(columns, (QUERIES * 2, DOCUMENTS * 2, NEGATIVES * 2), strict=False)))
+
+
+def arguments(folder, **options):
+    defaults = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return SentenceTransformerTrainingArguments(**(defaults | options))
+
+
+class TestTrainer:
+    def test_several_datasets_with_a_loss_each(self, transformer_model, tmp_path):
+        trainer = SentenceTransformerTrainer(
+            model=transformer_model,
+            args=arguments(tmp_path),
+            train_dataset={"pairs": pairs(), "triplets": pairs(("query", "code", "negative"))},
+            loss={
+                "pairs": SoftInfoNCELoss(transformer_model),
+                "triplets": CachedSoftInfoNCELoss(
+                    transformer_model, BM25Estimator(compares="documents"), mini_batch_size=3
+                ),
+            },
+        )
+        trainer.train()
+        assert trainer.state.global_step == 4
+        assert trainer.state.log_history[0]["loss"] > 0
+
+    @kinds
+    def test_gradient_accumulation_prompts_and_bf16(self, transformer_model, tmp_path, kind):
+        trainer = SentenceTransformerTrainer(
+            model=transformer_model,
+            args=arguments(tmp_path, gradient_accumulation_steps=2, bf16=True, prompts={"query": "find the "}),
+            train_dataset=pairs(("query", "code", "negative")),
+            loss=kind[0](transformer_model),
+        )
+        before = {name: value.clone() for name, value in transformer_model.named_parameters()}
+        trainer.train()
+        assert trainer.state.global_step == 1
+        assert any(not torch.equal(before[name], value) for name, value in transformer_model.named_parameters())
+
+    @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
+    def test_the_trainers_compilation_trains(self, transformer_model, tmp_path, cls):
+        trainer = SentenceTransformerTrainer(
+            model=transformer_model,
+            args=arguments(tmp_path, torch_compile=True, torch_compile_backend="eager"),
+            train_dataset=pairs(),
+            loss=cls(transformer_model),
+        )
+        assert trainer.train().training_loss > 0
