@@ -32,8 +32,7 @@ def reference_cases():
     return json.loads(gzip.decompress(path.read_bytes()))
 
 
-@pytest.fixture
-def word_tokenizer():
+def make_word_tokenizer():
     vocabulary = {word: number for number, word in enumerate(SPECIAL_TOKENS + WORDS)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -43,10 +42,9 @@ def word_tokenizer():
     return tokenizer
 
 
-@pytest.fixture
-def tokenizer(word_tokenizer):
+def make_tokenizer():
     return PreTrainedTokenizerFast(
-        tokenizer_object=word_tokenizer,
+        tokenizer_object=make_word_tokenizer(),
         pad_token="[PAD]",
         cls_token="[CLS]",
         sep_token="[SEP]",
@@ -56,9 +54,20 @@ def tokenizer(word_tokenizer):
 
 
 @pytest.fixture
-def transformer_model(tokenizer, tmp_path):
-    """A BERT of two narrow layers, with dropout off so that two passes agree."""
+def word_tokenizer():
+    return make_word_tokenizer()
+
+
+@pytest.fixture
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """A BERT of two narrow layers on disk, with dropout off so that two passes agree."""
     torch.manual_seed(0)
+    tokenizer = make_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -69,11 +78,20 @@ def transformer_model(tokenizer, tmp_path):
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    folder = tmp_path / "tiny-bert"
+    folder = tmp_path_factory.mktemp("tiny") / "bert"
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    transformer = Transformer(str(folder))
+    return str(folder)
+
+
+def make_transformer_model(bert_folder):
+    transformer = Transformer(bert_folder)
     return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())], device="cpu")
+
+
+@pytest.fixture
+def transformer_model(bert_folder):
+    return make_transformer_model(bert_folder)
 
 
 @pytest.fixture

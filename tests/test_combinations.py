@@ -151,11 +151,10 @@ class TestModels:
         assert differ(run(transformer_model, ours(transformer_model)), unweighted)
 
     @pytest.fixture
-    def router_model(self, transformer_model, tmp_path):
-        folder = str(tmp_path / "tiny-bert")
+    def router_model(self, bert_folder):
         routes = {}
         for name in ("query", "document"):
-            transformer = Transformer(folder)
+            transformer = Transformer(bert_folder)
             routes[name] = [transformer, Pooling(transformer.get_embedding_dimension())]
         with torch.no_grad():
             for parameter in routes["document"][0].parameters():

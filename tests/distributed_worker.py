@@ -1,0 +1,191 @@
+"""What each process of tests/test_distributed.py runs: python distributed_worker.py RANK WORLD_SIZE PORT FOLDER."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from st_softinfonce import (
+    BM25Estimator,
+    CachedSoftInfoNCELoss,
+    SimilarityEstimator,
+    SoftInfoNCELoss,
+    WeightingParameters,
+)
+
+torch.set_num_threads(1)
+
+# The first half is short, so that the processes' batches are padded to different widths.
+QUERIES = [
+    "read a file",
+    "sort the list",
+    "open a socket",
+    "send bytes",
+    "count the lines of the first file in the list",
+    "find the first index of a key in the data and return the value",
+    "read every file of a list and count the bytes",
+    "write all lines of the list to a socket",
+]
+DOCUMENTS = [
+    "def read path",
+    "def sort list",
+    "def open socket",
+    "def send bytes",
+    "def count lines for lines in file return number of lines in the list of lines",
+    "def find key data return first index value in data",
+    "def read list count bytes for file in list return number of bytes",
+    "def write lines list socket for lines in list send lines return none",
+]
+NEGATIVES = [text.replace("return", "for").replace("def", "def close") for text in DOCUMENTS]
+
+
+class Histogram(SimilarityEstimator):
+    """Cosine of token counts: as wide in every batch."""
+
+    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.2)
+
+    def __init__(self, compares):
+        self.compares = compares
+
+    def represent(self, column):
+        counts = torch.zeros(len(column), 64, dtype=torch.float64)
+        counts.scatter_add_(1, column.content_ids + 1, torch.ones_like(column.content_ids, dtype=torch.float64))
+        return torch.nn.functional.normalize(counts[:, 1:])
+
+    def similarity(self, queries, candidates):
+        return queries @ candidates.T
+
+
+CONFIGURATIONS = {
+    f"{kind}-{estimator}-{ways}": (cls, make, options)
+    for kind, cls in (("plain", SoftInfoNCELoss), ("cached", CachedSoftInfoNCELoss))
+    for estimator, make in (
+        ("bm25-queries", BM25Estimator),
+        ("bm25-documents", lambda: BM25Estimator(compares="documents")),
+        ("histogram-queries", lambda: Histogram("queries")),
+        ("histogram-documents", lambda: Histogram("documents")),
+    )
+    for ways, options in (
+        ("one-way", {}),
+        ("both-ways", {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}),
+    )
+}
+
+
+def load_model(folder):
+    return SentenceTransformer(str(Path(folder) / "model"), device="cpu").double()
+
+
+def features(model, part):
+    return [model.preprocess(column[part]) for column in (QUERIES, DOCUMENTS, NEGATIVES)]
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def one_step(model, cls, make, options, part):
+    options = dict(options) | ({"mini_batch_size": 3} if cls is CachedSoftInfoNCELoss else {})
+    loss = cls(model, make(), gather_across_devices=True, **options)
+    model.zero_grad()
+    value = loss(features(model, part), None)
+    value.backward()
+    return value.detach(), gradients(model)
+
+
+def average(value, found):
+    for tensor in (value, *found.values()):
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+    return value, found
+
+
+def train(folder, output, cls, batch_size, **options):
+    model = load_model(folder).float()
+    pairs = Dataset.from_dict({"query": QUERIES * 4, "code": DOCUMENTS * 4})
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(output),
+            per_device_train_batch_size=batch_size,
+            num_train_epochs=2,
+            learning_rate=1e-3,
+            max_grad_norm=0,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            **options,
+        ),
+        train_dataset=pairs,
+        loss=cls(model, gather_across_devices=True),
+    )
+    trainer.train()
+    return trainer.state.global_step, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def main():
+    rank, world_size, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    dist.init_process_group("gloo")
+    size = len(QUERIES) // world_size
+    part = slice(rank * size, (rank + 1) * size)
+    results = {}
+
+    model = load_model(folder)
+    for name, configuration in CONFIGURATIONS.items():
+        results[name] = average(*one_step(model, *configuration, part))
+
+    host = MultipleNegativesRankingLoss(model, gather_across_devices=True)
+    model.zero_grad()
+    value = host(features(model, part), None)
+    value.backward()
+    results["host"] = average(value.detach(), gradients(model))
+    results["unweighted"] = average(*one_step(model, SoftInfoNCELoss, BM25Estimator, {"alpha": 0}, part))
+
+    # DDP averages the gradients itself.
+    for name, cls in (("ddp-plain", SoftInfoNCELoss), ("ddp-cached", CachedSoftInfoNCELoss)):
+        model = load_model(folder)
+        loss = cls(model, gather_across_devices=True)
+        loss.model = DistributedDataParallel(model, find_unused_parameters=True)
+        value = loss(features(model, part), None)
+        value.backward()
+        value = value.detach()
+        dist.all_reduce(value)
+        results[name] = (value / world_size, gradients(model))
+
+    for name, cls in (("trainer-plain", SoftInfoNCELoss), ("trainer-cached", CachedSoftInfoNCELoss)):
+        options = {"ddp_backend": "gloo", "ddp_find_unused_parameters": True}
+        results[name] = train(folder, Path(folder) / name / str(rank), cls, size, **options)
+
+    model = load_model(folder)
+    for layer in model[0].model.encoder.layer:
+        fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loss = SoftInfoNCELoss(model, gather_across_devices=True)
+    value = loss(features(model, part), None)
+    value.backward()
+    dist.all_reduce(value := value.detach())
+    sharded = {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None}
+    optimizer.step()
+    stepped = {name: p.detach().full_tensor().clone() for name, p in model.named_parameters()}
+    results["sharded"] = (value / world_size, sharded, stepped)
+
+    torch.save(results, Path(folder) / f"results-{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
