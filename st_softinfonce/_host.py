@@ -8,14 +8,16 @@ from typing import Any
 import torch.distributed as dist
 import torch.nn.functional as F
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
-from sentence_transformers.base.losses.merged_forward import embed_columns
-from sentence_transformers.util import all_gather, get_world_size
+from sentence_transformers.base.losses.merged_forward import embed_columns, embed_columns_padded
+from sentence_transformers.util import all_gather, cat_padded_token_embeddings, get_world_size
 from torch import Tensor, nn
 
 __all__ = [
     "CachedLossMixin",
+    "cat_padded_token_embeddings",
     "column_tokenizer",
     "embed_columns",
+    "embed_columns_padded",
     "gather_padded",
     "has_static_embedding_input",
 ]

@@ -226,9 +226,8 @@ def kl_regularized_info_nce(
     Raises:
         ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
     """
-    for name, value in (("info_nce_weight", info_nce_weight), ("kl_weight", kl_weight)):
-        if not (_is_number(value) and value >= 0):
-            raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}.")
+    check_not_negative("info_nce_weight", info_nce_weight)
+    check_not_negative("kl_weight", kl_weight)
     info_nce = soft_info_nce(scores, positives=positives)
     check_positive("temperature", temperature)
     scores = _prepare("scores", scores)
@@ -268,18 +267,14 @@ def cancellation_weights(
         ValueError: Not exactly one rule is given, its value is out of range, a shape does not fit, or ``similarity``
             holds nan (CPU only).
     """
-    if (top_k is None) == (ratio is None):
-        raise ValueError(f"Give exactly one of top_k and ratio, got top_k={top_k!r} and ratio={ratio!r}.")
+    check_cancellation(top_k=top_k, ratio=ratio)
     similarity = _prepare("similarity", similarity.detach())
     positives = _positive_columns(similarity, positives)
     cancelled = torch.zeros_like(similarity, dtype=torch.bool)
     if top_k is not None:
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise ValueError(f"top_k must be an integer of at least 1, got {top_k!r}.")
         most_similar = similarity.scatter(1, positives, -math.inf).sort(dim=1, descending=True, stable=True).indices
         cancelled = cancelled.scatter(1, most_similar[:, :top_k], True)
     if ratio is not None:
-        check_positive("ratio", ratio)
         of_positive = similarity.gather(1, positives)  # (N, 1)
         cancelled = (similarity >= ratio * of_positive) & (of_positive > 0)
     return (~cancelled).to(similarity.dtype).scatter(1, positives, 1.0)
@@ -339,6 +334,38 @@ def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight
             f"min_weight must be in (0, 1], got {min_weight!r}. To take negatives out altogether, use "
             "cancelled_info_nce."
         )
+
+
+def check_cancellation(*, top_k: object, ratio: object) -> None:
+    """Refuse rules of :func:`cancellation_weights` that are out of range.
+
+    Args:
+        top_k: At least 1, or ``None``.
+        ratio: Above 0, or ``None``.
+
+    Raises:
+        ValueError: Not exactly one is given, or its value is out of range.
+    """
+    if (top_k is None) == (ratio is None):
+        raise ValueError(f"Give exactly one of top_k and ratio, got top_k={top_k!r} and ratio={ratio!r}.")
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(f"top_k must be an integer of at least 1, got {top_k!r}.")
+    if ratio is not None:
+        check_positive("ratio", ratio)
+
+
+def check_not_negative(name: str, value: object) -> None:
+    """Refuse a value that is no finite number of at least 0.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: Naming the argument and its value.
+    """
+    if not (_is_number(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}.")
 
 
 def check_positive(name: str, value: object) -> None:

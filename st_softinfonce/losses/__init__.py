@@ -1,6 +1,26 @@
 """Losses for the trainers of sentence-transformers."""
 
+from st_softinfonce.losses.baselines import (
+    CancelledInfoNCELoss,
+    InBatchBCELoss,
+    KLRegularizedInfoNCELoss,
+    WeightedInfoNCELoss,
+)
 from st_softinfonce.losses.in_batch import InputWarning
+from st_softinfonce.losses.multi_vector import MultiVectorSoftInfoNCELoss
 from st_softinfonce.losses.soft_info_nce import CachedSoftInfoNCELoss, SoftInfoNCELoss
+from st_softinfonce.losses.sparse import CachedSoftSpladeLoss, SoftCSRLoss, SoftSpladeLoss
 
-__all__ = ["CachedSoftInfoNCELoss", "InputWarning", "SoftInfoNCELoss"]
+__all__ = [
+    "CachedSoftInfoNCELoss",
+    "CachedSoftSpladeLoss",
+    "CancelledInfoNCELoss",
+    "InBatchBCELoss",
+    "InputWarning",
+    "KLRegularizedInfoNCELoss",
+    "MultiVectorSoftInfoNCELoss",
+    "SoftCSRLoss",
+    "SoftInfoNCELoss",
+    "SoftSpladeLoss",
+    "WeightedInfoNCELoss",
+]

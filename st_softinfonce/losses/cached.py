@@ -30,10 +30,8 @@ class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
             ValueError: There are fewer than two columns, or the estimator breaks its contract.
         """
         features = list(sentence_features)
-        self._check_columns(len(features))
-        self._watch.look(self.model, features, labels)
         # The host hands its labels through to calculate_loss, which is all that they are to it.
-        return self.forward_cached(features, self.represent(features))  # type: ignore[arg-type]
+        return self.forward_cached(features, self.prepare(features, labels))  # type: ignore[arg-type]
 
     def calculate_loss(
         self,

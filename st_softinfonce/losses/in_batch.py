@@ -84,11 +84,25 @@ class InBatchLoss(nn.Module):
             ValueError: There are fewer than two columns, or the estimator breaks its contract.
         """
         features = list(sentence_features)
+        representations = self.prepare(features, labels)
+        return self.compute_loss_from_embeddings(_host.embed_columns(self.model, features), representations)
+
+    def prepare(self, features: Sequence[dict[str, Tensor]], labels: Tensor | None = None) -> Representations:
+        """Check a batch and represent it, before it is embedded: modules write into the features.
+
+        Args:
+            features: One dict of features a column.
+            labels: The dataset's labels, if it has any.
+
+        Returns:
+            As :meth:`represent`.
+
+        Raises:
+            ValueError: There are fewer than two columns, or the estimator breaks its contract.
+        """
         self._check_columns(len(features))
         self._watch.look(self.model, features, labels)
-        # Before embedding: modules write into the features.
-        representations = self.represent(features)
-        return self.compute_loss_from_embeddings(_host.embed_columns(self.model, features), representations)
+        return self.represent(features)
 
     def represent(self, features: Sequence[dict[str, Tensor]]) -> Representations:
         """Ask the estimator for its representations of a batch.
@@ -184,24 +198,31 @@ class InBatchLoss(nn.Module):
     def _collect(self, embeddings: list[Tensor], representations: object) -> Batch:
         """Bring together the columns, of all devices if asked for, and the estimator bound to them."""
         self._check_columns(len(embeddings))
-        needed = self._needs_estimator()
-        if needed and not isinstance(representations, Representations):
+        rows = self._own_rows(embeddings[0])
+        if self.gather_across_devices:
+            embeddings = [all_gather_with_grad(column) for column in embeddings]
+        return Batch(embeddings[0], torch.cat(embeddings[1:]), rows, self._compare(representations))
+
+    def _own_rows(self, queries: Tensor) -> Tensor:
+        """Number this device's queries among those of all devices that are gathered."""
+        rows = torch.arange(queries.size(0), device=queries.device)
+        return rows + get_rank() * rows.numel() if self.gather_across_devices else rows
+
+    def _compare(self, representations: object) -> Compared | None:
+        """Bring together what the estimator compares, of all devices if asked for; None for a loss without one."""
+        if not self._needs_estimator():
+            return None
+        if not isinstance(representations, Representations):
             raise ValueError(
                 f"labels must be what represent() returned for the batch, got {type(representations).__name__}: the "
                 f"weights of {self.estimator.name} come from the texts. Call the loss itself with the features."
             )
-        parts = list(representations) if needed and isinstance(representations, Representations) else []
-        rows = torch.arange(embeddings[0].size(0), device=embeddings[0].device)
+        parts: Sequence[Tensor] = representations
         padding = self.estimator.padding
         if self.gather_across_devices:
-            embeddings = [all_gather_with_grad(column) for column in embeddings]
             parts = [_host.gather_padded(part, padding) for part in parts]
-            rows = rows + get_rank() * rows.numel()
-        compared = None
-        if parts:
-            candidates = join_representations(parts[1:] or parts, padding)
-            compared = Compared(self.estimator.for_batch(candidates), parts[0], candidates)
-        return Batch(embeddings[0], torch.cat(embeddings[1:]), rows, compared)
+        candidates = join_representations(parts[1:] or parts, padding)
+        return Compared(self.estimator.for_batch(candidates), parts[0], candidates)
 
     def _scores(self, batch: Batch, rows: Tensor) -> Tensor:
         """Score some queries with every document: ``(rows, M)``."""

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import cos_sim, dot_score
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from st_softinfonce.estimators.base import SimilarityEstimator
@@ -35,7 +34,7 @@ class SoftInfoNCELoss(InBatchLoss):
     query; an estimator that compares queries leaves them at weight 1, one that compares documents weighs them too.
 
     Args:
-        model: The model to train.
+        model: The model to train, a ``SentenceTransformer``.
         estimator: An installed estimator's name (``list_estimators()``), or an instance with its own options.
         alpha: At least 0. Strength of the weighting; ``None`` takes the estimator's.
         beta: Above 0; ``None`` takes the estimator's.
@@ -54,6 +53,7 @@ class SoftInfoNCELoss(InBatchLoss):
             batch) the dataset has fewer than two columns or the estimator returns nan.
 
     Example:
+        >>> from sentence_transformers import SentenceTransformer
         >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
         >>> from tokenizers import Tokenizer, models
         >>> words = StaticEmbedding(Tokenizer(models.WordLevel({"sort": 0, "list": 1})), embedding_dim=4)
@@ -64,7 +64,7 @@ class SoftInfoNCELoss(InBatchLoss):
 
     def __init__(
         self,
-        model: SentenceTransformer,
+        model: nn.Module,
         estimator: str | SimilarityEstimator = "bm25",
         *,
         alpha: float | None = None,
@@ -99,7 +99,7 @@ class SoftInfoNCELoss(InBatchLoss):
         self.partition_mode = partition_mode
 
     @classmethod
-    def paper(cls, model: SentenceTransformer, estimator: str | SimilarityEstimator = "bm25", **options: Any) -> Self:
+    def paper(cls, model: nn.Module, estimator: str | SimilarityEstimator = "bm25", **options: Any) -> Self:
         """Make the loss with the paper's scores: dot products at scale 1.
 
         Args:
@@ -183,7 +183,7 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
 
     def __init__(
         self,
-        model: SentenceTransformer,
+        model: nn.Module,
         estimator: str | SimilarityEstimator = "bm25",
         *,
         mini_batch_size: int = 32,

@@ -1,0 +1,126 @@
+"""Soft-InfoNCE for multi-vector (late-interaction) models: only the score matrix differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
+from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
+from sentence_transformers.util import all_gather_padded
+from torch import Tensor
+
+from st_softinfonce import _host
+from st_softinfonce.estimators.base import SimilarityEstimator
+from st_softinfonce.losses.in_batch import Batch
+from st_softinfonce.losses.soft_info_nce import SoftInfoNCELoss
+
+
+class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
+    """:class:`SoftInfoNCELoss` over late-interaction scores, for the host's ``MultiVectorEncoder``.
+
+    With ``alpha=0`` it equals ``MultiVectorMultipleNegativesRankingLoss``.
+
+    Args:
+        model: A ``MultiVectorEncoder`` (ColBERT-style).
+        estimator: As for :class:`SoftInfoNCELoss`.
+        scale: Above 0. Multiplies the scores.
+        similarity_fct: ``colbert_scores`` or another of the host's scoring functions.
+        mini_batch_size: At least 1, or ``None``. Documents embedded at a time.
+        score_mini_batch_size: At least 1, or ``None``. Queries scored at a time, which bounds the memory of scoring.
+        **options: ``alpha``, ``beta``, ``weight_temperature``, ``min_weight`` and ``gather_across_devices`` as for
+            :class:`SoftInfoNCELoss`.
+
+    Raises:
+        ValueError: As :class:`SoftInfoNCELoss`, or ``directions`` are given: the host's scores have one direction.
+    """
+
+    def __init__(
+        self,
+        model: MultiVectorEncoder,
+        estimator: str | SimilarityEstimator = "bm25",
+        *,
+        scale: float = 1.0,
+        similarity_fct: Callable[..., Tensor] = colbert_scores,
+        mini_batch_size: int | None = None,
+        score_mini_batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        for name in {"directions", "partition_mode"} & set(options):
+            raise ValueError(
+                f"{name} cannot be set, got {options[name]!r}: multi-vector scores go from query to document only. "
+                "Leave it out."
+            )
+        for name, value in (("mini_batch_size", mini_batch_size), ("score_mini_batch_size", score_mini_batch_size)):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name} must be an integer of at least 1 or None, got {value!r}.")
+        super().__init__(model, estimator, scale=scale, similarity_fct=similarity_fct, **options)
+        self.mini_batch_size = mini_batch_size
+        self.score_mini_batch_size = score_mini_batch_size
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """Compute the loss of one batch.
+
+        Args:
+            sentence_features: One dict of features a column: query, positive, and any number of negatives.
+            labels: Without meaning here; ignored with one warning.
+
+        Returns:
+            Mean over the batch's queries, a scalar.
+
+        Raises:
+            ValueError: There are fewer than two columns, or the estimator breaks its contract.
+        """
+        # Copies: the scoring mask is written into the features.
+        features = [dict(column) for column in sentence_features]
+        representations = self.prepare(features, labels)
+        queries, query_masks = _host.embed_columns_padded(self.model, features[:1], None, task_default="query")
+        documents, document_masks = _host.embed_columns_padded(
+            self.model, features[1:], self.mini_batch_size, task_default="document"
+        )
+        columns = list(zip(queries + documents, query_masks + document_masks, strict=True))
+        rows = self._own_rows(queries[0])
+        if self.gather_across_devices:
+            columns = [all_gather_padded(embeddings, mask, with_grad=True) for embeddings, mask in columns]
+        texts, mask = _host.cat_padded_token_embeddings(*map(list, zip(*columns[1:], strict=True)))
+        batch = _MultiVectorBatch(columns[0][0], texts, rows, self._compare(representations), columns[0][1], mask)
+        losses = [
+            self._rows_loss(batch, part) * (len(part) / len(rows))
+            for part in torch.split(rows, self.score_mini_batch_size or len(rows))
+        ]
+        return torch.stack(losses).sum()
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the settings for the model card, as JSON primitives.
+
+        Returns:
+            Names and values.
+        """
+        return super().get_config_dict() | {
+            "mini_batch_size": self.mini_batch_size,
+            "score_mini_batch_size": self.score_mini_batch_size,
+        }
+
+    def _scores(self, batch: Batch, rows: Tensor) -> Tensor:
+        if not isinstance(batch, _MultiVectorBatch):
+            raise TypeError(
+                f"{type(self).__name__} scores token embeddings with their masks, got {type(batch).__name__}: call "
+                "the loss itself with the features."
+            )
+        scores = self.similarity_fct(
+            batch.queries[rows],
+            batch.documents.unsqueeze(1),  # groups of one document each, in the order of the columns
+            queries_mask=batch.query_mask[rows],
+            documents_mask=batch.document_mask.unsqueeze(1),
+        )
+        return scores * self.scale
+
+
+@dataclass(frozen=True)
+class _MultiVectorBatch(Batch):
+    """Token embeddings ``(N, T, D)`` and ``(M, T, D)`` with their masks of what is scored."""
+
+    query_mask: Tensor
+    document_mask: Tensor
