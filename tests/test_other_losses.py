@@ -42,7 +42,11 @@ TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
 
 BASELINES = {
     "bce": (InBatchBCELoss, {"weight_temperature": 0.5}, lambda s, e: reference.bce(s, e, 0.5)),
-    "weighted": (WeightedInfoNCELoss, {"weight_temperature": 0.5}, lambda s, e: reference.weighted_info_nce(s, e, 0.5)),
+    "weighted": (
+        WeightedInfoNCELoss,
+        {"weight_temperature": 0.5},
+        lambda s, e: reference.weighted_info_nce(s, e, 0.5),
+    ),
     "kl": (
         KLRegularizedInfoNCELoss,
         {"weight_temperature": 0.5, "kl_weight": 0.3},
@@ -173,7 +177,9 @@ class TestSparse:
         encoder = SparseAutoEncoder(input_dim=16, hidden_dim=32, k=8, k_aux=8)
         return SparseEncoder(modules=[*transformer_model, encoder], device="cpu")
 
-    weights = {"document_regularizer_weight": 0.1, "query_regularizer_weight": 0.2}
+    @property
+    def weights(self):
+        return {"document_regularizer_weight": 0.1, "query_regularizer_weight": 0.2}
 
     @pytest.mark.parametrize(
         ("ours", "host", "options"),
