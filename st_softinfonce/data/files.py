@@ -13,7 +13,7 @@ from st_softinfonce.data.languages.base import LanguageMiner
 from st_softinfonce.data.report import PROBLEMS, MiningReport
 
 _BUILD_FOLDERS = frozenset({"__pycache__", "node_modules", "build", "dist", "venv"})
-_LONG_LINE = 1_000
+_LONG_LINE = 5_000  # longer than any documentation that fits a query, in one line
 _HEAD_BYTES = 2_000
 
 # Only what stands before the code counts: below, such words are about something else, or a template of a generator's.

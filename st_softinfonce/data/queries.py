@@ -72,7 +72,8 @@ def make_query(doc: str) -> str:
 def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:
     """Find the rule of `FUNCTION_RULES` that drops a query.
 
-    A token is a word (a run of letters, digits and underscores): a full stop does not make a query longer.
+    Tokens are counted as words (runs of letters, digits and underscores) and as what white space separates, and both
+    counts must fit: a full stop does not make a query longer, and a hyphen does not either.
 
     A query counts as English if at least three quarters of its letters are ASCII and it does not use two or more
     frequent words of German, French, Spanish, Portuguese, Italian or Dutch, and more of those than of English.
@@ -92,9 +93,10 @@ def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:
         return "query_markup"
     if not _is_english(query, words):
         return "query_not_english"
-    if len(words) < min_tokens:
+    counts = (len(words), len(query.split()))
+    if min(counts) < min_tokens:
         return "query_too_short"
-    return "query_too_long" if len(words) > max_tokens else None
+    return "query_too_long" if max(counts) > max_tokens else None
 
 
 def _is_english(query: str, words: list[str]) -> bool:
