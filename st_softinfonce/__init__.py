@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from st_softinfonce.estimators import (
     BM25Estimator,
+    PairwiseEstimator,
     SimilarityEstimator,
     TextColumn,
     WeightingParameters,
@@ -17,6 +18,7 @@ __version__ = version("st-softinfonce")
 __all__ = [
     "BM25Estimator",
     "CachedSoftInfoNCELoss",
+    "PairwiseEstimator",
     "SimilarityEstimator",
     "SoftInfoNCELoss",
     "TextColumn",

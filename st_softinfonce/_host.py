@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
 import torch.nn.functional as F
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 from sentence_transformers.base.losses.merged_forward import embed_columns, embed_columns_padded
+from sentence_transformers.sentence_transformer.losses import adaptive_layer, matryoshka
 from sentence_transformers.util import all_gather, cat_padded_token_embeddings, get_world_size
 from torch import Tensor, nn
 
@@ -20,7 +21,10 @@ __all__ = [
     "embed_columns_padded",
     "gather_padded",
     "has_static_embedding_input",
+    "wrapper_step",
 ]
+
+_STEPS = (adaptive_layer.ForwardDecorator, matryoshka.ForwardDecorator)
 
 
 def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
@@ -33,12 +37,10 @@ def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
     Returns:
         The tokenizer, or ``None`` for a model without one.
     """
-    while not isinstance(model, nn.Sequential):
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if inner is None:
-            return None
-        model = inner
-    first = model[0]
+    *_, innermost = _unwrapped(model)
+    if not isinstance(innermost, nn.Sequential):
+        return None
+    first = innermost[0]
     routes = getattr(first, "sub_modules", None)
     if routes is None:
         return getattr(first, "tokenizer", None)
@@ -63,3 +65,34 @@ def gather_padded(tensor: Tensor, padding: float | None) -> Tensor:
         dist.all_reduce(width, op=dist.ReduceOp.MAX)
         tensor = F.pad(tensor, (0, int(width) - tensor.size(1)), value=padding)
     return all_gather(tensor)
+
+
+def wrapper_step(model: nn.Module) -> object | None:
+    """Find the step of a wrapper loss that is calling, which calls its inner loss several times with one batch.
+
+    The host's Matryoshka and adaptive-layer losses put an object of their own in the place of the model's forward,
+    a new one in every step, and an inner wrapper puts another one around it.
+
+    Args:
+        model: The model in training, possibly wrapped.
+
+    Returns:
+        The outermost wrapper's object, or ``None`` outside such a loss.
+    """
+    for layer in _unwrapped(model):
+        step = vars(layer).get("forward")
+        if isinstance(step, _STEPS):
+            while isinstance(step.fn, _STEPS):
+                step = step.fn
+            return step
+    return None
+
+
+def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:
+    """Go from the model through what wraps it (``torch.compile``, several devices) to the model itself."""
+    inner: nn.Module | None = model
+    while inner is not None:
+        yield inner
+        if isinstance(inner, nn.Sequential):
+            return
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)

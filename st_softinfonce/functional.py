@@ -10,8 +10,12 @@ is too large and no probability too small.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
 from typing import TypeGuard
 
@@ -20,12 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "RelevancePosterior",
     "bce",
     "cancellation_weights",
     "cancelled_info_nce",
     "kl_regularized_info_nce",
     "negative_weights",
+    "posterior_weights",
     "soft_info_nce",
+    "temperature_for_share",
     "weighted_info_nce",
 ]
 
@@ -81,14 +88,253 @@ def negative_weights(
     check_weighting(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
     similarity = _prepare("similarity", similarity.detach())
     positives = _positive_columns(similarity, positives)
+    similarity = _without_values_at(similarity, positives)
     negatives = similarity.size(1) - 1
-    if alpha == 0 or beta * negatives <= alpha:
+    # With rounding, 0.4 * 3 is above 1.2, and the normaliser 1e-16 instead of 0.
+    if alpha == 0 or beta * negatives <= alpha or math.isclose(beta * negatives, alpha, rel_tol=1e-9):
         if alpha != 0 and negatives > 0:
             _warn_small_batch(negatives, alpha, beta)
         return torch.ones_like(similarity)
     share = _similarity_softmax(similarity, temperature, positives)  # (N, M), sums to 1 over the negatives
     weights = (beta - alpha * share) / (beta - alpha / negatives)
     return weights.clamp(min=min_weight).scatter(1, positives, 1.0)
+
+
+@dataclass(frozen=True)
+class RelevancePosterior:
+    """The probability that a candidate is relevant, given an estimator's similarity alone.
+
+    ``P(relevant | s) = min(1, prior * f_known(s) / f_random(s))``, by Bayes' rule with the densities of the scores of
+    known relevant pairs and of random pairs; the few relevant ones among the random pairs belong into the denominator.
+    The logarithm of the ratio is linear between the knots, constant beyond them, and never falls.
+
+    ``json.dumps(dataclasses.asdict(posterior))`` stores it, ``RelevancePosterior(**json.loads(text))`` brings it back.
+
+    Args:
+        knots: At least two similarities, ascending.
+        log_ratios: ``log(f_known / f_random)`` at each knot, finite and never falling.
+        prior: In (0, 1]. The probability that a random pair is relevant.
+        relative: The similarity is divided by the query's similarity to its own positive (to itself, for an estimator
+            that compares queries). BM25's scores, say, grow with the query's length; relative ones do not.
+        known_pairs: How many known pairs it was estimated from.
+        random_pairs: How many random pairs it was estimated from.
+
+    Raises:
+        ValueError: A value is out of range.
+
+    Example:
+        >>> posterior = RelevancePosterior(knots=(0.2, 0.8), log_ratios=(-4.0, 9.0), prior=0.001)
+        >>> [round(p, 4) for p in posterior.probability(torch.tensor([0.1, 0.5, 0.7, 0.9])).tolist()]
+        [0.0, 0.0122, 0.9283, 1.0]
+    """
+
+    knots: tuple[float, ...]
+    log_ratios: tuple[float, ...]
+    prior: float
+    relative: bool = False
+    known_pairs: int = 0
+    random_pairs: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges; lists, as JSON has them, become tuples."""
+        object.__setattr__(self, "knots", tuple(self.knots))
+        object.__setattr__(self, "log_ratios", tuple(self.log_ratios))
+        if len(self.knots) < 2 or len(self.knots) != len(self.log_ratios):
+            raise ValueError(
+                f"knots and log_ratios must be equally many, at least 2, got {len(self.knots)} and "
+                f"{len(self.log_ratios)}. RelevancePosterior.fit() makes them from scores."
+            )
+        for name, values, rising in (("knots", self.knots, True), ("log_ratios", self.log_ratios, False)):
+            steps = itertools.pairwise(values)
+            if not all(map(_is_number, values)) or any(a >= b if rising else a > b for a, b in steps):
+                rule = "strictly ascending" if rising else "never falling"
+                raise ValueError(f"{name} must be finite numbers, {rule}, got {values}. Sort and merge them.")
+        _check_share("prior", self.prior)
+
+    @classmethod
+    def fit(
+        cls,
+        known_scores: Tensor | Sequence[float],
+        random_scores: Tensor | Sequence[float],
+        prior: float | None = None,
+        *,
+        relative: bool = False,
+    ) -> RelevancePosterior:
+        """Estimate the density ratio from an estimator's scores of known relevant pairs and of random pairs.
+
+        Scores are counted in 32 bins of equal mass, half of it of the known pairs; bins that would make the smoothed
+        ratio fall are merged (isotonic regression).
+
+        Args:
+            known_scores: At least 50, of pairs known to be relevant.
+            random_scores: At least 1,000 (better 100,000), of pairs drawn at random. -inf is "never relevant".
+            prior: In (0, 1]. The probability that a random pair is relevant. By default the largest that the random
+                scores leave room for: above the known scores' median, 75% and 90% quantile, there must be at least
+                ``prior`` times as large a share of random pairs as of known ones (mixture proportion estimation).
+            relative: The scores given are relative, and similarities shall be made so.
+
+        Returns:
+            The posterior.
+
+        Raises:
+            ValueError: There are too few scores, nan or inf among them, all are equal, the known pairs do not score
+                above the random ones, or the prior is out of range.
+        """
+        known = _score_sample("known_scores", known_scores, _MIN_KNOWN)
+        random = _score_sample("random_scores", random_scores, _MIN_RANDOM)
+        finite = torch.cat([known, random])
+        finite = finite[finite.isfinite()]
+        spread = float(finite.max() - finite.min()) if len(finite) else 0.0
+        if spread == 0:
+            raise ValueError(
+                "known_scores and random_scores are all equal: an estimator that gives every pair the same score "
+                "says nothing about relevance. Check that its texts are not empty."
+            )
+        # A text's cosine with itself is 1 up to rounding; without this, noise would be told apart.
+        middle, step = known.median(), spread * 1e-3
+        if bool(middle.isfinite()):
+            known = ((known - middle) / step).round() * step + middle
+            random = ((random - middle) / step).round() * step + middle
+        if known.median() <= random.median():
+            raise ValueError(
+                f"known_scores must lie above random_scores, got medians of {known.median():.4g} and "
+                f"{random.median():.4g}: the estimator does not tell relevant pairs from random ones. Take another."
+            )
+        if prior is None:
+            prior = _largest_prior(known, random)
+        _check_share("prior", prior)
+        knots, log_ratios = _isotonic_log_ratio(known, random)
+        return cls(knots, log_ratios, prior, relative, len(known), len(random))
+
+    def probability(self, similarity: Tensor) -> Tensor:
+        """Evaluate it, on the similarities' device and without waiting for it.
+
+        Args:
+            similarity: Any shape, made relative already if that is asked for; half precision is computed in float32.
+
+        Returns:
+            Probabilities of the same shape, without gradient. 0 at -inf.
+        """
+        similarity = similarity.detach()
+        similarity = similarity.float() if similarity.dtype in (torch.float16, torch.bfloat16) else similarity
+        knots, log_ratios = _table_on(self.knots, self.log_ratios, similarity.device, similarity.dtype)
+        inside = similarity.clamp(knots[0], knots[-1])
+        right = torch.searchsorted(knots, inside.contiguous(), right=True).clamp(1, len(self.knots) - 1)
+        left_knot, width = knots[right - 1], knots[right] - knots[right - 1]
+        # Knots that float64 tells apart can coincide in float32.
+        share = ((inside - left_knot) / width.clamp(min=torch.finfo(width.dtype).tiny)).clamp(0, 1)
+        log_ratio = torch.lerp(log_ratios[right - 1], log_ratios[right], share)
+        probability = (log_ratio + math.log(self.prior)).clamp(max=0).exp()
+        return probability.masked_fill(similarity == -math.inf, 0.0)
+
+
+def posterior_weights(
+    similarity: Tensor, *, posterior: RelevancePosterior, min_weight: float = 0.1, positives: Tensor | None = None
+) -> Tensor:
+    """Compute the weight of every negative in absolute terms: ``max(1 - P(relevant | similarity), min_weight)``.
+
+    This is the importance weight toward the distribution of true negatives that Li et al. (2023, section 4.2) argue
+    for, estimated directly; unlike :func:`negative_weights` it depends neither on the rest of the batch nor on its
+    size, and a batch without similar negatives keeps weights of 1 (up to the probability of its least similar ones).
+
+    Args:
+        similarity: How relevant each candidate is to each query, higher is more. The positive's entry is not read.
+        posterior: What the similarity says about relevance.
+        min_weight: In [0, 1]. Floor of a negative's weight; 0 takes a surely relevant one out.
+        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
+
+    Shape:
+        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
+
+    Returns:
+        Weights ``(N, M)`` in [``min_weight``, 1], 1 at the positive, in float32 (float64 if ``similarity`` is),
+        without gradient.
+
+    Raises:
+        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
+
+    Example:
+        >>> posterior = RelevancePosterior(knots=(0.0, 10.0), log_ratios=(-5.0, 5.0), prior=0.01)
+        >>> weights = posterior_weights(torch.tensor([[99.0, 9.8, 0.0], [-1.0, 99.0, 5.0]]), posterior=posterior)
+        >>> [[round(w, 3) for w in row] for row in weights.tolist()]
+        [[1.0, 0.1, 1.0], [1.0, 1.0, 0.99]]
+    """
+    if not (_is_number(min_weight) and 0 <= min_weight <= 1):
+        raise ValueError(f"min_weight must be in [0, 1], got {min_weight!r}. 1 is plain InfoNCE.")
+    similarity = _prepare("similarity", similarity.detach())
+    positives = _positive_columns(similarity, positives)
+    check_similarity("similarity", similarity, None if posterior.relative else positives.squeeze(1))
+    if posterior.relative:
+        own = similarity.gather(1, positives)  # (N, 1)
+        similarity = (similarity / own).masked_fill(~(own > 0), -math.inf)
+    weights = 1.0 - posterior.probability(similarity)
+    return weights.clamp(min=min_weight).scatter(1, positives, 1.0)
+
+
+def temperature_for_share(
+    similarity: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    share: float,
+    below: float = 0.9,
+    positives: Tensor | None = None,
+) -> float | None:
+    """Find the temperature of :func:`negative_weights` that leaves a share of the negatives with a small weight.
+
+    The share first grows with the temperature and then falls to 0 as the weights even out. Of the temperatures that
+    reach the share the largest is taken: there the negatives that stand out are softened, not each row's largest
+    whatever it is. Where none reaches it (a large batch: the formula softens few of many), the one that comes
+    closest. Found by bisection; looks at values, so it makes the host wait for the device.
+
+    Args:
+        similarity: How relevant each candidate is to each query. The positive's entry is not read.
+        alpha: Above 0, as in :func:`negative_weights`.
+        beta: Above 0, likewise.
+        share: In (0, 1]. The share of all negatives to soften.
+        below: In (0, 1]. A weight below this counts as softened.
+        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
+
+    Shape:
+        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
+
+    Returns:
+        The temperature; ``None`` if none makes a difference: there are too few negatives, or all are equally similar.
+
+    Raises:
+        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
+    """
+    check_weighting(alpha=alpha, beta=beta, temperature=1.0, min_weight=1.0)
+    _check_share("share", share)
+    _check_share("below", below)
+    similarity = _prepare("similarity", similarity.detach())
+    columns = _positive_columns(similarity, positives)
+    negatives = similarity.size(1) - 1
+    if alpha == 0 or beta * negatives <= alpha * (1 + 1e-9):
+        return None
+    values = _without_positives(similarity, columns)  # (N, M - 1)
+    values = values[values.isfinite()]
+    spread = float(values.max() - values.min()) if values.numel() else 0.0
+    if spread == 0:
+        return None
+
+    def reached(temperature: float) -> float:
+        weights = negative_weights(
+            similarity, alpha=alpha, beta=beta, temperature=temperature, min_weight=1e-9, positives=positives
+        )
+        return int((weights < below).sum()) / (len(weights) * negatives)
+
+    grid = [spread * 10 ** (exponent / 10) for exponent in range(-30, 21)]
+    shares = [reached(temperature) for temperature in grid]
+    enough = [place for place, value in enumerate(shares) if value >= share]
+    if not enough:
+        most = max(shares)
+        return grid[shares.index(most)] if most > 0 else None
+    low, high = grid[enough[-1]], grid[min(enough[-1] + 1, len(grid) - 1)]
+    for _ in range(30):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if reached(middle) >= share else (low, middle)
+    return low
 
 
 def soft_info_nce(scores: Tensor, weights: Tensor | None = None, *, positives: Tensor | None = None) -> Tensor:
@@ -123,13 +369,13 @@ def soft_info_nce(scores: Tensor, weights: Tensor | None = None, *, positives: T
     positives = _positive_columns(scores, positives)
     logits = scores
     if weights is not None:
-        weights = _prepare("weights", weights.detach(), like=scores)
-        if _can_look_at(weights) and bool((weights < 0).any()):
+        weights = _prepare("weights", weights.detach(), like=scores).scatter(1, positives, 1.0)
+        if _can_look_at(weights) and not bool((weights >= 0).all()):
             raise ValueError(
                 f"weights must be at least 0, got a smallest value of {weights.min().item()}: a weight multiplies "
                 "exp(score), so use 0 to take a negative out."
             )
-        logits = scores + weights.log().to(scores.dtype).scatter(1, positives, 0.0)
+        logits = scores + weights.log().to(scores.dtype)
     return (logits.logsumexp(dim=1) - scores.gather(1, positives).squeeze(1)).mean()
 
 
@@ -235,7 +481,8 @@ def kl_regularized_info_nce(
         return info_nce_weight * info_nce
     similarity = _prepare("similarity", similarity.detach(), like=scores).to(scores.dtype)
     positives = _positive_columns(scores, positives)
-    log_target = _without_positives(_finite(similarity / temperature), positives).log_softmax(dim=1)  # (N, M - 1)
+    check_similarity("similarity", similarity, positives.squeeze(1))
+    log_target = _divided(_without_positives(similarity, positives), temperature).log_softmax(dim=1)  # (N, M - 1)
     log_model = _without_positives(scores, positives).log_softmax(dim=1)  # (N, M - 1)
     kl = F.kl_div(log_model, log_target, reduction="batchmean", log_target=True)
     return info_nce_weight * info_nce + kl_weight * kl
@@ -269,11 +516,13 @@ def cancellation_weights(
     """
     check_cancellation(top_k=top_k, ratio=ratio)
     similarity = _prepare("similarity", similarity.detach())
+    check_similarity("similarity", similarity)  # the positive's entry as well: a ratio reads it
     positives = _positive_columns(similarity, positives)
     cancelled = torch.zeros_like(similarity, dtype=torch.bool)
     if top_k is not None:
-        most_similar = similarity.scatter(1, positives, -math.inf).sort(dim=1, descending=True, stable=True).indices
-        cancelled = cancelled.scatter(1, most_similar[:, :top_k], True)
+        ranked = _without_positives(similarity, positives).sort(dim=1, descending=True, stable=True).indices
+        ranked = ranked[:, :top_k]
+        cancelled = cancelled.scatter(1, ranked + (ranked >= positives), True)
     if ratio is not None:
         of_positive = similarity.gather(1, positives)  # (N, 1)
         cancelled = (similarity >= ratio * of_positive) & (of_positive > 0)
@@ -386,6 +635,34 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def check_similarity(
+    name: str, similarity: Tensor, positives: Tensor | None = None, *, anywhere: bool = False
+) -> None:
+    """Refuse similarities that no weight can be made of: nan and inf; -inf means never relevant.
+
+    Args:
+        name: What to call them in the message.
+        similarity: ``(N, M)``.
+        positives: ``(N,)`` columns whose entry does not matter.
+        anywhere: Look on every device, and wait for it; by default on the CPU only, where looking is free.
+
+    Raises:
+        ValueError: Naming the first such entry.
+    """
+    if not anywhere and not _can_look_at(similarity):
+        return
+    unusable = similarity.isnan() | (similarity == math.inf)
+    if positives is not None:
+        unusable = unusable.scatter(1, positives.unsqueeze(1), False)
+    if bool(unusable.any()):
+        row, column = unusable.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} holds {similarity[row, column].item()} at row {row}, column {column}: every entry must be a "
+            "number or -inf. A vector of length 0 (an empty text) is the usual cause; give such a candidate the "
+            "lowest similarity instead."
+        )
+
+
 def _can_look_at(tensor: Tensor) -> bool:
     """Whether a value check is free: elsewhere it would wait for the device, or break a compiled graph."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -399,16 +676,6 @@ def _prepare(name: str, tensor: Tensor, like: Tensor | None = None) -> Tensor:
         raise ValueError(f"{name} must have the shape of scores, {tuple(like.shape)}, got {tuple(tensor.shape)}.")
     if not tensor.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor, got {tensor.dtype}. Call .float() on it.")
-    # Scores may be nan, as in any other loss: whoever trains in float16 relies on it to skip a step.
-    if name != "scores" and _can_look_at(tensor):
-        unusable = tensor.isnan() | (tensor == math.inf)
-        if bool(unusable.any()):
-            row, column = unusable.nonzero()[0].tolist()
-            raise ValueError(
-                f"{name} holds {tensor[row, column].item()} at row {row}, column {column}: every entry must be a "
-                "number or -inf. A vector of length 0 (an empty text) is the usual cause; give such a candidate the "
-                "lowest similarity instead."
-            )
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -422,6 +689,8 @@ def _positive_columns(matrix: Tensor, positives: Tensor | None) -> Tensor:
                 "say otherwise with positives."
             )
         return torch.arange(rows, device=matrix.device).unsqueeze(1)
+    if not isinstance(positives, Tensor):
+        raise ValueError(f"positives must be a tensor of column numbers, got {type(positives).__name__}.")
     if positives.shape != (rows,) or positives.is_floating_point() or positives.dtype == torch.bool:
         raise ValueError(
             f"positives must hold one column number per query, shape ({rows},), got a {positives.dtype} tensor of "
@@ -434,12 +703,28 @@ def _positive_columns(matrix: Tensor, positives: Tensor | None) -> Tensor:
 
 def _similarity_softmax(similarity: Tensor, temperature: float, positives: Tensor) -> Tensor:
     """Softmax over each row's negatives, 0 at the positive."""
-    return _finite(similarity / temperature).scatter(1, positives, -math.inf).softmax(dim=1)
+    if similarity.size(1) == 1:
+        return torch.zeros_like(similarity)
+    negatives = _divided(_without_positives(similarity, positives), temperature).softmax(dim=1)  # (N, M - 1)
+    columns = torch.arange(negatives.size(1), device=similarity.device)
+    return torch.zeros_like(similarity).scatter(1, columns + (columns >= positives), negatives)
 
 
-def _finite(logits: Tensor) -> Tensor:
-    """Replace -inf (a candidate known not to be relevant): a softmax over nothing else would be nan."""
-    return logits.clamp(min=torch.finfo(logits.dtype).min)
+def _divided(similarity: Tensor, temperature: float) -> Tensor:
+    """Divide by the temperature, the row's largest at 0: neither side of a softmax can overflow.
+
+    -inf (a candidate known not to be relevant) becomes a number, since a softmax over nothing else would be nan.
+    """
+    lowest = torch.finfo(similarity.dtype).min
+    similarity = similarity.clamp(min=lowest)
+    return ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).clamp(min=lowest)
+
+
+def _without_values_at(similarity: Tensor, positives: Tensor) -> Tensor:
+    """Forget the positives' entries, which nothing reads, and refuse what cannot be read in the others."""
+    similarity = similarity.scatter(1, positives, 0.0)
+    check_similarity("similarity", similarity)
+    return similarity
 
 
 def _without_positives(matrix: Tensor, positives: Tensor) -> Tensor:
@@ -456,10 +741,92 @@ def _scores_and_labels(
     scores = _prepare("scores", scores)
     similarity = _prepare("similarity", similarity.detach(), like=scores)
     positives = _positive_columns(scores, positives)
-    if scores.size(1) == 1:
-        return scores, torch.ones_like(scores), positives
+    similarity = _without_values_at(similarity, positives)
     labels = _similarity_softmax(similarity, temperature, positives).scatter(1, positives, 1.0)
     return scores, labels.to(scores.dtype), positives
+
+
+_MIN_KNOWN = 50
+_MIN_RANDOM = 1000
+_BINS = 32
+_MAX_PRIOR = 0.1
+
+
+def _check_share(name: str, value: object) -> None:
+    if not (_is_number(value) and 0 < value <= 1):
+        raise ValueError(f"{name} must be in (0, 1], got {value!r}.")
+
+
+def _score_sample(name: str, scores: Tensor | Sequence[float], least: int) -> Tensor:
+    sample = torch.as_tensor(scores).detach().flatten().cpu().double()
+    if len(sample) < least:
+        raise ValueError(f"{name} must be at least {least} scores, got {len(sample)}: score more pairs.")
+    unusable = sample.isnan() | (sample == math.inf)
+    if bool(unusable.any()):
+        raise ValueError(
+            f"{name} must be numbers or -inf, got {sample[unusable][0].item()} ({int(unusable.sum())} such of "
+            f"{len(sample)}). A vector of length 0 (an empty text) is the usual cause."
+        )
+    return sample
+
+
+def _largest_prior(known: Tensor, random: Tensor) -> float:
+    """Bound the share of relevant pairs among random ones by the upper tails: it can explain no more than there is."""
+    bounds = []
+    for quantile in (0.5, 0.75, 0.9):
+        threshold = known.sort().values[int(quantile * (len(known) - 1))]
+        # One more than were seen: a sample without any such pair does not prove that there are none.
+        tail = (int((random >= threshold).sum()) + 1) / (len(random) + 1)
+        bounds.append(tail / float((known >= threshold).double().mean()))
+    if min(bounds) > _MAX_PRIOR:
+        raise ValueError(
+            f"prior cannot be estimated: {min(bounds):.0%} of the random pairs score as high as known pairs do. The "
+            "estimator hardly tells them apart; take another, or give the prior if the data are like that."
+        )
+    return min(bounds)
+
+
+def _isotonic_log_ratio(known: Tensor, random: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Estimate log(f_known / f_random) as a rising sequence of (mean score, log ratio)."""
+    scores = torch.cat([known, random])
+    is_known = torch.cat([torch.ones_like(known), torch.zeros_like(random)])
+    mass = torch.cat([torch.full_like(known, 0.5 / len(known)), torch.full_like(random, 0.5 / len(random))])
+    kept = scores.isfinite()
+    order = scores[kept].argsort()
+    scores, is_known, mass = scores[kept][order], is_known[kept][order], mass[kept][order]
+    cuts = mass.sum() * torch.arange(1, _BINS, dtype=mass.dtype) / _BINS
+    edges = torch.unique_consecutive(scores[torch.searchsorted(mass.cumsum(0), cuts).clamp(max=len(scores) - 1)])
+    place = torch.searchsorted(edges, scores, right=True)
+    bins = [
+        torch.bincount(place, weights=weights, minlength=len(edges) + 1).tolist()
+        for weights in (is_known, 1 - is_known, mass, mass * scores)
+    ]
+
+    def log_ratio(block: list[float]) -> float:
+        # Half a count more on both sides: a bin without random pairs has a large ratio, not an infinite one.
+        return math.log((block[0] + 0.5) / (len(known) + 1)) - math.log((block[1] + 0.5) / (len(random) + 1))
+
+    blocks: list[list[float]] = []
+    for block in map(list, zip(*bins, strict=True)):
+        if block[2] == 0:
+            continue
+        while blocks and log_ratio(blocks[-1]) >= log_ratio(block):
+            block = [one + other for one, other in zip(blocks.pop(), block, strict=True)]
+        blocks.append(block)
+    if len(blocks) == 1:
+        raise ValueError(
+            "known_scores and random_scores differ in no way that rises with the score: the estimator does not tell "
+            "relevant pairs from random ones. Take another."
+        )
+    return tuple(block[3] / block[2] for block in blocks), tuple(map(log_ratio, blocks))
+
+
+@lru_cache(maxsize=32)
+def _table_on(
+    knots: tuple[float, ...], log_ratios: tuple[float, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    # Made once per device: copying from the host in every step would wait for the device.
+    return torch.tensor(knots, device=device, dtype=dtype), torch.tensor(log_ratios, device=device, dtype=dtype)
 
 
 _warned_of_small_batch = False

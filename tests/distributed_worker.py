@@ -22,6 +22,7 @@ from st_softinfonce import (
     SoftInfoNCELoss,
     WeightingParameters,
 )
+from st_softinfonce.estimators import MixtureEstimator, NearDuplicateEstimator
 
 torch.set_num_threads(1)
 
@@ -72,6 +73,8 @@ CONFIGURATIONS = {
     for estimator, make in (
         ("bm25-queries", BM25Estimator),
         ("bm25-documents", lambda: BM25Estimator(compares="documents")),
+        ("near-duplicate", lambda: NearDuplicateEstimator(size=1)),
+        ("mixture", lambda: MixtureEstimator(["bm25", Histogram("queries")])),
         ("histogram-queries", lambda: Histogram("queries")),
         ("histogram-documents", lambda: Histogram("documents")),
     )

@@ -337,6 +337,37 @@ class TestWeights:
             warnings.simplefilter("error")
             functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
 
+    @pytest.mark.parametrize(
+        ("alpha", "beta", "negatives"), [(1.2, 0.4, 3), (0.3, 0.1, 3), (1.4, 0.2, 7), (1.7, 0.1, 17)]
+    )
+    @pytest.mark.filterwarnings("ignore::st_softinfonce.functional.SmallBatchWarning")
+    def test_rounding_does_not_let_the_normaliser_through_near_zero(self, alpha, beta, negatives):
+        similarity = torch.rand(2, negatives + 1, generator=torch.Generator().manual_seed(0))
+        weights = functional.negative_weights(similarity, alpha=alpha, beta=beta, temperature=1.0)
+        assert torch.equal(weights, torch.ones_like(weights))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    @pytest.mark.parametrize("temperature", [0.1, 1e-30], ids=str)
+    def test_similarities_near_the_largest_number_do_not_overflow(self, dtype, temperature):
+        largest = torch.finfo(dtype).max
+        similarity = torch.tensor([[0.0, largest, 1.0, -largest], [1.0, 2.0, 3.0, 4.0]], dtype=dtype)
+        weights = functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=temperature)
+        assert torch.isfinite(weights).all()
+        assert weights[0, 1] == pytest.approx(0.1)
+
+    def test_what_stands_at_the_positive_is_not_read_even_if_it_is_no_number(self):
+        scores, similarity = random_batch(6)
+        options = {"alpha": 1.3, "beta": 0.7, "temperature": 0.3}
+        other = similarity.clone().fill_diagonal_(math.nan)
+        weights = functional.negative_weights(similarity, **options)
+        assert torch.equal(functional.negative_weights(other, **options), weights)
+        for loss in (functional.bce, functional.weighted_info_nce, functional.kl_regularized_info_nce):
+            assert torch.equal(loss(scores, other, temperature=0.3), loss(scores, similarity, temperature=0.3))
+        assert torch.equal(
+            functional.soft_info_nce(scores, weights.clone().fill_diagonal_(math.nan)),
+            functional.soft_info_nce(scores, weights),
+        )
+
     def test_one_negative_more_is_weighted_again(self):
         similarity = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0]])
         weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
@@ -450,6 +481,11 @@ class TestCancellation:
         similarity = torch.tensor([[9.0, 1.0, 1.0, 1.0, 0.5]])
         kept = functional.cancellation_weights(similarity, top_k=2)
         assert kept.tolist() == [[1.0, 0.0, 0.0, 1.0, 1.0]]
+
+    def test_a_negative_known_to_be_irrelevant_never_takes_the_place_of_another(self):
+        similarity = torch.tensor([[1.0, -math.inf, -math.inf], [-math.inf, 1.0, -math.inf]])
+        kept = functional.cancellation_weights(similarity, top_k=1)
+        assert kept.tolist() == [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
 
     def test_a_positive_with_similarity_of_zero_or_less_cancels_nothing(self):
         similarity = torch.tensor([[-1.0, 5.0, -2.0], [3.0, 0.0, 1.0]])

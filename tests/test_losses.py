@@ -220,7 +220,7 @@ class TestBadInput:
         similarity = torch.zeros(8, 8)
         similarity[2, 5] = math.nan
         loss = SoftInfoNCELoss(static_model, Table(similarity, "queries"))
-        with pytest.raises(ValueError, match="similarity holds nan at row 2, column 5"):
+        with pytest.raises(ValueError, match="similarity of the estimator 'Table' holds nan at row 2, column 5"):
             loss(features(static_model, COLUMNS["pairs"]), None)
 
     def test_a_label_column_is_ignored_with_one_warning(self, static_model):

@@ -6,8 +6,10 @@ An estimator says how similar each candidate of a batch is to each query. It is 
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal
@@ -16,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from st_softinfonce.estimators.table import content_keys
 from st_softinfonce.functional import check_weighting
 
-COMPARES = ("queries", "documents")
+Compares = Literal["queries", "documents", "positives"]
+COMPARES: tuple[Compares, ...] = ("queries", "documents", "positives")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class TextColumn:
             ``offsets``. Never changed.
         tokenizer: The tokenizer that made the ids; needed for :attr:`texts` and to tell special tokens.
         special_ids: Ids that are no content, instead of the tokenizer's special tokens.
+        role: What the texts are, for an encoder that treats queries and documents differently.
 
     Raises:
         ValueError: The features hold no token ids.
@@ -68,7 +73,12 @@ class TextColumn:
     """
 
     def __init__(
-        self, features: Mapping[str, Any], tokenizer: Any = None, *, special_ids: Iterable[int] | None = None
+        self,
+        features: Mapping[str, Any],
+        tokenizer: Any = None,
+        *,
+        special_ids: Iterable[int] | None = None,
+        role: Literal["query", "document"] = "query",
     ) -> None:
         if not isinstance(features.get("input_ids"), Tensor):
             raise ValueError(
@@ -76,31 +86,45 @@ class TextColumn:
                 "texts, so every column of the dataset must be one."
             )
         self.tokenizer = tokenizer
+        self.role = role
         self.special_ids = frozenset(_special_ids(tokenizer) if special_ids is None else special_ids)
+        self._unknown_ids = _unknown_ids(tokenizer) if special_ids is None else frozenset()
         self._prompt_length = features.get("prompt_length")
         self.input_ids, self.attention_mask = _padded(features)
 
     @classmethod
-    def from_texts(cls, texts: Sequence[str], tokenizer: Any, *, max_length: int | None = None) -> TextColumn:
+    def from_texts(
+        cls,
+        texts: Sequence[str],
+        tokenizer: Any,
+        *,
+        max_length: int | None = None,
+        role: Literal["query", "document"] = "query",
+    ) -> TextColumn:
         """Make a column of texts outside a training step, tokenized as a transformer's input.
 
         Args:
             texts: The texts, one row each.
             tokenizer: A tokenizer of transformers, or a ``tokenizers.Tokenizer``.
             max_length: Truncate to this many tokens, special tokens included.
+            role: What the texts are.
 
         Returns:
             A column of ``len(texts)`` rows on the CPU.
         """
         if hasattr(tokenizer, "encode_batch"):
-            rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+            encodings = tokenizer.encode_batch(list(texts))
+            rows = [
+                [token for token, used in zip(encoding.ids, encoding.attention_mask, strict=True) if used]
+                for encoding in encodings
+            ]
         else:
             rows = tokenizer(list(texts), truncation=max_length is not None, max_length=max_length)["input_ids"]
         rows = [row[:max_length] for row in rows]
         lengths = torch.tensor([0, *(len(row) for row in rows)])
         flat = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
         features = {"input_ids": flat, "cu_seq_lens_q": lengths.cumsum(0), "max_length_q": int(lengths.max())}
-        return cls(features, tokenizer)
+        return cls(features, tokenizer, role=role)
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -113,10 +137,21 @@ class TextColumn:
 
     @cached_property
     def content_mask(self) -> Tensor:
-        """Which tokens are the text's own ``(n, length)``, bool: no padding, special token or prompt."""
+        """Which tokens are the text's own ``(n, length)``, bool: no padding, special or unknown token, or prompt.
+
+        A prompt is known where the host reports its length, which it does not for a StaticEmbedding.
+        """
+        return self._mask_without(self.special_ids)
+
+    @property
+    def empty(self) -> Tensor:
+        """Which texts ``(n,)`` have no token at all, not even an unknown one; bool."""
+        return ~self._mask_without(self.special_ids - self._unknown_ids).any(dim=1)
+
+    def _mask_without(self, ids: frozenset[int]) -> Tensor:
         mask = self.attention_mask
-        if self.special_ids:
-            mask = mask & ~torch.isin(self.input_ids, _ids_on(self.special_ids, self.device))
+        if ids:
+            mask = mask & ~torch.isin(self.input_ids, _ids_on(ids, self.device))
         if self._prompt_length is not None:
             # Every row of a column has the same prompt. A tensor stays on its device: reading it would wait for it.
             length = self._prompt_length
@@ -154,15 +189,17 @@ class SimilarityEstimator(ABC):
     Attributes:
         name: What model cards call it; by default the name of the class.
         weighting: ``alpha``, ``beta`` and ``temperature`` that suit its scores.
-        compares: Whether candidate ``j`` is judged by its own query (``"queries"``) or by its own text
-            (``"documents"``). Comparing queries, an explicit hard negative has no query of its own and keeps weight 1.
+        compares: What candidate ``j`` is judged by. ``"queries"``: its own query against the query. An explicit hard
+            negative has no query of its own and keeps weight 1. ``"documents"``: its own text against the query.
+            ``"positives"``: its own text against the query's positive document, which then takes the query's place
+            in :meth:`similarity`.
         padding: What fills up representations of different widths, for those that are as wide as the longest text
             of a batch; ``None`` when every batch has the same width.
     """
 
     name: ClassVar[str]
     weighting: WeightingParameters
-    compares: Literal["queries", "documents"]
+    compares: Compares
     padding: ClassVar[float | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -176,7 +213,7 @@ class SimilarityEstimator(ABC):
         """Turn each text into a row of numbers.
 
         Args:
-            column: ``n`` texts: the queries, or one column of documents when comparing documents.
+            column: ``n`` texts: the queries, or one column of documents unless queries are compared.
 
         Returns:
             ``(n, ...)`` on the column's device, without gradient.
@@ -187,11 +224,20 @@ class SimilarityEstimator(ABC):
         """Compare every query with every candidate.
 
         Args:
-            queries: ``(n, ...)`` representations, possibly only some rows of the batch.
-            candidates: ``(m, ...)`` representations of all the candidates of the batch.
+            queries: ``(n, ...)`` representations, possibly only some rows of the batch: of the queries, or of their
+                positives when comparing positives.
+            candidates: ``(m, ...)`` representations: all the candidates of the batch or, for the direction from
+                document to query, some of them. What depends on all of them belongs into :meth:`for_batch`.
 
         Returns:
             ``(n, m)`` floating point, higher is more relevant.
+        """
+
+    def attach(self, model: nn.Module) -> None:  # noqa: B027 - most estimators have nothing to say to it
+        """Learn which model will be trained, before anything is; called once by the loss.
+
+        Args:
+            model: The model in training. An estimator refuses it by raising a ValueError.
         """
 
     def for_batch(self, candidates: Tensor) -> SimilarityEstimator:
@@ -213,9 +259,286 @@ class SimilarityEstimator(ABC):
         """Return the options worth reading in a model card, as JSON primitives.
 
         Returns:
-            Option names and values; by default none.
+            Option names and values; by default the public attributes that are numbers, texts, bools or ``None``.
         """
-        return {}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and isinstance(value, (str, int, float, type(None)))
+        }
+
+
+class PairwiseEstimator(SimilarityEstimator):
+    """An estimator that must see both texts together, such as a cross-encoder.
+
+    An author implements :meth:`score` and sets ``weighting``. To score every pair of a batch would cost far more than
+    training on it, so a cheap estimator chooses each query's most similar candidates, and only those are scored, all
+    of a batch in one call. Scores are kept: a pair that comes again (in evaluation, in the other direction, inside a
+    wrapper loss) is not scored again. Every step waits for the device.
+
+    Texts are decoded from what the model in training sees: truncated, lower-cased by an uncased tokenizer. The query's
+    positive may be among the candidates chosen. An empty text is never chosen.
+
+    Args:
+        compares: See :class:`SimilarityEstimator`.
+        candidates_per_query: At least 1. Candidates with different texts to score for each query.
+        shortlist: The cheap estimator, or its name; by default BM25. Its ``compares`` is not asked.
+        scores_kept: At least 0. Pairs to keep the score of; the oldest go first. 100,000 take about 20 MB.
+
+    Attributes:
+        not_scored: Similarity of the candidates that are not chosen. By default -inf, which is "never relevant".
+
+    Raises:
+        ValueError: An option is out of range.
+
+    Example:
+        >>> class SameLength(PairwiseEstimator):
+        ...     weighting = WeightingParameters(alpha=1.0, beta=1.0, temperature=1.0)
+        ...
+        ...     def score(self, queries, candidates):
+        ...         return torch.tensor([-abs(float(len(q) - len(c))) for q, c in zip(queries, candidates)])
+        >>> SameLength(candidates_per_query=4).get_config_dict()["shortlist"]
+        'bm25'
+    """
+
+    padding = -1
+    not_scored: ClassVar[float] = -math.inf
+
+    def __init__(
+        self,
+        *,
+        compares: Compares = "documents",
+        candidates_per_query: int = 8,
+        shortlist: str | SimilarityEstimator | None = None,
+        scores_kept: int = 100_000,
+    ) -> None:
+        from st_softinfonce.estimators.registry import get_estimator  # the registry imports this module
+
+        if compares not in COMPARES:
+            raise ValueError(f"compares must be one of {COMPARES}, got {compares!r}.")
+        for option, value, least in (
+            ("candidates_per_query", candidates_per_query, 1),
+            ("scores_kept", scores_kept, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{option} must be an integer of at least {least}, got {value!r}.")
+        self.compares = compares
+        self.candidates_per_query = candidates_per_query
+        self.scores_kept = scores_kept
+        self.shortlist = get_estimator("bm25", compares=compares) if shortlist is None else get_estimator(shortlist)
+        self._kinds: list[tuple[Any, Literal["query", "document"]]] = []
+        self._scores: dict[tuple[_TextKey, _TextKey], float] = {}
+        self._batch: _Shortlist | None = None
+
+    @abstractmethod
+    def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
+        """Score pairs of texts, without gradient.
+
+        Args:
+            queries: ``n`` texts.
+            candidates: ``n`` texts, each to be judged for the query at its place.
+
+        Returns:
+            ``(n,)`` floating point, higher is more relevant.
+        """
+
+    def attach(self, model: nn.Module) -> None:
+        """Introduce the cheap estimator to the model in training.
+
+        Args:
+            model: The model in training.
+        """
+        self.shortlist.attach(model)
+
+    def represent(self, column: TextColumn) -> Tensor:
+        """Return what the texts can be decoded from again.
+
+        Args:
+            column: ``n`` texts.
+
+        Returns:
+            ``(n, 2 + length)`` int64: which tokenizer and role, a key of the content, and the content token ids.
+
+        Raises:
+            ValueError: The column has no tokenizer.
+        """
+        if column.tokenizer is None:
+            raise ValueError(f"tokenizer is None: {self.name} needs the texts, which only a tokenizer can decode.")
+        kinds = [tokenizer is column.tokenizer and role == column.role for tokenizer, role in self._kinds]
+        if not any(kinds):
+            self._kinds.append((column.tokenizer, column.role))
+            kinds.append(True)
+        keys = content_keys(column.content_ids).unsqueeze(1)
+        return torch.cat([torch.full_like(keys, kinds.index(True)), keys, column.content_ids], dim=1)
+
+    def for_batch(self, candidates: Tensor) -> SimilarityEstimator:
+        """Number the different texts of a batch, from which each query's candidates are chosen.
+
+        Args:
+            candidates: ``(m, 2 + length)`` representations of all the candidates of the batch.
+
+        Returns:
+            An estimator that chooses from these candidates, whatever part of them it is asked for.
+        """
+        first: dict[_TextKey, int] = {}
+        for row, (key, empty) in enumerate(_text_keys(candidates)):
+            if not empty:
+                first.setdefault(key, row)
+        bound = copy.copy(self)
+        texts = candidates[list(first.values())]
+        if first:
+            representations = self._represent_for_shortlist(texts)
+            estimator = self.shortlist.for_batch(representations)
+        else:
+            estimator, representations = self.shortlist, texts
+        bound._batch = _Shortlist(estimator, representations, texts, {key: number for number, key in enumerate(first)})
+        return bound
+
+    def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """Score each query's most similar candidates.
+
+        Args:
+            queries: ``(n, 2 + length)`` representations.
+            candidates: ``(m, 2 + length)`` representations.
+
+        Returns:
+            ``(n, m)`` float32, :attr:`not_scored` for all others.
+
+        Raises:
+            ValueError: :meth:`score` or the cheap estimator breaks its contract.
+        """
+        if self._batch is None:
+            return self.for_batch(candidates).similarity(queries, candidates)
+        similarity = torch.full((len(queries), len(candidates)), self.not_scored)
+        columns: dict[int, list[int]] = {}
+        for column, (key, _) in enumerate(_text_keys(candidates)):
+            if key in self._batch.numbers:
+                columns.setdefault(self._batch.numbers[key], []).append(column)
+        if columns and len(queries):
+            query_keys = _text_keys(queries)
+            text_keys = list(self._batch.numbers)
+            chosen = [
+                (row, number)
+                for row, numbers in enumerate(self._choose(queries))
+                for number in numbers
+                if number in columns and not query_keys[row][1]
+            ]
+            keys = [(query_keys[row][0], text_keys[number]) for row, number in chosen]
+            scores = self._scores_of(keys, chosen, queries)
+            cells = [
+                (row, column, score)
+                for (row, number), score in zip(chosen, scores, strict=True)
+                for column in columns[number]
+            ]
+            if cells:
+                rows, places, values = zip(*cells, strict=True)
+                similarity[list(rows), list(places)] = torch.tensor(values)
+        return similarity.to(queries.device)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the options worth reading in a model card, as JSON primitives.
+
+        Returns:
+            The public options, and what chooses the candidates.
+        """
+        return super().get_config_dict() | {
+            "shortlist": self.shortlist.name,
+            "shortlist_options": self.shortlist.get_config_dict(),
+        }
+
+    def _choose(self, queries: Tensor) -> list[list[int]]:
+        """Number each query's most similar texts of the batch."""
+        assert self._batch is not None
+        representations = self._represent_for_shortlist(queries)
+        cheap = checked_similarity(self._batch.estimator, representations, self._batch.representations)
+        if bool(cheap.isnan().any()):
+            raise ValueError(f"shortlist {self.shortlist.name!r} of {self.name} returned nan. Take another estimator.")
+        # A stable sort: of equally similar texts the same are chosen, however many rows are asked for at a time.
+        values, numbers = cheap.sort(dim=1, descending=True, stable=True)
+        most = self.candidates_per_query
+        return [
+            [number for value, number in zip(*row, strict=True) if value > -math.inf]
+            for row in zip(values[:, :most].tolist(), numbers[:, :most].tolist(), strict=True)
+        ]
+
+    def _scores_of(
+        self, keys: list[tuple[_TextKey, _TextKey]], chosen: list[tuple[int, int]], queries: Tensor
+    ) -> list[float]:
+        """Score pairs of (row of queries, number of text), those never seen before in one call."""
+        assert self._batch is not None
+        scores = {key: self._scores[key] for key in keys if key in self._scores}
+        missing = {key: pair for key, pair in zip(keys, chosen, strict=True) if key not in scores}
+        if missing:
+            rows, numbers = zip(*missing.values(), strict=True)
+            with torch.no_grad():
+                of_queries, of_candidates = self._decode(queries, rows), self._decode(self._batch.texts, numbers)
+                scored = self._checked_scores(self.score(of_queries, of_candidates), of_queries, of_candidates)
+            new = dict(zip(missing, scored, strict=True))
+            scores |= new
+            self._scores |= new
+            for _ in range(len(self._scores) - self.scores_kept):
+                del self._scores[next(iter(self._scores))]
+        return [scores[key] for key in keys]
+
+    def _checked_scores(self, scores: object, queries: list[str], candidates: list[str]) -> list[float]:
+        pairs = f"{len(queries)} pairs"
+        asked = f"{self.name}.score() must return a floating-point tensor with one number for each of {pairs}"
+        if not isinstance(scores, Tensor):
+            raise ValueError(f"{asked}, got {type(scores).__name__}.")
+        if scores.shape != (len(queries),) or not scores.is_floating_point():
+            raise ValueError(f"{asked}, got {scores.dtype} of shape {tuple(scores.shape)}.")
+        values: list[float] = _without_gradient(scores, f"{self.name}.score()").tolist()
+        for value, query, candidate in zip(values, queries, candidates, strict=True):
+            if math.isnan(value) or value == math.inf:
+                raise ValueError(
+                    f"{asked}, got {value} for {query[:80]!r} and {candidate[:80]!r}. Return -inf for a pair that is "
+                    "never relevant."
+                )
+        return values
+
+    def _columns(self, rows: Tensor) -> Iterator[tuple[list[int], TextColumn]]:
+        """Make columns of representations again: one for each tokenizer and role, with the places of its rows."""
+        kinds = rows[:, 0].tolist()
+        for kind in sorted(set(kinds)):
+            places = [place for place, other in enumerate(kinds) if other == kind]
+            ids = rows[places, 2:]
+            tokenizer, role = self._kinds[kind]
+            features = {"input_ids": ids.clamp(min=0), "attention_mask": ids >= 0}
+            yield places, TextColumn(features, tokenizer, special_ids=(), role=role)
+
+    def _represent_for_shortlist(self, rows: Tensor) -> Tensor:
+        order, parts = [], []
+        for places, column in self._columns(rows):
+            order += places
+            parts.append(checked_representation(self.shortlist, column))
+        joined = join_representations(parts, self.shortlist.padding)
+        return joined[torch.tensor(order, device=joined.device).argsort()]
+
+    def _decode(self, rows: Tensor, wanted: Sequence[int]) -> list[str]:
+        different = sorted(set(wanted))
+        texts: dict[int, str] = {}
+        for places, column in self._columns(rows[different]):
+            texts |= zip((different[place] for place in places), column.texts, strict=True)
+        return [texts[place] for place in wanted]
+
+
+_TextKey = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Shortlist:
+    """The different texts of a batch, their representations by the cheap estimator, and their numbers by key."""
+
+    estimator: SimilarityEstimator
+    representations: Tensor
+    texts: Tensor
+    numbers: dict[_TextKey, int]
+
+
+def _text_keys(rows: Tensor) -> list[tuple[_TextKey, bool]]:
+    """Read a pairwise representation's keys, and whether the text is empty."""
+    empty = (rows[:, 2:] < 0).all(dim=1).tolist()
+    return [((kind, key), none) for (kind, key), none in zip(rows[:, :2].tolist(), empty, strict=True)]
 
 
 def check_estimator(estimator: object, source: str) -> SimilarityEstimator:
@@ -367,10 +690,18 @@ def _special_ids(tokenizer: Any) -> set[int]:
     if hasattr(tokenizer, "all_special_ids"):
         return set(tokenizer.all_special_ids)
     ids = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    unknown = getattr(tokenizer.model, "unk_token", None)
-    if unknown is not None and tokenizer.token_to_id(unknown) is not None:
-        ids.add(tokenizer.token_to_id(unknown))
-    return ids
+    return ids | _unknown_ids(tokenizer)
+
+
+def _unknown_ids(tokenizer: Any) -> frozenset[int]:
+    if tokenizer is None:
+        return frozenset()
+    if hasattr(tokenizer, "all_special_ids"):
+        unknown = tokenizer.unk_token_id
+    else:
+        token = getattr(tokenizer.model, "unk_token", None)
+        unknown = None if token is None else tokenizer.token_to_id(token)
+    return frozenset() if unknown is None else frozenset({unknown})
 
 
 @lru_cache(maxsize=32)

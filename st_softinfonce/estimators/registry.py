@@ -79,6 +79,11 @@ def get_estimator(
     if isinstance(name, str):
         source, factory = _load(name)
     elif isinstance(name, type):
+        if not issubclass(name, SimilarityEstimator):
+            raise TypeError(
+                f"estimator must be a name, an estimator or a subclass of SimilarityEstimator, got the class "
+                f"{name.__name__}."
+            )
         source, factory = f"estimator {name.__name__}", name
     else:
         if options:
@@ -92,7 +97,11 @@ def get_estimator(
     except TypeError as error:
         taken = ", ".join(inspect.signature(factory).parameters) or "none"
         raise TypeError(f"{source}: {error}. Its options: {taken}.") from error
-    return check_estimator(factory(**options), source)
+    estimator = check_estimator(factory(**options), source)
+    if isinstance(name, str) and type(estimator).name == type(estimator).__name__:
+        # The class names itself after itself; what its user knows it by is the name it is registered under.
+        vars(estimator)["name"] = name
+    return estimator
 
 
 def _load(name: str) -> tuple[str, Any]:
@@ -108,7 +117,7 @@ def _load(name: str) -> tuple[str, Any]:
     source = f"estimator {name!r} ({info.distribution} {info.version})"
     try:
         return source, points[0].load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ImportError(
             f"{source} cannot be imported from {info.target}: {type(error).__name__}: {error}. Mend or uninstall "
             f"{info.distribution}; other estimators are not affected."

@@ -75,7 +75,8 @@ class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
     def _set_mini_batches(self, size: int, num_tokens: int | None, show_progress_bar: bool) -> None:
         for name, value in (("mini_batch_size", size), ("mini_batch_num_tokens", num_tokens)):
             optional = name == "mini_batch_num_tokens"
-            if not (isinstance(value, int) and value >= 1) and not (optional and value is None):
+            number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not number and not (optional and value is None):
                 raise ValueError(f"{name} must be an integer of at least 1{' or None' * optional}, got {value!r}.")
         if _host.has_static_embedding_input(self.model):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from sentence_transformers.util import all_gather_with_grad, cos_sim, get_rank, similarity_fct_name
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from st_softinfonce import _host
 from st_softinfonce.estimators.base import (
@@ -21,8 +21,9 @@ from st_softinfonce.estimators.base import (
     checked_similarity,
     join_representations,
 )
+from st_softinfonce.estimators.known_queries import KnownQueries
 from st_softinfonce.estimators.registry import get_estimator
-from st_softinfonce.functional import check_positive
+from st_softinfonce.functional import check_positive, check_similarity
 
 
 class InputWarning(UserWarning):
@@ -30,7 +31,13 @@ class InputWarning(UserWarning):
 
 
 class Representations(tuple[Tensor, ...]):
-    """The estimator's representations of a batch: of the query column, or of every column in order."""
+    """The estimator's representations of a batch: of the columns that it compares, in order.
+
+    Attributes:
+        known: For each column of explicit negatives whose queries are compared, which of them are known ``(B,)``.
+    """
+
+    known: tuple[Tensor, ...] = ()
 
 
 class InBatchLoss(nn.Module):
@@ -46,6 +53,7 @@ class InBatchLoss(nn.Module):
         scale: Above 0. Multiplies the model's similarity; the inverse of the softmax temperature.
         similarity_fct: ``(queries (B, D), documents (C, D)) -> (B, C)``.
         gather_across_devices: Take the documents of all devices as candidates.
+        known_queries: The queries of mined hard negatives, for an estimator that compares queries.
 
     Raises:
         ValueError: ``scale`` is out of range, or the estimator is unknown or breaks its contract.
@@ -59,16 +67,30 @@ class InBatchLoss(nn.Module):
         scale: float = 20.0,
         similarity_fct: Callable[..., Tensor] = cos_sim,
         gather_across_devices: bool = False,
+        known_queries: KnownQueries | None = None,
     ) -> None:
         super().__init__()
+        if known_queries is not None and not isinstance(known_queries, KnownQueries):
+            raise TypeError(
+                f"known_queries must be a KnownQueries, got {type(known_queries).__name__}. KnownQueries(query_of, "
+                "model) makes one from a mapping of document to query."
+            )
         self.model = model
         self.estimator = get_estimator(estimator)
+        self.estimator.attach(model)
         check_positive("scale", scale)
-        self.scale = scale
+        self.scale = float(scale)
         self.similarity_fct = similarity_fct
         self.gather_across_devices = gather_across_devices
+        self.known_queries = known_queries
+        if known_queries is not None and self.estimator.compares != "queries":
+            warnings.warn(
+                f"known_queries have no effect with the estimator {self.estimator.name!r}, which compares "
+                f"{self.estimator.compares}: it weighs explicit negatives by their own text. Leave them out.",
+                InputWarning,
+                stacklevel=3,
+            )
         self._watch = _InputWatch()
-        self._represented = _LastBatches()
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Compute the loss of one batch.
@@ -118,8 +140,14 @@ class InBatchLoss(nn.Module):
         """
         if not self._needs_estimator():
             return Representations()
-        compared = features if self.estimator.compares == "documents" else features[:1]
-        return Representations(self._represented.get(column, self._represent_column) for column in compared)
+        step = _host.wrapper_step(self.model)
+        if step is None:
+            return self._represent(features)
+        # Kept on an object of the host's that lives for this step of the wrapper, so that nothing can grow stale.
+        kept: dict[int, Representations] = vars(step).setdefault("st_softinfonce_representations", {})
+        if id(self) not in kept:
+            kept[id(self)] = self._represent(features)
+        return kept[id(self)]
 
     def compute_loss_from_embeddings(
         self, embeddings: Sequence[Tensor], labels: Tensor | Representations | None = None
@@ -191,13 +219,35 @@ class InBatchLoss(nn.Module):
                 "to the dataset."
             )
 
-    def _represent_column(self, features: dict[str, Tensor]) -> Tensor:
-        column = TextColumn(features, _host.column_tokenizer(self.model, features))
-        return checked_representation(self.estimator, column)
+    def _represent(self, features: Sequence[dict[str, Tensor]]) -> Representations:
+        columns = [
+            TextColumn(column, _host.column_tokenizer(self.model, column), role="document" if position else "query")
+            for position, column in enumerate(features)
+            # An estimator of queries does not mind what documents are made of.
+            if position == 0 or self.estimator.compares != "queries" or self.known_queries is not None
+        ]
+        known: tuple[Tensor, ...] = ()
+        if self.estimator.compares == "positives":
+            columns = columns[1:]
+        elif self.estimator.compares == "queries":
+            queries = columns[:1]
+            if self.known_queries is not None and len(columns) > 2:
+                found = [self.known_queries.of(column) for column in columns[2:]]
+                queries += [column for column, _ in found]
+                known = tuple(mask for _, mask in found)
+            columns = queries
+        representations = Representations(checked_representation(self.estimator, column) for column in columns)
+        representations.known = known
+        return representations
 
     def _collect(self, embeddings: list[Tensor], representations: object) -> Batch:
         """Bring together the columns, of all devices if asked for, and the estimator bound to them."""
         self._check_columns(len(embeddings))
+        sizes = [column.size(0) for column in embeddings]
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"The columns have {sizes} rows: row i of every column belongs to query i, so all must have as many."
+            )
         rows = self._own_rows(embeddings[0])
         if self.gather_across_devices:
             embeddings = [all_gather_with_grad(column) for column in embeddings]
@@ -221,8 +271,14 @@ class InBatchLoss(nn.Module):
         padding = self.estimator.padding
         if self.gather_across_devices:
             parts = [_host.gather_padded(part, padding) for part in parts]
-        candidates = join_representations(parts[1:] or parts, padding)
-        return Compared(self.estimator.for_batch(candidates), parts[0], candidates)
+        # Only comparing documents, the first column is no candidate itself.
+        candidates = join_representations(parts[1:] if self.estimator.compares == "documents" else parts, padding)
+        known = None
+        if representations.known:
+            masks = [mask.to(torch.uint8) for mask in representations.known]
+            masks = [_host.gather_padded(mask, None) for mask in masks] if self.gather_across_devices else masks
+            known = torch.cat([masks[0].new_ones(parts[0].size(0)), *masks]).bool()
+        return Compared(self.estimator.for_batch(candidates), parts[0], candidates, self._watch.is_due, known)
 
     def _scores(self, batch: Batch, rows: Tensor) -> Tensor:
         """Score some queries with every document: ``(rows, M)``."""
@@ -235,19 +291,29 @@ class InBatchLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Compared:
-    """What the estimator compares: N queries, and N or M candidates of which the positives come first."""
+    """What the estimator compares: N queries (or their positives), and N or M candidates, the positives first.
+
+    ``known`` tells which candidates have a text to be judged by; ``None`` when all have.
+    """
 
     estimator: SimilarityEstimator
     queries: Tensor
     candidates: Tensor
+    look: bool
+    known: Tensor | None = None
 
     def similarity(self, rows: Tensor) -> Tensor:
         """Compare some queries with every candidate: ``(rows, candidates)``."""
-        return checked_similarity(self.estimator, self.queries[rows], self.candidates)
+        similarity = self._usable(checked_similarity(self.estimator, self.queries[rows], self.candidates), rows)
+        return similarity if self.known is None else similarity.masked_fill(~self.known, -math.inf)
 
     def transposed(self, rows: Tensor) -> Tensor:
         """Compare the positives of some rows with every query: ``(rows, N)``."""
-        return checked_similarity(self.estimator, self.queries, self.candidates[rows]).T
+        return self._usable(checked_similarity(self.estimator, self.queries, self.candidates[rows]).T, rows)
+
+    def _usable(self, similarity: Tensor, rows: Tensor) -> Tensor:
+        check_similarity(f"similarity of the estimator {self.estimator.name!r}", similarity, rows, anywhere=self.look)
+        return similarity
 
 
 @dataclass(frozen=True)
@@ -260,45 +326,21 @@ class Batch:
     compared: Compared | None
 
 
-class _LastBatches:
-    """Representations of the columns whose token ids are still alive, by the ids' identity and version."""
-
-    # More columns than one batch has. An estimator that returns the ids themselves would keep them alive for ever.
-    _MOST = 64
-
-    def __init__(self) -> None:
-        self._kept: Any = WeakTensorKeyDictionary()
-
-    def get(self, features: dict[str, Tensor], represent: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
-        ids = features.get("input_ids")
-        if not isinstance(ids, Tensor) or ids.is_inference():
-            return represent(features)
-        kept = self._kept.get(ids)
-        if kept is None or kept[0] != ids._version:
-            if len(self._kept) >= self._MOST:
-                self._kept.clear()
-            kept = (ids._version, represent(features))
-            self._kept[ids] = kept
-        representation: Tensor = kept[1]
-        return representation
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _LastBatches:
-        return _LastBatches()
-
-    def __reduce__(self) -> tuple[type[_LastBatches], tuple[()]]:
-        return _LastBatches, ()
-
-
 class _InputWatch:
     """Warns, once each, of inputs that train all the same: a label column, and texts without a token."""
 
-    # Counting is free on the CPU; elsewhere it waits for the device, so it is done now and then.
+    # Looking at values is free on the CPU; elsewhere it waits for the device, so it is done now and then.
     _LOOK_EVERY = 100
 
     def __init__(self) -> None:
         self._batches = 0
         self._warned_of_labels = False
         self._warned_of_empty_texts = False
+
+    @property
+    def is_due(self) -> bool:
+        """Whether this batch is one of those for which waiting for the device is worth while, the first among them."""
+        return self._batches % self._LOOK_EVERY == 1
 
     def look(self, model: nn.Module, features: Sequence[dict[str, Tensor]], labels: Tensor | None) -> None:
         if labels is not None and not self._warned_of_labels:
@@ -315,10 +357,10 @@ class _InputWatch:
         empty = []
         for position, column_features in enumerate(features):
             ids = column_features.get("input_ids")
-            if not isinstance(ids, Tensor) or (ids.device.type != "cpu" and self._batches % self._LOOK_EVERY != 1):
+            if not isinstance(ids, Tensor) or (ids.device.type != "cpu" and not self.is_due):
                 continue
             column = TextColumn(column_features, _host.column_tokenizer(model, column_features))
-            count = int((~column.content_mask.any(dim=1)).sum())
+            count = int(column.empty.sum())
             if count:
                 empty.append(f"{count} of {len(column)} in column {position}")
         if empty:

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from sentence_transformers.util import cos_sim, dot_score
+import torch.distributed as dist
+from sentence_transformers.util import cos_sim, dot_score, get_world_size
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from st_softinfonce.estimators.base import SimilarityEstimator
-from st_softinfonce.functional import check_positive, check_weighting, negative_weights, soft_info_nce
+from st_softinfonce.estimators.known_queries import KnownQueries
+from st_softinfonce.functional import (
+    RelevancePosterior,
+    check_positive,
+    check_weighting,
+    negative_weights,
+    posterior_weights,
+    soft_info_nce,
+    temperature_for_share,
+)
 from st_softinfonce.losses.cached import GradientCachedMixin
-from st_softinfonce.losses.in_batch import Batch, InBatchLoss
+from st_softinfonce.losses.in_batch import Batch, Compared, InBatchLoss
+
+logger = logging.getLogger(__name__)
 
 Direction = Literal["query_to_doc", "doc_to_query"]
 PartitionMode = Literal["joint", "per_direction"]
 DIRECTIONS: tuple[tuple[Direction, ...], ...] = (("query_to_doc",), ("query_to_doc", "doc_to_query"))
+Weighting = Literal["paper", "posterior"]
+WEIGHTINGS: tuple[Weighting, ...] = ("paper", "posterior")
+# What weight_temperature="auto" softens (a weight below 0.9), and how many queries of the first batch it looks at.
+AUTO_SHARE = 0.05
+_AUTO_ROWS = 256
 PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
 
 
@@ -29,28 +48,31 @@ class SoftInfoNCELoss(InBatchLoss):
 
         -mean_i log( exp(s[i, i]) / (exp(s[i, i]) + sum_{j != i} w[i, j] exp(s[i, j])) )
 
-    The weights ``w`` come from an estimator's similarities (:func:`~st_softinfonce.functional.negative_weights`,
-    Eq. 4). With ``alpha=0`` this is ``MultipleNegativesRankingLoss``. Explicit negatives are candidates of every
-    query; an estimator that compares queries leaves them at weight 1, one that compares documents weighs them too.
+    The weights ``w`` come from an estimator's similarities: ``functional.negative_weights`` (relative to the batch,
+    Eq. 4) or ``functional.posterior_weights`` (absolute). ``alpha=0`` is ``MultipleNegativesRankingLoss``. Explicit
+    negatives are candidates of every query; an estimator that compares queries leaves them at weight 1.
 
     Args:
         model: The model to train, a ``SentenceTransformer``.
         estimator: An installed estimator's name (``list_estimators()``), or an instance with its own options.
         alpha: At least 0. Strength of the weighting; ``None`` takes the estimator's.
         beta: Above 0; ``None`` takes the estimator's.
-        weight_temperature: Above 0, in units of the estimator's similarity; ``None`` takes the estimator's.
+        weight_temperature: Above 0, in units of the estimator's similarity; ``None`` takes the estimator's. ``"auto"``
+            takes and keeps what leaves 5% of the first batch's negatives below 0.9; also when resuming (see README).
         min_weight: In (0, 1]. Floor of a negative's weight.
+        weighting: ``"paper"`` (Eq. 4), or ``"posterior"``, which alpha, beta and weight_temperature do not affect.
+        posterior: For ``"posterior"``: what ``calibrate`` fits; ``None`` takes the estimator's attribute of that name.
         scale: Above 0. Multiplies the model's similarity; the inverse of the softmax temperature.
         similarity_fct: ``(queries (B, D), documents (C, D)) -> (B, C)``.
         directions: With ``"doc_to_query"`` each positive also has to find its query among the batch's. Its weights
-            are the transposed similarity: exact for an estimator that compares documents or is symmetric, an
-            approximation for BM25 between queries, whose score of i for j is not that of j for i.
+            are the transposed similarity: an approximation for BM25 between queries, which is not symmetric.
         partition_mode: Whether two directions share one softmax, or have one each and are averaged.
         gather_across_devices: Take the documents of all devices as candidates.
+        known_queries: The queries of mined hard negatives, which an estimator that compares queries then weighs too.
 
     Raises:
-        ValueError: An option is out of range, the estimator is unknown or breaks its contract, or (at the first
-            batch) the dataset has fewer than two columns or the estimator returns nan.
+        ValueError: An option is out of range, the estimator is unknown or breaks its contract or returns nan, or the
+            dataset has fewer than two columns.
 
     Example:
         >>> from sentence_transformers import SentenceTransformer
@@ -69,13 +91,16 @@ class SoftInfoNCELoss(InBatchLoss):
         *,
         alpha: float | None = None,
         beta: float | None = None,
-        weight_temperature: float | None = None,
+        weight_temperature: float | Literal["auto"] | None = None,
         min_weight: float = 0.1,
+        weighting: Weighting = "paper",
+        posterior: RelevancePosterior | None = None,
         scale: float = 20.0,
         similarity_fct: Callable[..., Tensor] = cos_sim,
         directions: Sequence[Direction] = ("query_to_doc",),
         partition_mode: PartitionMode = "joint",
         gather_across_devices: bool = False,
+        known_queries: KnownQueries | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -83,20 +108,47 @@ class SoftInfoNCELoss(InBatchLoss):
             scale=scale,
             similarity_fct=similarity_fct,
             gather_across_devices=gather_across_devices,
+            known_queries=known_queries,
         )
-        weighting = self.estimator.weighting
-        self.alpha = weighting.alpha if alpha is None else alpha
-        self.beta = weighting.beta if beta is None else beta
-        self.weight_temperature = weighting.temperature if weight_temperature is None else weight_temperature
-        self.min_weight = min_weight
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}.")
+        defaults = self.estimator.weighting
+        self.alpha = defaults.alpha if alpha is None else alpha
+        self.beta = defaults.beta if beta is None else beta
+        self.weight_temperature = defaults.temperature if weight_temperature is None else weight_temperature
         check_weighting(alpha=self.alpha, beta=self.beta, temperature=1.0, min_weight=min_weight)
-        check_positive("weight_temperature", self.weight_temperature)
+        # NumPy's numbers are welcome, but no JSON.
+        self.alpha, self.beta, self.min_weight = float(self.alpha), float(self.beta), float(min_weight)
+        self._auto_temperature = self.weight_temperature == "auto"
+        if not self._auto_temperature:
+            check_positive("weight_temperature", self.weight_temperature)
+            self.weight_temperature = float(self.weight_temperature)
+        self.weighting = weighting
+        self.posterior = _posterior_for(weighting, posterior, self.estimator)
+        given = {"alpha": alpha, "beta": beta, "weight_temperature": weight_temperature}
+        without_effect = [name for name, value in given.items() if value is not None]
+        if alpha == 0 and weighting == "paper" and set(without_effect) - {"alpha"}:
+            warnings.warn(
+                f"{', '.join(without_effect[1:])} have no effect with alpha=0, plain InfoNCE. Leave them out.",
+                stacklevel=2,
+            )
+        if weighting == "posterior" and without_effect:
+            warnings.warn(
+                f"{', '.join(without_effect)} have no effect with weighting='posterior', whose weights are "
+                "1 - P(relevant | similarity). Leave them out, or use weighting='paper'.",
+                stacklevel=2,
+            )
         if tuple(directions) not in DIRECTIONS:
             raise ValueError(f"directions must be one of {DIRECTIONS}, got {directions!r}.")
         if partition_mode not in PARTITION_MODES:
             raise ValueError(f"partition_mode must be one of {PARTITION_MODES}, got {partition_mode!r}.")
         self.directions = tuple(directions)
         self.partition_mode = partition_mode
+        if partition_mode != "joint" and len(self.directions) == 1:
+            warnings.warn(
+                f"partition_mode={partition_mode!r} has no effect in one direction. Add 'doc_to_query' to directions.",
+                stacklevel=2,
+            )
 
     @classmethod
     def paper(cls, model: nn.Module, estimator: str | SimilarityEstimator = "bm25", **options: Any) -> Self:
@@ -118,23 +170,60 @@ class SoftInfoNCELoss(InBatchLoss):
         Returns:
             Names and values.
         """
-        return super().get_config_dict() | {
+        weighting: dict[str, Any] = {
             "alpha": self.alpha,
             "beta": self.beta,
             "weight_temperature": self.weight_temperature,
+        }
+        if self.posterior is not None:
+            weighting = {
+                "posterior": {
+                    "prior": self.posterior.prior,
+                    "relative": self.posterior.relative,
+                    "known_pairs": self.posterior.known_pairs,
+                    "random_pairs": self.posterior.random_pairs,
+                }
+            }
+        elif self._auto_temperature:
+            weighting["weight_temperature_from"] = f"first batch, {AUTO_SHARE:.0%} of its negatives below 0.9"
+        return super().get_config_dict() | {
+            "weighting": self.weighting,
+            **weighting,
             "min_weight": self.min_weight,
             "directions": list(self.directions),
             "partition_mode": self.partition_mode,
         }
 
     def _needs_estimator(self) -> bool:
-        return self.alpha != 0
+        return self.weighting == "posterior" or self.alpha != 0
+
+    def _compare(self, representations: object) -> Compared | None:
+        compared = super()._compare(representations)
+        # Here, not where the weights are made: a cached loss has only some of the rows there.
+        if compared is not None and self.weighting == "paper" and self.weight_temperature == "auto":
+            self._set_temperature(compared)
+        return compared
+
+    def _set_temperature(self, compared: Compared) -> None:
+        """Choose the temperature from this batch, unless nothing in it can be told apart."""
+        rows = torch.arange(min(len(compared.queries), _AUTO_ROWS), device=compared.queries.device)
+        temperature = temperature_for_share(
+            compared.similarity(rows), alpha=self.alpha, beta=self.beta, share=AUTO_SHARE, positives=rows
+        )
+        chosen = torch.tensor(temperature or 0.0, dtype=torch.float32, device=rows.device)
+        if get_world_size() > 1:
+            dist.broadcast(chosen, src=0)  # one temperature for all devices, whose batches differ
+        if chosen > 0:
+            self.weight_temperature = float(chosen)
+            logger.info("weight_temperature='auto' is %.4g from here on.", self.weight_temperature)
 
     def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
         scores = self._scores(batch, rows)  # (rows, M)
         weights = transposed_weights = None
         if batch.compared is not None:
             weights = self._weights(batch.compared.similarity(rows), rows)
+            if batch.compared.known is not None:
+                weights = weights.masked_fill(~batch.compared.known, 1.0)
             explicit_negatives = scores.size(1) - weights.size(1)  # compared by no query of their own: weight 1
             weights = torch.cat([weights, weights.new_ones(len(rows), explicit_negatives)], dim=1)
         if "doc_to_query" not in self.directions:
@@ -152,14 +241,36 @@ class SoftInfoNCELoss(InBatchLoss):
         return soft_info_nce(torch.cat([scores, transposed], dim=1), weights, positives=rows)
 
     def _weights(self, similarity: Tensor, rows: Tensor) -> Tensor:
+        if self.posterior is not None:
+            return posterior_weights(similarity, posterior=self.posterior, min_weight=self.min_weight, positives=rows)
+        temperature = self.weight_temperature
         return negative_weights(
             similarity,
             alpha=self.alpha,
             beta=self.beta,
-            temperature=self.weight_temperature,
+            # Still "auto" while no batch could tell: too small, or all alike, where every temperature means weight 1.
+            temperature=self.estimator.weighting.temperature if isinstance(temperature, str) else temperature,
             min_weight=self.min_weight,
             positives=rows,
         )
+
+
+def _posterior_for(
+    weighting: Weighting, posterior: RelevancePosterior | None, estimator: SimilarityEstimator
+) -> RelevancePosterior | None:
+    """The posterior to use: none for the paper's weighting."""
+    if weighting == "paper":
+        if posterior is not None:
+            warnings.warn("posterior has no effect with weighting='paper': set weighting='posterior'.", stacklevel=3)
+        return None
+    found = getattr(estimator, "posterior", None) if posterior is None else posterior
+    if not isinstance(found, RelevancePosterior):
+        raise ValueError(
+            f"posterior must be a RelevancePosterior for weighting='posterior', got {type(found).__name__}: "
+            f"st_softinfonce.calibration.calibrate({estimator.name!r}, pairs, batch_size, model=model).posterior "
+            "makes one from your data."
+        )
+    return found
 
 
 class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):

@@ -117,7 +117,7 @@ def test_a_duplicate_name_names_both_distributions(installed):
 def test_one_distribution_found_twice_is_no_duplicate(installed):
     installed("length", "length_plugin:Length", "length-plugin")
     installed("length", "length_plugin:Length", "length-plugin")
-    assert get_estimator("length").name == "Length"
+    assert get_estimator("length").name == "length"
 
 
 def test_a_plugin_that_is_no_estimator_is_refused(installed):

@@ -1,0 +1,145 @@
+"""Cross-encoders (rerankers) as estimators, affordable because they see only each query's likely candidates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from torch import Tensor, nn
+
+from st_softinfonce.estimators.base import Compares, PairwiseEstimator, SimilarityEstimator, WeightingParameters
+
+
+class CrossEncoderEstimator(PairwiseEstimator):
+    """How relevant a frozen cross-encoder finds each query's most similar candidates, those of a cheap estimator.
+
+    Scores are ``sigmoid(logit)``, whatever activation the model was saved with. Logits have another scale in every
+    model (a spread of 20 and more after ranking losses, of 2 after regression), so that no one temperature would suit
+    them; probabilities share theirs, and have a bottom: what was not scored counts as 0, so that a query whose
+    candidates are all irrelevant keeps weights near 1. The price is that two very relevant candidates are not told
+    apart, which a weight has no use for.
+
+    The model is loaded at once, put into evaluation mode and frozen. It is a plain attribute of a plain object: the
+    trainer cannot replace, move, train or save it. It reads the texts as the model in training does, truncated and
+    maybe lower-cased, query first. :class:`PairwiseEstimator` says which pairs are scored.
+
+    Args:
+        model: The cross-encoder: a name, a path, or an instance. It must give a pair one score.
+        batch_size: At least 1. Pairs scored at a time.
+        compares: What is judged; ``"documents"`` for rerankers, ``"queries"`` for detectors of duplicate questions.
+        candidates_per_query: As for :class:`PairwiseEstimator`.
+        shortlist: As for :class:`PairwiseEstimator`.
+        scores_kept: As for :class:`PairwiseEstimator`.
+        **model_options: For ``CrossEncoder``, when ``model`` is a name or a path.
+
+    Raises:
+        ValueError: An option is out of range, or the model gives several labels.
+        TypeError: ``model`` is none of the three.
+    """
+
+    name = "cross-encoder"
+    weighting = WeightingParameters(alpha=1.5, beta=0.5, temperature=0.1)
+    not_scored = 0.0
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | CrossEncoder,
+        *,
+        batch_size: int = 32,
+        compares: Compares = "documents",
+        candidates_per_query: int = 8,
+        shortlist: str | SimilarityEstimator | None = None,
+        scores_kept: int = 100_000,
+        **model_options: Any,
+    ) -> None:
+        super().__init__(
+            compares=compares,
+            candidates_per_query=candidates_per_query,
+            shortlist=shortlist,
+            scores_kept=scores_kept,
+        )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
+        if isinstance(model, CrossEncoder):
+            if model_options:
+                raise ValueError(
+                    f"options {sorted(model_options)} cannot be given with a model that is loaded already."
+                )
+            self.encoder = model
+        elif isinstance(model, (str, os.PathLike)):
+            self.encoder = CrossEncoder(os.fspath(model), **model_options)
+        else:
+            raise TypeError(
+                f"model must be the name or path of a sentence-transformers CrossEncoder, or such a model, got "
+                f"{type(model).__name__}."
+            )
+        if self.encoder.num_labels != 1:
+            raise ValueError(
+                f"model must give a pair one score, got a head of {self.encoder.num_labels} labels, of which none is "
+                "known to mean 'relevant'. Take a reranker (num_labels=1), not a classifier."
+            )
+        self.batch_size = batch_size
+        self._teacher = _describe(model, self.encoder)
+
+    def attach(self, model: nn.Module) -> None:
+        """Refuse to share weights with the model in training; freeze otherwise.
+
+        Args:
+            model: The model in training.
+
+        Raises:
+            ValueError: They share a parameter.
+        """
+        super().attach(model)
+        training = {id(parameter) for parameter in model.parameters()}
+        if any(id(parameter) in training for parameter in self.encoder.parameters()):
+            raise ValueError(
+                f"model of the estimator {self.name!r} shares weights with the model in training: it would move with "
+                "every step. Pass copy.deepcopy(model), made before training."
+            )
+        # Only now: the model in training must not be left frozen by a mistake that was refused.
+        self.encoder.eval().requires_grad_(False)
+
+    def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
+        """Score pairs of texts.
+
+        Args:
+            queries: ``n`` texts.
+            candidates: ``n`` texts.
+
+        Returns:
+            ``(n,)`` in [0, 1].
+        """
+        # The trainer's autocast is for the model in training: a teacher's scores do not depend on it.
+        with torch.autocast(self.encoder.device.type, enabled=False):
+            scores: Tensor = self.encoder.predict(
+                list(zip(queries, candidates, strict=True)),
+                batch_size=self.batch_size,
+                activation_fn=nn.Sigmoid(),
+                show_progress_bar=False,
+                convert_to_tensor=True,
+            )
+        return scores
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the options worth reading in a model card, as JSON primitives.
+
+        Returns:
+            The teacher's name and revision, and those of :class:`PairwiseEstimator`.
+        """
+        return self._teacher | super().get_config_dict()
+
+
+def _describe(source: str | os.PathLike[str] | CrossEncoder, encoder: CrossEncoder) -> dict[str, Any]:
+    if isinstance(source, (str, os.PathLike)):
+        # The folder's name says enough, and a whole path would only say where it lay on one machine.
+        name = Path(source).name if Path(source).exists() else os.fspath(source)
+    else:
+        card = encoder.model_card_data
+        name = card.model_name or card.base_model or "unnamed model"
+    config = getattr(encoder.model, "config", None)
+    return {"teacher": str(name), "teacher_revision": getattr(config, "_commit_hash", None)}

@@ -1,0 +1,326 @@
+"""Frozen sentence encoders as estimators: the paper's SimCSE and trained model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import normalize_embeddings
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from st_softinfonce import _host
+from st_softinfonce.estimators.base import SimilarityEstimator, TextColumn, WeightingParameters
+from st_softinfonce.estimators.table import RepresentationTable, content_keys
+
+Role = Literal["query", "document"]
+MISSES = ("encode", "ignore")
+_ROLE_SEEDS = {"query": 1, "document": 2}
+_LOOK_EVERY = 100
+_TOLERATED_MISSES = 0.01
+
+
+class EncoderEstimator(SimilarityEstimator):
+    """Similarity of a frozen sentence encoder's vectors; :class:`TrainedModelEstimator` and :class:`SimCSEEstimator`.
+
+    The encoder is a plain attribute of a plain object: the trainer cannot replace, move, train or save it, and it is
+    in evaluation mode whenever it is asked. It encodes the texts with its own tokenizer, prompts and length, as they
+    are decoded from the ids that the model in training sees (truncated, lower-cased by an uncased tokenizer).
+
+    Vectors are kept in a table by the content of their text, so that each text is encoded once. :meth:`precompute`
+    fills it before training, from the original texts: then the encoder sees all of a text that the model in training
+    truncates, which is the one thing that a table changes.
+
+    Args:
+        model: The encoder: a name, a path, or an instance (which is put into evaluation mode and frozen).
+        table: A folder to keep the vectors in between runs, or ``None`` for this run alone.
+        batch_size: At least 1. Texts encoded at a time.
+        on_miss: ``"encode"`` encodes what is not in the table, for which every step waits for the device once;
+            ``"ignore"`` never waits, and treats such a text as similar to nothing.
+        **model_options: For ``SentenceTransformer``, when ``model`` is a name or a path.
+
+    Raises:
+        ValueError: An option is out of range, or the table was made by something else.
+        TypeError: ``model`` is none of the three.
+    """
+
+    normalize: ClassVar[bool]
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | SentenceTransformer,
+        *,
+        table: str | os.PathLike[str] | None = None,
+        batch_size: int = 64,
+        on_miss: Literal["encode", "ignore"] = "encode",
+        **model_options: Any,
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
+        if on_miss not in MISSES:
+            raise ValueError(f"on_miss must be one of {MISSES}, got {on_miss!r}.")
+        if isinstance(model, SentenceTransformer):
+            if model_options:
+                raise ValueError(f"options {sorted(model_options)} cannot be given with a model that is loaded.")
+            self.encoder = model
+        elif isinstance(model, (str, os.PathLike)):
+            self.encoder = SentenceTransformer(os.fspath(model), **model_options)
+        else:
+            raise TypeError(
+                f"model must be the name or path of a sentence-transformers model, or such a model, got "
+                f"{type(model).__name__}."
+            )
+        self.batch_size = batch_size
+        self.on_miss = on_miss
+        self._source = self.encoder if isinstance(model, SentenceTransformer) else os.fspath(model)
+        self._teacher = self._describe_teacher()
+        self._table_folder = table
+        self._table: RepresentationTable | None = None
+        self._batches = 0
+        self._texts = 0
+        self._missed: Tensor | None = None
+        self._warned_of_misses = False
+
+    def attach(self, model: nn.Module) -> None:
+        """Refuse to be the model in training, or to share weights with it.
+
+        Args:
+            model: The model in training.
+
+        Raises:
+            ValueError: They share a parameter.
+        """
+        training = {id(parameter) for parameter in model.parameters()}
+        if any(id(parameter) in training for parameter in self.encoder.parameters()):
+            raise ValueError(
+                f"model of the estimator {self.name!r} is the model in training, or shares weights with it: it would "
+                "move with every step. Pass copy.deepcopy(model), made before training, or the path it was saved to."
+            )
+        # Only now: the model in training must not be left frozen by a mistake that was refused.
+        self.encoder.eval().requires_grad_(False)
+
+    def represent(self, column: TextColumn) -> Tensor:
+        """Return the texts' vectors, from the table where it has them.
+
+        Args:
+            column: ``n`` texts.
+
+        Returns:
+            ``(n, D)`` in half precision. nan marks what is missing with ``on_miss="ignore"``.
+        """
+        table = self._open_table(column.tokenizer)
+        keys = content_keys(column.content_ids, _ROLE_SEEDS[column.role])
+        vectors, found = table.look_up(keys)
+        if self.on_miss == "ignore":
+            return self._without_misses(vectors, found, column)
+        if vectors is None or not bool(found.all()):
+            missing = (~found).nonzero().squeeze(1)
+            texts = column.texts
+            encoded = self._encode([texts[row] for row in missing.tolist()], column.role, column.device)
+            table.add(keys[missing], encoded)
+            vectors = encoded.new_empty(len(column), encoded.size(1)) if vectors is None else vectors.clone()
+            vectors[missing] = encoded
+        return vectors
+
+    def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """Compare vectors: the dot product, of normalised vectors for a cosine.
+
+        Args:
+            queries: ``(n, D)``.
+            candidates: ``(m, D)``.
+
+        Returns:
+            ``(n, m)`` float32; -inf where a text is missing from the table.
+        """
+        device = queries.device.type
+        with torch.autocast(device, enabled=False):
+            similarity = queries.float() @ candidates.float().T
+        return similarity if self.on_miss == "encode" else similarity.nan_to_num(nan=-torch.inf)
+
+    def precompute(
+        self,
+        dataset: Dataset | Mapping[str, Sequence[str]],
+        model: SentenceTransformer,
+        *,
+        max_length: int | None = None,
+        tasks: Mapping[str, str] | None = None,
+        chunk_size: int = 4096,
+        show_progress: bool | None = None,
+    ) -> None:
+        """Fill the table with a dataset's texts before training, from the texts themselves.
+
+        Goes on where an interrupted run stopped: finished chunks are saved when the estimator has a folder.
+
+        Args:
+            dataset: The training (or evaluation) data: the query column first.
+            model: The model in training: its tokenizer makes the keys.
+            max_length: As given to the trainer, if it is: it decides where texts are truncated.
+            tasks: As the trainer's ``router_mapping``, for a Router model: column to route.
+            chunk_size: At least 1. Texts between two saves.
+            show_progress: Whether to show a progress bar; ``None`` shows it in a terminal only.
+
+        Raises:
+            ValueError: ``chunk_size`` is out of range, or the table was made by something else.
+        """
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size!r}.")
+        names = dataset.column_names if isinstance(dataset, Dataset) else list(dataset)
+        wanted = {"queries": names[:1], "documents": names, "positives": names[1:]}[self.compares]
+        work: list[tuple[str, Role, list[str]]] = [
+            (name, "query" if name == names[0] else "document", list(dataset[name])) for name in wanted
+        ]
+        hide = None if show_progress is None else not show_progress
+        with tqdm(total=sum(len(texts) for *_, texts in work), desc="Encoding", unit="text", disable=hide) as bar:
+            for name, role, texts in work:
+                task = (tasks or {}).get(name)
+                for start in range(0, len(texts), chunk_size):
+                    self._precompute_chunk(model, texts[start : start + chunk_size], role, task, max_length)
+                    bar.update(len(texts[start : start + chunk_size]))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the options worth reading in a model card, as JSON primitives.
+
+        Returns:
+            The teacher's name, its revision (a commit, or a fingerprint of its weights), and what is compared.
+        """
+        return self._teacher | {"compares": self.compares, "vectors": "normalized" if self.normalize else "raw"}
+
+    def _describe_teacher(self) -> dict[str, Any]:
+        card = self.encoder.model_card_data
+        name = card.model_name or card.base_model or "unnamed model"
+        if isinstance(self._source, str):
+            # The folder's name says enough, and a whole path would only say where it lay on one machine.
+            name = Path(self._source).name if Path(self._source).exists() else self._source
+        commit = getattr(getattr(getattr(self.encoder[0], "model", None), "config", None), "_commit_hash", None)
+        return {"teacher": str(name), "teacher_revision": commit or f"weights {_fingerprint(self.encoder)}"}
+
+    def _open_table(self, tokenizer: Any) -> RepresentationTable:
+        if self._table is None:
+            identity = self._teacher | {
+                "normalize": self.normalize,
+                "teacher_prompts": {name: text for name, text in self.encoder.prompts.items() if text},
+                "teacher_max_length": self.encoder.max_seq_length,
+                "student_tokenizer": _tokenizer_fingerprint(tokenizer),
+            }
+            self._table = RepresentationTable(self._table_folder, identity)
+        return self._table
+
+    def _precompute_chunk(
+        self, model: SentenceTransformer, texts: list[str], role: Role, task: str | None, max_length: int | None
+    ) -> None:
+        options: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+        features = model.preprocess(texts, task=task, **options)
+        column = TextColumn(features, _host.column_tokenizer(model, {"task": task}), role=role)
+        table = self._open_table(column.tokenizer)
+        keys = content_keys(column.content_ids, _ROLE_SEEDS[role]).to(self.encoder.device)
+        _, found = table.look_up(keys)
+        missing = (~found).nonzero().squeeze(1)
+        if missing.numel():
+            rows = missing.tolist()
+            table.add(keys[missing], self._encode([texts[row] for row in rows], role, self.encoder.device))
+            table.save()
+
+    def _encode(self, texts: list[str], role: Role, device: torch.device) -> Tensor:
+        self.encoder.to(device)
+        encode = self.encoder.encode_query if role == "query" else self.encoder.encode_document
+        with torch.autocast(device.type, enabled=False):
+            vectors = encode(texts, batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
+        vectors = vectors.float()
+        # Cloned: encoding runs in inference mode, whose tensors autograd refuses to keep.
+        return (normalize_embeddings(vectors) if self.normalize else vectors).to(torch.float16).clone()
+
+    def _without_misses(self, vectors: Tensor | None, found: Tensor, column: TextColumn) -> Tensor:
+        if vectors is None:
+            raise ValueError(
+                f"on_miss='ignore' needs a table, but that of the estimator {self.name!r} is empty. Call "
+                "precompute(dataset, model) before training."
+            )
+        missed = (~found).sum()
+        self._missed = missed if self._missed is None else self._missed + missed
+        self._batches += 1
+        self._texts += len(column)
+        if not self._warned_of_misses and self._batches % _LOOK_EVERY == 1:
+            self._warn_of_misses(int(self._missed))
+        return vectors.masked_fill(~found.unsqueeze(1), torch.nan)
+
+    def _warn_of_misses(self, missed: int) -> None:
+        if missed > _TOLERATED_MISSES * self._texts:
+            self._warned_of_misses = True
+            warnings.warn(
+                f"The table of the estimator {self.name!r} lacks {missed} of {self._texts} texts: their pairs keep "
+                "weight 1. It was probably made for other data, or with another max_length. Call "
+                "precompute(dataset, model), or set on_miss='encode'.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+class TrainedModelEstimator(EncoderEstimator):
+    """How relevant a frozen retrieval model finds each candidate's text for the query (Li et al. 2023, section 3.2).
+
+    Raw dot products of the encoder's query and document vectors. The paper's encoder is the same architecture,
+    fine-tuned with InfoNCE first; any sentence-transformers model will do. Weighs explicit hard negatives too.
+    The paper's temperature, 5, suits dot products with a spread of about 15. Of an encoder that ends in normalising
+    its vectors the dot products are cosines, and the temperature is SimCSE's, 0.1.
+
+    Args:
+        model: The encoder: a name, a path, or an instance.
+        **options: As for :class:`EncoderEstimator`.
+
+    Raises:
+        ValueError: As :class:`EncoderEstimator`.
+    """
+
+    name = "trained-model"
+    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=5.0)
+    compares = "documents"
+    normalize = False
+
+    def __init__(self, model: str | os.PathLike[str] | SentenceTransformer, **options: Any) -> None:
+        super().__init__(model, **options)
+        if any(isinstance(module, Normalize) for module in self.encoder):
+            self.weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+
+
+class SimCSEEstimator(EncoderEstimator):
+    """How similar a frozen sentence encoder finds each candidate's query to the query (Li et al. 2023, section 3.2).
+
+    Cosines of the encoder's vectors. The paper's encoder is unsupervised SimCSE on the queries of the training data
+    (:func:`train_simcse`); any sentence encoder will do.
+
+    Args:
+        model: The encoder: a name, a path, or an instance.
+        **options: As for :class:`EncoderEstimator`.
+
+    Raises:
+        ValueError: As :class:`EncoderEstimator`.
+    """
+
+    name = "simcse"
+    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+    compares = "queries"
+    normalize = True
+
+
+def _fingerprint(model: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
+    digest = hashlib.blake2b(digest_size=8)
+    for token, number in sorted(vocabulary.items()):
+        digest.update(f"{token}\0{number}\0".encode())
+    return digest.hexdigest()

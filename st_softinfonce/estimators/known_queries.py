@@ -1,0 +1,80 @@
+"""The queries of mined hard negatives, so that an estimator of queries can judge them too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from st_softinfonce import _host
+from st_softinfonce.estimators.base import TextColumn, join_representations
+from st_softinfonce.estimators.table import content_keys
+
+_CHUNK = 4096
+
+
+class KnownQueries:
+    """The query of each document that has one, found by the document's tokens on their device.
+
+    A mined hard negative is some other query's positive, and where false negatives live. Knowing that query, an
+    estimator that compares queries can weigh it like any negative of the batch.
+
+    Args:
+        query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
+            mined from. Of equal documents the last one's query counts.
+        model: The model in training: its tokenizer makes both.
+        max_length: As given to the trainer, if it is: it decides where documents are truncated.
+
+    Raises:
+        ValueError: ``query_of`` is empty.
+
+    Example:
+        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.WordLevel({"def": 0, "sort": 1, "list": 2}))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
+        >>> known = KnownQueries({"def sort": "sort list"}, model)
+        >>> queries, found = known.of(TextColumn.from_texts(["def sort", "def list"], tokenizer))
+        >>> queries.texts, found.tolist()
+        (['sort list', ''], [True, False])
+    """
+
+    def __init__(
+        self, query_of: Mapping[str, str], model: SentenceTransformer, *, max_length: int | None = None
+    ) -> None:
+        if not query_of:
+            raise ValueError("query_of must map at least one document to its query, got none.")
+        options: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+        documents, queries = list(query_of), list(query_of.values())
+        keys: list[Tensor] = []
+        ids: list[Tensor] = []
+        for start in range(0, len(documents), _CHUNK):
+            for texts, kept in ((documents, keys), (queries, ids)):
+                features = model.preprocess(texts[start : start + _CHUNK], **options)
+                content = TextColumn(features, _host.column_tokenizer(model, {})).content_ids.cpu()
+                kept.append(content_keys(content) if kept is keys else content)
+        self._keys, order = torch.cat(keys).sort()
+        self._ids = join_representations(ids, -1)[order]
+        self.documents = len(documents)
+
+    def of(self, documents: TextColumn) -> tuple[TextColumn, Tensor]:
+        """Find the queries of a column of documents.
+
+        Args:
+            documents: ``n`` documents.
+
+        Returns:
+            Their queries as a column, empty where unknown; and which are known ``(n,)``, bool.
+        """
+        if self._keys.device != documents.device:
+            self._keys, self._ids = self._keys.to(documents.device), self._ids.to(documents.device)
+        keys = content_keys(documents.content_ids)
+        place = torch.searchsorted(self._keys, keys).clamp(max=self._keys.numel() - 1)
+        found = self._keys[place] == keys
+        ids = self._ids[place].masked_fill(~found.unsqueeze(1), -1)  # (n, longest known query)
+        features = {"input_ids": ids.clamp(min=0), "attention_mask": ids >= 0}
+        return TextColumn(features, documents.tokenizer, special_ids=(), role="query"), found

@@ -1,0 +1,330 @@
+"""Frozen encoders as estimators, through the real trainer: never trained, moved, replaced or saved."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_transformer_model
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import cos_sim
+
+from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
+from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
+from st_softinfonce.estimators.simcse import train_simcse
+from st_softinfonce.estimators.table import TableError
+
+KINDS = {"trained-model": TrainedModelEstimator, "simcse": SimCSEEstimator}
+kinds = pytest.mark.parametrize("name", KINDS)
+
+
+@pytest.fixture
+def teacher(bert_folder):
+    """Another model than the one in training, with dropout that must stay off."""
+    model = make_transformer_model(bert_folder)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    return model.train()
+
+
+def triplets():
+    return Dataset.from_dict({"query": QUERIES * 2, "code": DOCUMENTS * 2, "negative": NEGATIVES * 2})
+
+
+def features(model, texts=(QUERIES, DOCUMENTS, NEGATIVES)):
+    return [model.preprocess(column) for column in texts]
+
+
+def train(model, folder, loss, **options):
+    arguments = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 7,
+    }
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(**(arguments | options)),
+        train_dataset=triplets(),
+        eval_dataset=triplets() if options.get("eval_strategy") else None,
+        loss=loss,
+    )
+    trainer.train()
+    return trainer
+
+
+class TestSimilarity:
+    def test_trained_model_gives_dot_products_of_query_and_document(self, teacher):
+        estimator = TrainedModelEstimator(teacher)
+        queries, documents = (
+            estimator.represent(TextColumn.from_texts(texts, teacher.tokenizer, role=role))
+            for texts, role in ((QUERIES, "query"), (DOCUMENTS, "document"))
+        )
+        expected = (
+            teacher.encode(QUERIES, convert_to_tensor=True) @ teacher.encode(DOCUMENTS, convert_to_tensor=True).T
+        )
+        torch.testing.assert_close(estimator.similarity(queries, documents), expected, rtol=2e-3, atol=1e-2)
+
+    def test_simcse_gives_cosines_of_queries(self, teacher):
+        estimator = SimCSEEstimator(teacher)
+        queries = estimator.represent(TextColumn.from_texts(QUERIES, teacher.tokenizer))
+        vectors = teacher.encode(QUERIES, convert_to_tensor=True)
+        torch.testing.assert_close(
+            estimator.similarity(queries, queries), cos_sim(vectors, vectors), rtol=2e-3, atol=2e-3
+        )
+
+    def test_the_teacher_reads_with_its_own_tokenizer_prompts_and_length(self, static_model, teacher):
+        teacher.prompts = {"query": "find the ", "document": "def "}
+        teacher.max_seq_length = 5
+        estimator = TrainedModelEstimator(teacher)
+        student = features(static_model)
+        for column, texts, role in ((student[0], QUERIES, "query"), (student[1], DOCUMENTS, "document")):
+            text_column = TextColumn(column, static_model.tokenizer, role=role)
+            encode = teacher.encode_query if role == "query" else teacher.encode_document
+            torch.testing.assert_close(
+                estimator.represent(text_column).float(), encode(texts, convert_to_tensor=True), rtol=2e-3, atol=2e-3
+            )
+
+    def test_the_same_text_as_query_and_as_document_is_kept_apart(self, teacher):
+        teacher.prompts = {"query": "find the first ", "document": "def list "}
+        estimator = TrainedModelEstimator(teacher)
+        as_query, as_document = (
+            estimator.represent(TextColumn.from_texts(QUERIES, teacher.tokenizer, role=role))
+            for role in ("query", "document")
+        )
+        assert not torch.allclose(as_query, as_document)
+
+    def test_a_model_that_normalises_gets_the_temperature_of_cosines(self, teacher):
+        normalised = SentenceTransformer(modules=[*teacher, Normalize()], device="cpu")
+        assert TrainedModelEstimator(teacher).weighting.temperature == 5.0
+        assert TrainedModelEstimator(normalised).weighting.temperature == 0.1
+
+    @kinds
+    def test_a_name_a_path_and_an_instance_are_the_same(self, teacher, tmp_path, name):
+        teacher.save_pretrained(str(tmp_path / "teacher"))
+        column = TextColumn.from_texts(QUERIES, teacher.tokenizer)
+        expected = KINDS[name](teacher).represent(column)
+        for source in (str(tmp_path / "teacher"), tmp_path / "teacher"):
+            torch.testing.assert_close(get_estimator(name, model=source, device="cpu").represent(column), expected)
+
+
+class TestFrozen:
+    @kinds
+    @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
+    def test_the_trainer_leaves_the_teacher_alone(self, transformer_model, teacher, tmp_path, name, cls):
+        before = {key: value.clone() for key, value in teacher.state_dict().items()}
+        loss = cls(transformer_model, KINDS[name](teacher))
+        assert {key for key, _ in loss.named_parameters()} == {
+            f"model.{k}" for k, _ in transformer_model.named_parameters()
+        }
+        start = {key: value.clone() for key, value in transformer_model.state_dict().items()}
+        trainer = train(transformer_model, tmp_path, loss, eval_strategy="epoch")
+        assert all("eval_loss" in e for e in trainer.state.log_history if "eval_runtime" in e)
+        assert loss.estimator.encoder is teacher
+        assert not teacher.training
+        assert all(not module.training for module in teacher.modules())
+        assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+        assert any(not torch.equal(value, start[key]) for key, value in transformer_model.state_dict().items())
+        optimised = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+        assert optimised
+        assert not optimised & {id(p) for p in teacher.parameters()}
+        transformer_model.save_pretrained(str(tmp_path / "saved"))
+        saved = SentenceTransformer(str(tmp_path / "saved"), device="cpu").state_dict()
+        assert len(saved) == len(transformer_model.state_dict())
+
+    @kinds
+    def test_the_teacher_drops_nothing_out(self, transformer_model, teacher, name):
+        estimator = KINDS[name](teacher)
+        SoftInfoNCELoss(transformer_model, estimator)
+        teacher.train()
+        column = TextColumn.from_texts(QUERIES, teacher.tokenizer)
+        first = estimator.represent(column)
+        estimator._table = None
+        assert torch.equal(estimator.represent(column), first)
+
+    @kinds
+    @pytest.mark.parametrize(
+        "share", [lambda m: m, lambda m: SentenceTransformer(modules=list(m))], ids=["itself", "its-weights"]
+    )
+    def test_the_model_in_training_is_refused_as_its_own_teacher_and_stays_trainable(
+        self, transformer_model, name, share
+    ):
+        with pytest.raises(
+            ValueError, match=rf"estimator '{name}' is the model in training, or shares weights.*deepcopy"
+        ):
+            SoftInfoNCELoss(transformer_model, KINDS[name](share(transformer_model)))
+        assert all(parameter.requires_grad for parameter in transformer_model.parameters())
+        SoftInfoNCELoss(transformer_model, KINDS[name](copy.deepcopy(transformer_model)))
+
+    @kinds
+    def test_the_model_card_says_which_teacher(self, transformer_model, teacher, tmp_path, name):
+        teacher.save_pretrained(str(tmp_path / "my-teacher"))
+        loss = SoftInfoNCELoss(transformer_model, get_estimator(name, model=tmp_path / "my-teacher", device="cpu"))
+        train(transformer_model, tmp_path, loss)
+        transformer_model.save_pretrained(str(tmp_path / "final"))
+        card = (tmp_path / "final" / "README.md").read_text()
+        assert '"teacher": "my-teacher"' in card
+        assert '"teacher_revision": "weights ' in card
+        assert str(tmp_path) not in card.split("with these parameters:")[1].split("```")[1]
+        config = loss.get_config_dict()
+        assert json.loads(json.dumps(config)) == config
+
+
+class TestTable:
+    @kinds
+    @pytest.mark.parametrize("folder", [None, "table"], ids=["memory", "disk"])
+    def test_precomputed_weights_are_those_without_a_table(self, transformer_model, teacher, tmp_path, name, folder):
+        plain = SoftInfoNCELoss(transformer_model, KINDS[name](teacher))
+        expected = plain(features(transformer_model), None)
+        estimator = KINDS[name](teacher, table=folder and tmp_path / folder)
+        estimator.precompute(triplets(), transformer_model, show_progress=False)
+        encoded = count_encodings(teacher)
+        loss = SoftInfoNCELoss(transformer_model, estimator)
+        torch.testing.assert_close(loss(features(transformer_model), None), expected, rtol=1e-4, atol=1e-4)
+        assert encoded == []
+        unweighted = SoftInfoNCELoss(transformer_model, alpha=0)(features(transformer_model), None)
+        assert abs(expected - unweighted) > 1e-4
+
+    @kinds
+    def test_a_text_is_encoded_once(self, transformer_model, teacher, name):
+        loss = SoftInfoNCELoss(transformer_model, KINDS[name](teacher))
+        encoded = count_encodings(teacher)
+        for _ in range(3):
+            loss(features(transformer_model), None)
+        assert sum(map(len, encoded)) == (
+            len({*QUERIES}) if name == "simcse" else len(QUERIES + DOCUMENTS + NEGATIVES)
+        )
+
+    def test_an_interrupted_build_goes_on(self, transformer_model, teacher, tmp_path):
+        estimator = TrainedModelEstimator(teacher, table=tmp_path)
+        encode, calls = teacher.encode_document, []
+
+        def stop_early(texts, **options):
+            calls.append(texts)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return encode(texts, **options)
+
+        teacher.encode_document = stop_early
+        with pytest.raises(KeyboardInterrupt):
+            estimator.precompute(triplets(), transformer_model, chunk_size=5, show_progress=False)
+        teacher.encode_document = encode
+        again = TrainedModelEstimator(teacher, table=tmp_path)
+        encoded = count_encodings(teacher)
+        again.precompute(triplets(), transformer_model, chunk_size=5, show_progress=False)
+        assert sum(map(len, encoded)) == len(DOCUMENTS + NEGATIVES) - len(set(calls[0]))
+
+    def test_the_original_text_is_encoded_where_the_student_truncates(self, transformer_model, teacher):
+        transformer_model.max_seq_length = 5
+        estimator = TrainedModelEstimator(teacher)
+        encoded = count_encodings(teacher)
+        estimator.precompute({"query": QUERIES, "code": DOCUMENTS}, transformer_model, show_progress=False)
+        assert [text for texts in encoded for text in texts] == QUERIES + DOCUMENTS
+        encoded.clear()
+        SoftInfoNCELoss(transformer_model, estimator)(features(transformer_model, (QUERIES, DOCUMENTS)), None)
+        assert encoded == []
+
+    def test_a_table_of_another_teacher_is_refused(self, transformer_model, teacher, tmp_path):
+        TrainedModelEstimator(teacher, table=tmp_path).precompute(triplets(), transformer_model, show_progress=False)
+        with torch.no_grad():
+            next(iter(teacher.parameters())).add_(1.0)
+        with pytest.raises(TableError, match="was made with teacher_revision='weights"):
+            TrainedModelEstimator(teacher, table=tmp_path).precompute(triplets(), transformer_model)
+
+    def test_a_table_of_another_students_tokenizer_is_refused(self, transformer_model, teacher, tmp_path):
+        TrainedModelEstimator(teacher, table=tmp_path).precompute(triplets(), transformer_model, show_progress=False)
+        transformer_model.tokenizer.add_tokens(["another"])
+        with pytest.raises(TableError, match="student_tokenizer"):
+            TrainedModelEstimator(teacher, table=tmp_path).precompute(triplets(), transformer_model)
+
+    def test_ignored_misses_keep_weight_1_and_are_counted_once(self, transformer_model, teacher):
+        estimator = SimCSEEstimator(teacher, on_miss="ignore")
+        estimator.precompute({"query": QUERIES[:6]}, transformer_model, show_progress=False)
+        loss = SoftInfoNCELoss(transformer_model, estimator)
+        with pytest.warns(UserWarning, match="The table of the estimator 'simcse' lacks 2 of 8 texts"):
+            value = loss(features(transformer_model), None)
+        assert torch.isfinite(value)
+        assert torch.equal(loss(features(transformer_model), None), value)
+
+    def test_ignoring_misses_of_an_empty_table_is_refused(self, transformer_model, teacher):
+        loss = SoftInfoNCELoss(transformer_model, SimCSEEstimator(teacher, on_miss="ignore"))
+        with pytest.raises(ValueError, match=r"on_miss='ignore' needs a table, .* Call precompute"):
+            loss(features(transformer_model), None)
+
+
+def count_encodings(teacher):
+    """Record the texts that the teacher is asked to encode from now on."""
+    encoded = []
+    for method in ("encode_query", "encode_document"):
+        encode = getattr(teacher, method)
+
+        def record(texts, encode=encode, **options):
+            encoded.append(texts)
+            return encode(texts, **options)
+
+        setattr(teacher, method, record)
+    return encoded
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0"),
+        ({"on_miss": "skip"}, ValueError, "on_miss must be one of .*, got 'skip'"),
+        ({"device": "cpu"}, ValueError, r"options \['device'\] cannot be given with a model that is loaded"),
+    ],
+    ids=["batch_size", "on_miss", "device"],
+)
+def test_options_out_of_range_are_refused(teacher, options, error, message):
+    with pytest.raises(error, match=message):
+        SimCSEEstimator(teacher, **options)
+
+
+def test_something_else_than_a_model_is_refused():
+    with pytest.raises(TypeError, match=r"model must be the name or path of a sentence-transformers model.*got int"):
+        SimCSEEstimator(3)
+
+
+class TestTrainSimCSE:
+    @property
+    def options(self):
+        return {"disable_tqdm": True, "use_cpu": True, "epochs": 30, "batch_size": 8, "learning_rate": 5e-3}
+
+    def test_a_query_becomes_more_similar_to_itself_than_to_others(self, teacher, tmp_path):
+        for module in teacher.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        before = copy.deepcopy(teacher.state_dict())
+        trained = train_simcse([*QUERIES, *QUERIES, " "], teacher, output_dir=tmp_path, **self.options)
+        assert not trained.training
+        assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items()), (
+            "the base was trained"
+        )
+
+        def spread(model):
+            vectors = model.eval().encode(QUERIES, convert_to_tensor=True)
+            similarity = cos_sim(vectors, vectors)
+            return (similarity.sum() - similarity.trace()) / (len(QUERIES) * (len(QUERIES) - 1))
+
+        assert spread(trained) < spread(teacher) - 0.1
+        assert SimCSEEstimator(trained).represent(TextColumn.from_texts(QUERIES, trained.tokenizer)).shape == (8, 16)
+
+    def test_a_model_without_dropout_is_refused(self, static_model, tmp_path):
+        with pytest.raises(ValueError, match="base_model has no dropout"):
+            train_simcse(QUERIES, static_model, output_dir=tmp_path, **self.options)
+
+    def test_too_few_queries_are_refused(self, teacher, tmp_path):
+        with pytest.raises(ValueError, match="at least 2 different texts, got 1"):
+            train_simcse(["read a file", "read a file"], teacher, output_dir=tmp_path, **self.options)

@@ -1,0 +1,82 @@
+"""Mined hard negatives judged by their own queries."""
+
+import pytest
+import reference
+import torch
+from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from sentence_transformers.util import cos_sim
+
+from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn
+from st_softinfonce.estimators.known_queries import KnownQueries
+from st_softinfonce.losses import InputWarning
+
+# The negatives are other queries' documents, as mining makes them; the last three come from elsewhere.
+MINED = [*DOCUMENTS[3:], *NEGATIVES[:3]]
+QUERY_OF = dict(zip(DOCUMENTS, QUERIES, strict=True))
+
+
+def features(model, texts=(QUERIES, DOCUMENTS, MINED)):
+    return [model.preprocess(column) for column in texts]
+
+
+def words(model, text):
+    return [word for word in text.split() if word in model.tokenizer.get_vocab()]
+
+
+def test_a_document_is_found_by_its_tokens(model):
+    known = KnownQueries(QUERY_OF, model)
+    queries, found = known.of(TextColumn(model.preprocess(MINED), model.tokenizer, role="document"))
+    assert found.tolist() == [True] * 5 + [False] * 3
+    assert queries.texts == [*QUERIES[3:], "", "", ""]
+
+
+def test_documents_are_truncated_as_in_training(transformer_model):
+    known = KnownQueries(QUERY_OF, transformer_model, max_length=5)
+    features = transformer_model.preprocess(DOCUMENTS, max_length=5)
+    _, found = known.of(TextColumn(features, transformer_model.tokenizer))
+    assert found.all()
+
+
+@pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
+def test_known_negatives_are_weighed_by_their_queries_and_unknown_ones_at_1(transformer_model, cls):
+    options = {"alpha": 1.3, "beta": 0.7, "weight_temperature": 0.5}
+    loss = cls(transformer_model, known_queries=KnownQueries(QUERY_OF, transformer_model), **options)
+    with torch.no_grad():
+        embeddings = [transformer_model(column)["sentence_embedding"] for column in features(transformer_model)]
+    scores = (20 * cos_sim(embeddings[0], torch.cat(embeddings[1:]))).double().tolist()
+    queries = [words(transformer_model, text) for text in QUERIES]
+    similarity = reference.bm25(queries, [*queries, *queries[3:], [], [], []], 1.2, 0.75)
+    for row in similarity:
+        row[13:] = [-1e9] * 3
+    weights = reference.negative_weights(similarity, 1.3, 0.7, 0.5)
+    for row in weights:
+        row[13:] = [1.0] * 3
+    actual = loss(features(transformer_model), None)
+    assert actual.item() == pytest.approx(reference.soft_info_nce(scores, weights), rel=1e-5)
+    unknown = cls(transformer_model, **options)(features(transformer_model), None)
+    assert abs(unknown - actual) > 1e-3
+
+
+def test_pairs_without_negatives_are_as_before(static_model):
+    loss = SoftInfoNCELoss(static_model, known_queries=KnownQueries(QUERY_OF, static_model))
+    batch = features(static_model, (QUERIES, DOCUMENTS))
+    assert torch.equal(loss(batch, None), SoftInfoNCELoss(static_model)(batch, None))
+
+
+def test_an_estimator_of_documents_has_no_use_for_them(static_model):
+    with pytest.warns(
+        InputWarning, match="known_queries have no effect with the estimator 'bm25', which compares doc"
+    ):
+        SoftInfoNCELoss(
+            static_model, BM25Estimator(compares="documents"), known_queries=KnownQueries(QUERY_OF, static_model)
+        )
+
+
+def test_a_bare_mapping_is_refused_with_the_remedy(static_model):
+    with pytest.raises(TypeError, match=r"known_queries must be a KnownQueries, got dict. KnownQueries\(query_of"):
+        SoftInfoNCELoss(static_model, known_queries=QUERY_OF)
+
+
+def test_an_empty_mapping_is_refused(static_model):
+    with pytest.raises(ValueError, match="query_of must map at least one document"):
+        KnownQueries({}, static_model)

@@ -1,0 +1,229 @@
+"""Near-duplicates against Python's sets, and clones of the positive through the loss and the trainer."""
+
+import json
+import random
+from functools import partial
+
+import pytest
+import torch
+from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from datasets import Dataset
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
+from st_softinfonce.estimators import NearDuplicateEstimator
+from st_softinfonce.functional import negative_weights
+
+arguments = partial(
+    SentenceTransformerTrainingArguments,
+    per_device_train_batch_size=8,
+    report_to="none",
+    save_strategy="no",
+    disable_tqdm=True,
+    use_cpu=True,
+)
+
+
+def random_texts(seed, count, vocabulary=6, longest=15):
+    generator = random.Random(seed)
+    return [[generator.randrange(vocabulary) for _ in range(generator.randrange(longest))] for _ in range(count)]
+
+
+def column(rows, extra=0, side="right"):
+    """Token ids as a batch has them: 0 pads, and 1 and 2 open and close a text."""
+    width = max(len(row) for row in rows) + 2 + extra
+    padded = []
+    for row in rows:
+        row = [1, *(token + 3 for token in row), 2]
+        filling = [0] * (width - len(row))
+        padded.append(row + filling if side == "right" else filling + row)
+    ids = torch.tensor(padded)
+    return TextColumn({"input_ids": ids, "attention_mask": ids > 0}, special_ids=range(3))
+
+
+def jaccard(one, other, size):
+    one, other = (
+        {tuple(row[i : i + size]) for i in range(max(len(row) - size + 1, 1))} if row else set()
+        for row in (one, other)
+    )
+    return len(one & other) / len(one | other) if one | other else 0.0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_similarity_is_the_jaccard_of_pythons_sets(monkeypatch, size, seed):
+    monkeypatch.setattr("st_softinfonce.estimators.near_duplicate._ROWS_AT_A_TIME", 4)
+    queries, candidates = random_texts(seed, 11), random_texts(seed + 50, 17)
+    candidates[:3] = queries[:3]
+    estimator = NearDuplicateEstimator(size=size)
+    similarity = estimator.similarity(
+        estimator.represent(column(queries)), estimator.represent(column(candidates, extra=4, side="left"))
+    )
+    expected = torch.tensor([[jaccard(query, candidate, size) for candidate in candidates] for query in queries])
+    torch.testing.assert_close(similarity, expected, rtol=1e-6, atol=1e-6)
+    assert (expected > 0).sum() > 2
+    assert (expected == 0).any()
+
+
+def test_texts_shorter_than_a_shingle_equal_only_themselves():
+    estimator = NearDuplicateEstimator(size=5)
+    shingles = estimator.represent(column([[1, 2], [1, 2], [2, 1], [1, 2, 3], [], []]))
+    similarity = estimator.similarity(shingles, shingles)
+    expected = torch.eye(6)
+    expected[0, 1] = expected[1, 0] = 1
+    expected[4, 4] = expected[5, 5] = 0
+    assert torch.equal(similarity, expected)
+
+
+def test_a_corpus_of_empty_texts_is_similar_to_nothing():
+    estimator = NearDuplicateEstimator()
+    shingles = estimator.represent(column([[], []]))
+    assert not estimator.similarity(shingles, shingles).any()
+
+
+def test_nothing_has_a_shape_that_depends_on_the_data():
+    """An operation that does makes the host wait for the device."""
+    asked = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            asked.append(function._schema.name.split("::")[1])
+            return function(*args, **(kwargs or {}))
+
+    texts = column(random_texts(0, 5))
+    assert texts.content_ids.numel()  # special tokens are copied to the device once, before
+    estimator = NearDuplicateEstimator()
+    with Record():
+        shingles = estimator.represent(texts)
+        estimator.for_batch(shingles).similarity(shingles[:2], shingles)
+    waiting = {"_local_scalar_dense", "item", "nonzero", "unique", "_unique2", "unique_dim", "masked_select"}
+    assert len(asked) > 10
+    assert not waiting & set(asked)
+    assert not any("unique" in name for name in asked)
+
+
+def test_weights_drop_for_clones_alone():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 30_000, (64, 60), generator=generator)
+    ids[9] = ids[4]
+    ids[9, 50] = 7
+    estimator = NearDuplicateEstimator()
+    shingles = estimator.represent(TextColumn({"input_ids": ids}))
+    weighting = estimator.weighting
+    weights = negative_weights(
+        estimator.similarity(shingles, shingles),
+        alpha=weighting.alpha,
+        beta=weighting.beta,
+        temperature=weighting.temperature,
+    )
+    assert weights[4, 9] == weights[9, 4] == pytest.approx(0.1)
+    others = torch.ones(64, dtype=torch.bool)
+    others[[4, 9]] = False
+    torch.testing.assert_close(weights[others], torch.ones(62, 64), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("compares", "size"), [("positives", 5), ("queries", 3), ("documents", 3)])
+def test_the_default_size_suits_what_is_compared(compares, size):
+    config = get_estimator("near-duplicate", compares=compares).get_config_dict()
+    assert json.loads(json.dumps(config)) == config == {"size": size, "compares": compares}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size must be an integer of at least 1, got 0"),
+        ({"size": 2.0}, "size must be an integer of at least 1, got 2.0"),
+        ({"compares": "code"}, r"compares must be one of \('queries', 'documents', 'positives'\), got 'code'"),
+    ],
+    ids=["size-0", "size-float", "compares"],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        get_estimator("near-duplicate", **options)
+
+
+class TestInTheLoss:
+    """A negative and another query's positive that copy the first query's positive."""
+
+    documents = (*DOCUMENTS[:-1], DOCUMENTS[0])
+    negatives = (NEGATIVES[0], DOCUMENTS[0], *NEGATIVES[2:])
+
+    def features(self, model):
+        return [model.preprocess(texts) for texts in (QUERIES, list(self.documents), list(self.negatives))]
+
+    def weights(self, loss, transposed=False):
+        batch = loss._collect([torch.zeros(8, 2)] * 3, loss.represent(self.features(loss.model)))
+        return (batch.compared.transposed if transposed else batch.compared.similarity)(batch.rows)
+
+    def test_every_document_is_compared_with_the_positive(self, model):
+        similarity = self.weights(SoftInfoNCELoss(model, "near-duplicate"))
+        words = [
+            [word for word in text.split() if word in model.tokenizer.get_vocab()]
+            for text in self.documents + self.negatives
+        ]
+        expected = torch.tensor([[jaccard(one, other, 5) for other in words] for one in words[:8]])
+        torch.testing.assert_close(similarity, expected)
+        assert similarity[0, 7] == similarity[7, 0] == similarity[0, 9] == 1
+        assert similarity[1].sum() < 2
+
+    def test_the_other_direction_compares_positives_too(self, model):
+        loss = SoftInfoNCELoss(model, "near-duplicate", directions=("query_to_doc", "doc_to_query"))
+        torch.testing.assert_close(self.weights(loss, transposed=True), self.weights(loss)[:, :8])
+
+    def test_comparing_queries_leaves_negatives_alone(self, model):
+        loss = SoftInfoNCELoss(model, NearDuplicateEstimator(compares="queries"))
+        assert self.weights(loss).shape == (8, 8)
+
+    def test_positives_are_documents_to_the_estimator(self, static_model):
+        roles = []
+
+        class Noting(NearDuplicateEstimator):
+            def represent(self, column):
+                roles.append((column.role, column.texts[0]))
+                return super().represent(column)
+
+        SoftInfoNCELoss(static_model, Noting())(self.features(static_model))
+        assert roles == [("document", self.documents[0]), ("document", self.negatives[0])]
+
+    @pytest.mark.parametrize("compares", ["queries", "documents", "positives"])
+    @pytest.mark.parametrize("directions", [("query_to_doc",), ("query_to_doc", "doc_to_query")], ids=len)
+    def test_cached_equals_plain_and_differs_from_unweighted(self, transformer_model, compares, directions):
+        transformer_model.double()
+        values = []
+        for loss in (
+            SoftInfoNCELoss(
+                transformer_model, NearDuplicateEstimator(compares=compares, size=1), directions=directions
+            ),
+            CachedSoftInfoNCELoss(
+                transformer_model,
+                NearDuplicateEstimator(compares=compares, size=1),
+                directions=directions,
+                mini_batch_size=3,
+            ),
+            SoftInfoNCELoss(transformer_model, alpha=0, directions=directions),
+        ):
+            transformer_model.zero_grad()
+            value = loss(self.features(transformer_model))
+            value.backward()
+            gradient = torch.cat([p.grad.flatten() for p in transformer_model.parameters() if p.grad is not None])
+            values.append((value.item(), gradient))
+        assert values[1][0] == pytest.approx(values[0][0], rel=1e-6)
+        torch.testing.assert_close(values[1][1], values[0][1], rtol=1e-6, atol=1e-9)
+        assert abs(values[2][0] - values[0][0]) > 1e-3
+
+    def test_a_pair_without_negatives_will_do(self, static_model):
+        loss = SoftInfoNCELoss(static_model, "near-duplicate")
+        value = loss([static_model.preprocess(texts) for texts in (QUERIES, list(self.documents))])
+        assert torch.isfinite(value)
+
+    def test_it_trains(self, static_model, tmp_path):
+        data = Dataset.from_dict({"query": QUERIES, "code": list(self.documents), "negative": list(self.negatives)})
+        before = static_model.encode(QUERIES[0])
+        SentenceTransformerTrainer(
+            model=static_model,
+            args=arguments(output_dir=str(tmp_path), learning_rate=1e-2),
+            train_dataset=data,
+            loss=SoftInfoNCELoss(static_model, "near-duplicate"),
+        ).train()
+        assert abs(static_model.encode(QUERIES[0]) - before).max() > 0

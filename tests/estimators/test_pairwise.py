@@ -1,0 +1,327 @@
+"""Estimators that see both texts: which pairs are scored, how often, and a cross-encoder that stays as it is."""
+
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_tokenizer
+from datasets import Dataset
+from sentence_transformers import CrossEncoder, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from transformers import BertConfig, BertForSequenceClassification
+
+from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
+from st_softinfonce.estimators import CrossEncoderEstimator, PairwiseEstimator, WeightingParameters
+
+arguments = partial(
+    SentenceTransformerTrainingArguments,
+    per_device_train_batch_size=8,
+    num_train_epochs=2,
+    learning_rate=1e-2,
+    report_to="none",
+    save_strategy="no",
+    disable_tqdm=True,
+    use_cpu=True,
+)
+
+
+class Overlap(PairwiseEstimator):
+    """Number of common words, noting what it was asked."""
+
+    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.5)
+
+    def __init__(self, returned=None, **options):
+        super().__init__(**options)
+        self.calls = []
+        self.returned = returned
+
+    def score(self, queries, candidates):
+        self.calls.append(list(zip(queries, candidates, strict=True)))
+        if self.returned is not None:
+            return self.returned(len(queries))
+        return torch.tensor([overlap(*pair) for pair in self.calls[-1]])
+
+
+def overlap(query, candidate):
+    return float(len(set(query.split()) & set(candidate.split())))
+
+
+def represented(estimator, texts, tokenizer, role="query"):
+    column = TextColumn.from_texts(texts, tokenizer)
+    column.role = role
+    return estimator.represent(column)
+
+
+def compare(estimator, tokenizer, queries=QUERIES, candidates=DOCUMENTS):
+    rows = represented(estimator, queries, tokenizer), represented(estimator, candidates, tokenizer, "document")
+    return estimator.similarity(*rows)
+
+
+class TestShortlist:
+    def test_all_pairs_are_scored_where_there_are_few(self, tokenizer):
+        expected = torch.tensor([[overlap(query, document) for document in DOCUMENTS] for query in QUERIES])
+        assert torch.equal(compare(Overlap(), tokenizer), expected)
+        assert len(expected.unique()) > 2
+
+    def test_only_the_most_similar_by_the_cheap_estimator_are_scored_in_one_call(self, tokenizer):
+        estimator = Overlap(candidates_per_query=3)
+        similarity = compare(estimator, tokenizer)
+        queries, documents = (TextColumn.from_texts(t, tokenizer).content_ids for t in (QUERIES, DOCUMENTS))
+        cheap = BM25Estimator().similarity(queries, documents)
+        chosen = cheap.sort(dim=1, descending=True, stable=True).indices[:, :3]
+        expected = torch.zeros(8, 8, dtype=torch.bool).scatter(1, chosen, True)
+        assert torch.equal(similarity > -math.inf, expected)
+        assert [len(call) for call in estimator.calls] == [24]
+
+    def test_equal_texts_are_chosen_and_scored_once(self, tokenizer):
+        estimator = Overlap(candidates_per_query=2)
+        similarity = compare(estimator, tokenizer, candidates=[*DOCUMENTS[:2], *DOCUMENTS[:2]])
+        assert torch.isfinite(similarity).all()
+        assert torch.equal(similarity[:, :2], similarity[:, 2:])
+        assert [len(call) for call in estimator.calls] == [16]
+
+    def test_any_part_of_a_batch_is_scored_as_the_whole(self, tokenizer):
+        estimator = Overlap(candidates_per_query=2)
+        queries = represented(estimator, QUERIES, tokenizer)
+        documents = represented(estimator, DOCUMENTS, tokenizer, "document")
+        whole = estimator.similarity(queries, documents)
+        bound = estimator.for_batch(documents)
+        assert torch.equal(bound.similarity(queries[2:5], documents), whole[2:5])
+        assert torch.equal(bound.similarity(queries, documents[[6, 1, 1]]), whole[:, [6, 1, 1]])
+        assert len(estimator.calls) == 1
+
+    def test_padding_does_not_make_another_text(self, tokenizer):
+        estimator = Overlap()
+        queries, documents = (represented(estimator, texts, tokenizer) for texts in (QUERIES, DOCUMENTS))
+        first = estimator.similarity(queries, documents)
+        wider = torch.nn.functional.pad(queries, (0, 3), value=-1)
+        assert torch.equal(estimator.similarity(wider, documents), first)
+        assert len(estimator.calls) == 1
+
+    def test_an_empty_text_is_never_scored(self, tokenizer):
+        estimator = Overlap()
+        similarity = compare(estimator, tokenizer, ["", *QUERIES[1:]], [*DOCUMENTS[:3], "", *DOCUMENTS[4:]])
+        assert (similarity[0] == -math.inf).all()
+        assert (similarity[:, 3] == -math.inf).all()
+        assert torch.isfinite(similarity[1:, :3]).all()
+
+    def test_nothing_but_empty_texts_is_never_scored(self, tokenizer):
+        estimator = Overlap()
+        assert (compare(estimator, tokenizer, ["read", ""], ["", ""]) == -math.inf).all()
+        assert not estimator.calls
+
+    def test_any_estimator_can_choose(self, tokenizer):
+        class LastFirst(BM25Estimator):
+            def similarity(self, queries, candidates):
+                return torch.arange(float(len(candidates))).expand(len(queries), -1)
+
+            def for_batch(self, candidates):
+                return self
+
+        similarity = compare(Overlap(candidates_per_query=2, shortlist=LastFirst()), tokenizer)
+        assert (similarity[:, :6] == -math.inf).all()
+        assert torch.isfinite(similarity[:, 6:]).all()
+
+    def test_tokenizers_and_roles_are_told_apart(self, tokenizer):
+        estimator = Overlap()
+        assert represented(estimator, ["read"], tokenizer)[0, 0] == 0
+        assert represented(estimator, ["read"], tokenizer, "document")[0, 0] == 1
+        assert represented(estimator, ["read"], make_tokenizer())[0, 0] == 2
+        assert represented(estimator, ["sort"], tokenizer)[0, 0] == 0
+
+
+class TestKeptScores:
+    def test_a_pair_is_scored_once(self, tokenizer):
+        estimator = Overlap()
+        first = compare(estimator, tokenizer)
+        assert torch.equal(compare(estimator, tokenizer), first)
+        compare(estimator, tokenizer, candidates=[*DOCUMENTS[:7], "read socket"])
+        assert [len(call) for call in estimator.calls] == [64, 8]
+
+    @pytest.mark.parametrize("kept", [0, 10, 64], ids=lambda kept: f"kept={kept}")
+    def test_no_more_are_kept_than_asked_for(self, tokenizer, kept):
+        estimator = Overlap(scores_kept=kept)
+        first = compare(estimator, tokenizer)
+        assert torch.equal(compare(estimator, tokenizer), first)
+        assert len(estimator._scores) == kept
+        assert [len(call) for call in estimator.calls] == ([64] if kept == 64 else [64, 64 - kept])
+
+
+class TestContract:
+    @pytest.mark.parametrize(
+        ("returned", "message"),
+        [
+            (lambda n: [1.0] * n, r"Overlap.score\(\) must return .* for each of 64 pairs, got list"),
+            (lambda n: torch.zeros(n, 1), r"for each of 64 pairs, got torch.float32 of shape \(64, 1\)"),
+            (lambda n: torch.zeros(n + 1), r"got torch.float32 of shape \(65,\)"),
+            (lambda n: torch.zeros(n, dtype=torch.int64), "got torch.int64 of shape"),
+            (lambda n: torch.full((n,), math.nan), "got nan for 'read a file' and 'def "),
+            (lambda n: torch.full((n,), math.inf), "got inf for 'read a file' and 'def "),
+            (
+                lambda n: torch.zeros(n, requires_grad=True),
+                r"Overlap.score\(\) returned a tensor that requires a grad",
+            ),
+        ],
+        ids=["no-tensor", "shape", "length", "integers", "nan", "inf", "gradient"],
+    )
+    def test_broken_scores_are_refused_and_not_kept(self, tokenizer, returned, message):
+        estimator = Overlap(returned)
+        with pytest.raises(ValueError, match=message):
+            compare(estimator, tokenizer)
+        assert not estimator._scores
+
+    def test_a_cheap_estimator_that_returns_nan_is_refused(self, tokenizer):
+        class Nan(BM25Estimator):
+            def similarity(self, queries, candidates):
+                return torch.full((len(queries), len(candidates)), math.nan)
+
+            def for_batch(self, candidates):
+                return self
+
+        with pytest.raises(ValueError, match="shortlist 'Nan' of Overlap returned nan"):
+            compare(Overlap(shortlist=Nan()), tokenizer)
+
+    def test_a_column_without_a_tokenizer_is_refused(self):
+        with pytest.raises(ValueError, match="tokenizer is None: Overlap needs the texts"):
+            Overlap().represent(TextColumn({"input_ids": torch.ones(1, 2, dtype=torch.int64)}))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"compares": "code"}, "compares must be one of .*, got 'code'"),
+            ({"candidates_per_query": 0}, "candidates_per_query must be an integer of at least 1, got 0"),
+            ({"scores_kept": -1}, "scores_kept must be an integer of at least 0, got -1"),
+            ({"shortlist": "bm52"}, "estimator must be one of .*'bm25'.*, got 'bm52'"),
+        ],
+        ids=["compares", "candidates_per_query", "scores_kept", "shortlist"],
+    )
+    def test_options_out_of_range_are_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            Overlap(**options)
+
+
+def make_cross_encoder(folder, labels=1):
+    torch.manual_seed(3)
+    tokenizer = make_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=1.0,  # or every pair has the same score
+        hidden_dropout_prob=0.5,
+        num_labels=labels,
+    )
+    path = folder / f"reranker-{labels}"
+    BertForSequenceClassification(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def reranker_folder(tmp_path_factory):
+    return make_cross_encoder(tmp_path_factory.mktemp("rerankers"))
+
+
+@pytest.fixture
+def reranker(reranker_folder):
+    return CrossEncoder(reranker_folder, device="cpu").train()
+
+
+class TestCrossEncoder:
+    texts = (QUERIES, DOCUMENTS, NEGATIVES)
+
+    def features(self, model):
+        return [model.preprocess(column) for column in self.texts]
+
+    @pytest.mark.parametrize("given", ["path", "instance"])
+    def test_scores_are_the_cross_encoders_probabilities(self, reranker, reranker_folder, tokenizer, given):
+        estimator = CrossEncoderEstimator(reranker if given == "instance" else reranker_folder, batch_size=5)
+        similarity = compare(estimator, tokenizer)
+        pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
+        expected = reranker.predict(pairs, activation_fn=torch.nn.Sigmoid(), convert_to_tensor=True).view(8, 8)
+        torch.testing.assert_close(similarity, expected)
+        assert expected.std() > 1e-3
+
+    def test_what_is_not_scored_is_at_the_bottom_of_the_scale(self, reranker, tokenizer):
+        similarity = compare(CrossEncoderEstimator(reranker, candidates_per_query=2), tokenizer)
+        assert ((similarity > 0).sum(dim=1) == 2).all()
+        assert (similarity == 0).sum() == 48
+
+    @pytest.mark.parametrize("compares", ["queries", "documents", "positives"])
+    @pytest.mark.parametrize("directions", [("query_to_doc",), ("query_to_doc", "doc_to_query")], ids=len)
+    def test_cached_equals_plain_and_differs_from_unweighted(self, transformer_model, reranker, compares, directions):
+        transformer_model.double()
+        options = {"directions": directions}
+        estimators = [CrossEncoderEstimator(reranker, compares=compares, candidates_per_query=3) for _ in range(2)]
+        plain = SoftInfoNCELoss(transformer_model, estimators[0], **options)(self.features(transformer_model))
+        cached = CachedSoftInfoNCELoss(transformer_model, estimators[1], mini_batch_size=3, **options)
+        cached = cached(self.features(transformer_model))
+        unweighted = SoftInfoNCELoss(transformer_model, alpha=0, **options)(self.features(transformer_model))
+        assert cached.item() == pytest.approx(plain.item(), rel=1e-6)
+        assert abs(unweighted - plain) > 1e-3
+
+    @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+    @pytest.mark.parametrize("precision", ["float32", "bf16"])
+    def test_it_trains_the_model_and_leaves_the_teacher_alone(self, static_model, reranker, tmp_path, precision):
+        before = {name: value.clone() for name, value in reranker.state_dict().items()}
+        start = {name: value.clone() for name, value in static_model.state_dict().items()}
+        loss = SoftInfoNCELoss(static_model, CrossEncoderEstimator(reranker))
+        trainer = SentenceTransformerTrainer(
+            model=static_model,
+            args=arguments(output_dir=str(tmp_path), bf16=precision == "bf16"),
+            train_dataset=Dataset.from_dict(dict(zip(("query", "code", "negative"), self.texts, strict=True))),
+            loss=loss,
+        )
+        trainer.train()
+        assert {name for name, _ in loss.named_parameters()} == {
+            f"model.{name}" for name, _ in static_model.named_parameters()
+        }
+        trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+        for parameter in reranker.parameters():
+            assert id(parameter) not in trained
+            assert not parameter.requires_grad
+            assert parameter.grad is None
+        assert not any(module.training for module in reranker.modules())
+        assert all(torch.equal(value, before[name]) for name, value in reranker.state_dict().items())
+        assert any(not torch.equal(value, start[name]) for name, value in static_model.state_dict().items())
+
+    def test_putting_the_loss_in_train_mode_leaves_the_teacher_alone(self, static_model, reranker, tokenizer):
+        loss = SoftInfoNCELoss(static_model, CrossEncoderEstimator(reranker, scores_kept=0))
+        loss.train()
+        assert not reranker.training
+        assert torch.equal(compare(loss.estimator, tokenizer), compare(loss.estimator, tokenizer))
+
+    def test_a_teacher_that_shares_weights_with_the_model_is_refused_and_not_frozen(self, reranker):
+        with pytest.raises(ValueError, match="'cross-encoder' shares weights with the model in training"):
+            SoftInfoNCELoss(reranker, CrossEncoderEstimator(reranker))
+        assert all(parameter.requires_grad for parameter in reranker.parameters())
+
+    def test_the_configuration_names_the_teacher_and_is_readable_json(self, static_model, reranker_folder):
+        estimator = get_estimator("cross-encoder", model=reranker_folder, compares="queries", device="cpu")
+        config = SoftInfoNCELoss(static_model, estimator).get_config_dict()
+        assert json.loads(json.dumps(config)) == config
+        assert config["estimator"] == "cross-encoder"
+        options = config["estimator_options"]
+        assert options["teacher"] == "reranker-1"
+        assert (options["candidates_per_query"], options["shortlist"]) == (8, "bm25")
+        assert options["shortlist_options"]["compares"] == "queries"
+
+    def test_a_head_of_several_labels_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match=r"one score, got a head of 3 labels.*Take a reranker \(num_labels=1\)"):
+            CrossEncoderEstimator(make_cross_encoder(tmp_path, labels=3))
+
+    def test_a_bad_batch_size_is_refused(self, reranker):
+        with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
+            CrossEncoderEstimator(reranker, batch_size=0)
+
+    def test_options_for_a_loaded_model_are_refused(self, reranker):
+        with pytest.raises(ValueError, match=r"options \['device'\] cannot be given with a model that is loaded"):
+            CrossEncoderEstimator(reranker, device="cpu")
+
+    def test_something_else_is_refused_by_its_type(self, static_model):
+        with pytest.raises(TypeError, match=r"name or path of a .* CrossEncoder, or such a model, got SentenceTransf"):
+            CrossEncoderEstimator(static_model)

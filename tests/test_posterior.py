@@ -1,0 +1,307 @@
+"""Weights in absolute terms: the relevance posterior, the weights it makes, and the losses with it."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from datasets import Dataset
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sklearn.isotonic import IsotonicRegression
+
+from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
+from st_softinfonce.functional import RelevancePosterior, negative_weights, posterior_weights, temperature_for_share
+
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5}
+POSTERIOR = RelevancePosterior(knots=(0.0, 1.0, 4.0), log_ratios=(-6.0, 1.0, 9.0), prior=0.002)
+RELATIVE = dataclasses.replace(POSTERIOR, knots=(0.0, 0.5, 1.0), relative=True)
+
+
+def oracle(similarity, posterior, min_weight, positives):
+    weights = []
+    for row, positive in zip(similarity, positives, strict=True):
+        line = []
+        for column, score in enumerate(row):
+            s = score
+            if posterior.relative:
+                s = score / row[positive] if row[positive] > 0 else -math.inf
+            if s == -math.inf:
+                p = 0.0
+            else:
+                s = min(max(s, posterior.knots[0]), posterior.knots[-1])
+                place = max(k for k in range(len(posterior.knots) - 1) if posterior.knots[k] <= s)
+                (a, b), (x, y) = posterior.knots[place : place + 2], posterior.log_ratios[place : place + 2]
+                p = min(1.0, posterior.prior * math.exp(x + (y - x) * (s - a) / (b - a)))
+            line.append(1.0 if column == positive else max(1 - p, min_weight))
+        weights.append(line)
+    return weights
+
+
+def gaussian_scores(seed=0, known=4000, random=200_000, distance=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(known, generator=generator) + distance, torch.randn(random, generator=generator)
+
+
+class TestWeights:
+    @pytest.mark.parametrize("posterior", [POSTERIOR, RELATIVE], ids=["absolute", "relative"])
+    @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+    def test_equal_the_formula(self, posterior, dtype):
+        similarity = (torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).double() * 3).to(dtype)
+        similarity[0, 3], similarity[1, 2], similarity[2, 4] = -math.inf, 50.0, -50.0
+        positives = torch.tensor([4, 0, 8, 1, 3])
+        weights = posterior_weights(similarity, posterior=posterior, min_weight=0.2, positives=positives)
+        expected = torch.tensor(oracle(similarity.tolist(), posterior, 0.2, positives.tolist()), dtype=torch.float64)
+        assert weights.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert (weights.double() - expected).abs().max() < TOLERANCES[dtype]
+        assert ((weights > 0.2) & (weights < 0.99)).any()
+
+    def test_fall_with_the_similarity_and_ignore_the_rest_of_the_batch(self):
+        similarity = torch.linspace(-2, 6, 200).unsqueeze(0)
+        weights = posterior_weights(similarity, posterior=POSTERIOR, positives=torch.tensor([0]))
+        assert (weights.diff() <= 0).all()
+        part = posterior_weights(similarity[:, :50], posterior=POSTERIOR, positives=torch.tensor([0]))
+        assert torch.equal(part, weights[:, :50])
+
+    def test_carry_no_gradient(self):
+        similarity = torch.randn(3, 3, requires_grad=True)
+        assert not posterior_weights(similarity, posterior=POSTERIOR).requires_grad
+
+    def test_extremes(self):
+        similarity = torch.tensor([[0.0, 1e30, -1e30, -math.inf]])
+        weights = posterior_weights(similarity, posterior=POSTERIOR, min_weight=0.0)
+        assert weights[0, 1] == 0.0
+        assert weights[0, 2] == pytest.approx(1 - 0.002 * math.exp(-6), abs=1e-6)
+        assert weights[0, 3] == 1.0
+
+    def test_a_query_not_similar_to_itself_says_nothing(self):
+        similarity = torch.tensor([[0.0, 5.0, 1.0], [9.0, -1.0, 0.0]])
+        assert torch.equal(posterior_weights(similarity, posterior=RELATIVE), torch.ones(2, 3))
+
+    def test_bad_input_is_refused(self):
+        with pytest.raises(ValueError, match=r"min_weight must be in \[0, 1\], got 2"):
+            posterior_weights(torch.zeros(2, 2), posterior=POSTERIOR, min_weight=2)
+        with pytest.raises(ValueError, match="similarity holds nan at row 0, column 1"):
+            posterior_weights(torch.tensor([[0.0, math.nan]]), posterior=POSTERIOR)
+
+
+class TestFit:
+    def test_recovers_the_ratio_of_two_gaussians(self):
+        known, random = gaussian_scores()
+        posterior = RelevancePosterior.fit(known, random, prior=1e-3)
+        scores = torch.linspace(0.0, 4.0, 9, dtype=torch.float64)
+        truth = (3.0 * scores - 4.5 + math.log(1e-3)).exp().clamp(max=1)
+        assert (posterior.probability(scores) - truth).abs().max() < 0.15
+        assert posterior.probability(torch.tensor([-1.0, 6.0])).tolist() == [pytest.approx(0, abs=1e-4), 1.0]
+        assert (posterior.known_pairs, posterior.random_pairs) == (4000, 200_000)
+
+    def test_agrees_with_isotonic_regression(self):
+        known, random = gaussian_scores(distance=1.5)
+        posterior = RelevancePosterior.fit(known, random, prior=0.01)
+        labels = torch.cat([torch.ones(len(known)), torch.zeros(len(random))])
+        mass = torch.cat([torch.full_like(known, 1 / len(known)), torch.full_like(random, 1 / len(random))])
+        isotonic = IsotonicRegression().fit(torch.cat([known, random]), labels, sample_weight=mass)
+        scores = torch.linspace(-1, 3, 30)
+        share = torch.as_tensor(isotonic.predict(scores)).double().clamp(1e-3, 0.999)
+        ours = (posterior.probability(scores.double()) / 0.01).log()
+        assert (ours - (share / (1 - share)).log()).abs().max() < 0.5
+
+    def test_the_prior_is_found_where_relevant_pairs_hide_among_random_ones(self):
+        known, random = gaussian_scores(distance=4.0)
+        random[:200] += 4.0  # one in a thousand
+        assert 0.5e-3 < RelevancePosterior.fit(known, random).prior < 2e-3
+
+    def test_known_scores_that_are_all_equal_make_a_step(self):
+        random = gaussian_scores()[1].clamp(max=6) / 10
+        noise = 1e-7 * torch.randn(500, generator=torch.Generator().manual_seed(0))
+        posterior = RelevancePosterior.fit(1.0 + noise, random)
+        low, high = posterior.probability(torch.tensor([0.4, 1.0 - 1e-6])).tolist()
+        assert low < 1e-3
+        assert high > 0.9
+
+    def test_goes_to_json_and_back(self):
+        posterior = RelevancePosterior.fit(*gaussian_scores())
+        again = RelevancePosterior(**json.loads(json.dumps(dataclasses.asdict(posterior))))
+        assert again == posterior
+        assert hash(again) == hash(posterior)
+
+    @pytest.mark.parametrize(
+        ("known", "random", "options", "message"),
+        [
+            (torch.ones(49), torch.zeros(1000), {}, "known_scores must be at least 50 scores, got 49"),
+            (torch.ones(50), torch.zeros(999), {}, "random_scores must be at least 1000 scores, got 999"),
+            (torch.ones(50), torch.ones(1000), {}, "known_scores and random_scores are all equal"),
+            (torch.zeros(50), torch.arange(1000.0), {}, "known_scores must lie above random_scores"),
+            (torch.full((50,), math.nan), torch.zeros(1000), {}, "known_scores must be numbers or -inf, got nan"),
+            (torch.ones(50), torch.full((1000,), math.inf), {}, "random_scores must be numbers or -inf, got inf"),
+            (torch.ones(50), torch.zeros(1000), {"prior": 0}, r"prior must be in \(0, 1\], got 0"),
+            (torch.arange(50.0) + 10, torch.arange(1000.0) % 60, {}, "prior cannot be estimated"),
+        ],
+        ids=lambda value: value[:25] if isinstance(value, str) else "",
+    )
+    def test_degenerate_scores_are_refused(self, known, random, options, message):
+        with pytest.raises(ValueError, match=message):
+            RelevancePosterior.fit(known, random, **options)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"knots": (0.0,)}, "knots and log_ratios must be equally many, at least 2, got 1 and 3"),
+            ({"knots": (0.0, 0.0, 1.0)}, "knots must be finite numbers, strictly ascending"),
+            ({"log_ratios": (0.0, -1.0, 1.0)}, "log_ratios must be finite numbers, never falling"),
+            ({"prior": 1.5}, "prior must be in"),
+        ],
+        ids=["few", "knots", "ratios", "prior"],
+    )
+    def test_values_out_of_range_are_refused(self, fields, message):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(POSTERIOR, **fields)
+
+
+class TestTemperature:
+    def softened(self, similarity, temperature):
+        return (negative_weights(similarity, alpha=1.5, beta=0.5, temperature=temperature) < 0.9).sum() / (64 * 63)
+
+    @pytest.mark.parametrize("share", [0.02, 0.03, 0.05])
+    def test_softens_the_share_asked_for(self, share):
+        similarity = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * 7
+        temperature = temperature_for_share(similarity, alpha=1.5, beta=0.5, share=share)
+        assert self.softened(similarity, temperature) == pytest.approx(share, abs=1e-3)
+        assert self.softened(similarity, temperature * 1.5) < share
+
+    def test_comes_closest_where_the_share_is_out_of_reach(self):
+        similarity = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+        temperature = temperature_for_share(similarity, alpha=1.5, beta=0.5, share=0.9)
+        assert 0 < self.softened(similarity, temperature) < 0.9
+
+    @pytest.mark.parametrize("similarity", [torch.zeros(9, 9), torch.randn(3, 3)], ids=["all-alike", "too-small"])
+    def test_nothing_to_choose(self, similarity):
+        assert temperature_for_share(similarity, alpha=1.5, beta=0.5, share=0.05) is None
+
+
+def value_and_gradients(loss, texts):
+    loss.model.zero_grad()
+    value = loss([loss.model.preprocess(column) for column in texts], None)
+    value.backward()
+    gradients = [p.grad.clone() for p in loss.model.parameters() if p.grad is not None]
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0
+    return [value.detach(), *gradients]
+
+
+BM25_POSTERIOR = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-9.0, 10.0), prior=0.01, relative=True)
+PLAIN_TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
+
+
+class TestLoss:
+    @pytest.mark.parametrize("compares", ["queries", "documents"])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"directions": ("query_to_doc", "doc_to_query")},
+            {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
+        ],
+        ids=["one-way", "both-ways", "apart"],
+    )
+    @pytest.mark.parametrize("chunk", [3, 8])
+    def test_cached_equals_plain(self, transformer_model, compares, options, chunk):
+        transformer_model.double()
+        posterior = dataclasses.replace(BM25_POSTERIOR, relative=compares == "queries", knots=(0.0, 0.8))
+        options = {"weighting": "posterior", "posterior": posterior, **options}
+        plain = SoftInfoNCELoss(transformer_model, BM25Estimator(compares=compares), **options)
+        cached = CachedSoftInfoNCELoss(
+            transformer_model, BM25Estimator(compares=compares), mini_batch_size=chunk, **options
+        )
+        one, other = value_and_gradients(plain, PLAIN_TEXTS), value_and_gradients(cached, PLAIN_TEXTS)
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+        host = value_and_gradients(MultipleNegativesRankingLoss(transformer_model), PLAIN_TEXTS)
+        assert abs(one[0] - host[0]) > 1e-4
+
+    def test_a_batch_without_similar_negatives_equals_the_hosts_loss(self, model):
+        texts = [["read", "write", "sort", "count", "find"], DOCUMENTS[:5]]
+        loss = SoftInfoNCELoss(model, weighting="posterior", posterior=BM25_POSTERIOR)
+        one, host = value_and_gradients(loss, texts), value_and_gradients(MultipleNegativesRankingLoss(model), texts)
+        torch.testing.assert_close(one, host, rtol=1e-4, atol=1e-5)
+        paper = value_and_gradients(SoftInfoNCELoss(model), [QUERIES, DOCUMENTS])
+        assert abs(paper[0] - value_and_gradients(loss, [QUERIES, DOCUMENTS])[0]) > 1e-3
+
+    def test_explicit_negatives_without_a_query_keep_weight_1(self, static_model):
+        loss = SoftInfoNCELoss(static_model, weighting="posterior", posterior=BM25_POSTERIOR)
+        twins = [["read a file"] * 2, DOCUMENTS[:2], ["read a file"] * 2]
+        with torch.no_grad():
+            a, b, c = (static_model(static_model.preprocess(texts))["sentence_embedding"] for texts in twins)
+            scores = 20 * torch.nn.functional.cosine_similarity(a.unsqueeze(1), torch.cat([b, c]).unsqueeze(0), dim=2)
+        weights = torch.tensor([[1.0, 0.1, 1.0, 1.0], [0.1, 1.0, 1.0, 1.0]])
+        expected = -((scores + weights.log()).log_softmax(1).diagonal()).mean()
+        torch.testing.assert_close(value_and_gradients(loss, twins)[0], expected)
+
+    def test_the_estimators_own_posterior_is_used(self, static_model):
+        estimator = BM25Estimator()
+        estimator.posterior = BM25_POSTERIOR
+        assert SoftInfoNCELoss(static_model, estimator, weighting="posterior").posterior is BM25_POSTERIOR
+
+    def test_no_posterior_is_refused_naming_calibrate(self, static_model):
+        with pytest.raises(ValueError, match=r"posterior must be a RelevancePosterior .*calibrate\('bm25', pairs"):
+            SoftInfoNCELoss(static_model, weighting="posterior")
+        with pytest.raises(ValueError, match=r"weighting must be one of \('paper', 'posterior'\), got 'bayes'"):
+            SoftInfoNCELoss(static_model, weighting="bayes")
+
+    def test_options_without_effect_are_named(self, static_model):
+        with pytest.warns(UserWarning, match="alpha, weight_temperature have no effect with weighting='posterior'"):
+            SoftInfoNCELoss(
+                static_model, alpha=1.0, weight_temperature=2.0, weighting="posterior", posterior=POSTERIOR
+            )
+        with pytest.warns(UserWarning, match="posterior has no effect with weighting='paper'"):
+            SoftInfoNCELoss(static_model, posterior=POSTERIOR)
+
+    @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+    def test_trains_and_the_model_card_names_the_weighting(self, static_model, tmp_path):
+        loss = SoftInfoNCELoss(static_model, weighting="posterior", posterior=BM25_POSTERIOR)
+        config = loss.get_config_dict()
+        assert json.loads(json.dumps(config)) == config
+        assert "alpha" not in config
+        trainer = SentenceTransformerTrainer(
+            model=static_model,
+            args=SentenceTransformerTrainingArguments(
+                output_dir=str(tmp_path), max_steps=2, report_to="none", use_cpu=True, save_strategy="no"
+            ),
+            train_dataset=Dataset.from_dict({"query": QUERIES, "code": DOCUMENTS}),
+            loss=loss,
+        )
+        trainer.train()
+        static_model.save_pretrained(str(tmp_path / "model"))
+        card = (tmp_path / "model" / "README.md").read_text()
+        assert '"weighting": "posterior"' in card
+        assert '"prior": 0.01' in card
+
+
+class TestAutomaticTemperature:
+    def test_is_set_at_the_first_batch_and_kept(self, static_model):
+        loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
+        assert loss.get_config_dict()["weight_temperature"] == "auto"
+        first = value_and_gradients(loss, [QUERIES, DOCUMENTS])
+        temperature = loss.weight_temperature
+        assert temperature > 0
+        config = loss.get_config_dict()
+        assert config["weight_temperature"] == temperature
+        assert config["weight_temperature_from"] == "first batch, 5% of its negatives below 0.9"
+        value_and_gradients(loss, [QUERIES[::-1], DOCUMENTS[::-1]])
+        assert loss.weight_temperature == temperature
+        fixed = SoftInfoNCELoss(static_model, weight_temperature=temperature)
+        torch.testing.assert_close(first, value_and_gradients(fixed, [QUERIES, DOCUMENTS]))
+
+    def test_is_the_same_for_the_cached_loss(self, transformer_model):
+        plain = SoftInfoNCELoss(transformer_model, weight_temperature="auto")
+        cached = CachedSoftInfoNCELoss(transformer_model, weight_temperature="auto", mini_batch_size=3)
+        for loss in (plain, cached):
+            value_and_gradients(loss, [QUERIES, DOCUMENTS])
+        assert plain.weight_temperature == cached.weight_temperature
+
+    def test_waits_for_a_batch_that_can_tell(self, static_model):
+        loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
+        value_and_gradients(loss, [["read the file"] * 6, DOCUMENTS[:6]])
+        assert loss.weight_temperature == "auto"
+        value_and_gradients(loss, [QUERIES, DOCUMENTS])
+        assert loss.weight_temperature > 0
