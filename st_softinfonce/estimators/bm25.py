@@ -1,26 +1,44 @@
-"""BM25 on token ids: how many rare words does a candidate share with the query?"""
+"""BM25 on token ids or words: how many rare ones does a candidate share with the query?"""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from rank_bm25 import BM25Okapi
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from st_softinfonce.estimators.base import COMPARES, SimilarityEstimator, TextColumn, WeightingParameters
+from st_softinfonce.estimators.base import (
+    COMPARES,
+    Compares,
+    SimilarityEstimator,
+    TextColumn,
+    WeightingParameters,
+)
+from st_softinfonce.estimators.words import split_words, word_ids
 
-# Queries are scored this many at a time: it bounds the memory, and their terms stay in the processor's cache.
+TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"words": split_words}
+
+# On an accelerator queries are scored this many at a time: it bounds the memory, and their terms stay in the cache.
 _QUERIES_AT_A_TIME = 128
+# On the CPU, terms in more than this share of the documents are scored as a dense matrix, where that is faster.
+_FREQUENT = 0.02
 
 
 @dataclass(frozen=True)
 class BM25Statistics:
     """What BM25 knows about a collection of documents.
+
+    ``idf = ln((N - n + 0.5) / (n + 0.5))`` with ``n`` of ``N`` documents holding the token: negative for a token in
+    more than half of them, as in the paper's code. ``rank_bm25`` has another one for those.
 
     Attributes:
         tokens: ``(t,)`` int64, ascending; of equal ones only the first counts.
@@ -48,31 +66,9 @@ class BM25Statistics:
             self.tokens.to(device), self.idf.to(device, dtype), self.average_length.to(device, dtype)
         )
 
-    @classmethod
-    def of_documents(cls, documents: Tensor) -> BM25Statistics:
-        """Count a batch of documents, on their device and without waiting for it.
-
-        ``idf = ln((N - n + 0.5) / (n + 0.5))`` with ``n`` of ``N`` documents holding the token: negative for a token
-        in more than half of them, as in the paper's code.
-
-        Args:
-            documents: ``(m, length)`` int64 token ids, -1 where there is no content.
-
-        Returns:
-            The batch's statistics.
-        """
-        dtype = _score_dtype(documents.device)
-        tokens = documents.flatten().sort().values  # (t,), with repeats: dropping them would have a size to wait for
-        ordered, first = _first_occurrences(documents)
-        place = torch.searchsorted(tokens, ordered)
-        holding = torch.zeros(tokens.numel(), dtype=dtype, device=documents.device)
-        holding.scatter_add_(0, place.flatten(), first.flatten().to(dtype))
-        idf = torch.log((documents.size(0) - holding + 0.5) / (holding + 0.5))
-        return cls(tokens, idf, (documents >= 0).sum(dim=1).to(dtype).mean())
-
 
 class BM25Estimator(SimilarityEstimator):
-    """Okapi BM25 of every query against every candidate, on the token ids of the model in training.
+    """Okapi BM25 of every query against every candidate, on the token ids of the model in training or on words.
 
     The score of candidate ``j`` for query ``i`` sums, over every token occurrence of the query,
     ``idf * (k1 + 1) f / (f + k1 (1 - b + b * length_j / average_length))`` with ``f`` the token's count in the
@@ -81,15 +77,21 @@ class BM25Estimator(SimilarityEstimator):
     ``compares="documents"``). :meth:`from_corpus` takes the statistics from a whole corpus. Special tokens, padding
     and prompts never count. The paper's code also has a ``k2``, which has no effect.
 
+    Token ids are there already. ``tokenizer="words"`` compares whole words, which for code also means the parts of
+    snake_case and camelCase names (:func:`~st_softinfonce.estimators.words.split_words`), as far as the model's
+    tokenizer leaves them: an uncased one such as MiniLM's hides camelCase. The ids are decoded for it in every step.
+
     Args:
         k1: At least 0. Saturation of a repeated token: 0 counts presence only.
         b: In [0, 1]. How much a long candidate is discounted.
         average_length: Above 0, in tokens; by default the mean over the candidates of the batch.
-        compares: ``"queries"`` judges a candidate by its own query, ``"documents"`` by its own text.
+        compares: ``"queries"`` judges a candidate by its own query, ``"documents"`` by its own text,
+            ``"positives"`` by its own text against the query's positive document.
+        tokenizer: ``None`` for the token ids, ``"words"``, or a function that splits a text into a list of strings.
 
     Shape:
-        Representations are token ids ``(n, length)`` int64, -1 where there is no content. Similarities are
-        ``(n, m)`` float64 (float32 on a device without it).
+        Representations are ids ``(n, length)`` int64, -1 where there is no content. Similarities are ``(n, m)``
+        float64 (float32 on a device without it).
 
     Raises:
         ValueError: An option is out of range.
@@ -110,7 +112,8 @@ class BM25Estimator(SimilarityEstimator):
         k1: float = 1.2,
         b: float = 0.75,
         average_length: float | None = None,
-        compares: Literal["queries", "documents"] = "queries",
+        compares: Compares = "queries",
+        tokenizer: Literal["words"] | Callable[[str], list[str]] | None = None,
     ) -> None:
         if not (math.isfinite(k1) and k1 >= 0):
             raise ValueError(f"k1 must be a finite number, at least 0, got {k1!r}. Between 1.2 and 2 is usual.")
@@ -123,12 +126,20 @@ class BM25Estimator(SimilarityEstimator):
             )
         if compares not in COMPARES:
             raise ValueError(f"compares must be one of {COMPARES}, got {compares!r}.")
+        known = tokenizer in TOKENIZERS if isinstance(tokenizer, str) else tokenizer is None or callable(tokenizer)
+        if _is_of_a_model(tokenizer) or not known:
+            got = type(tokenizer).__name__ if _is_of_a_model(tokenizer) else repr(tokenizer)
+            raise ValueError(
+                f"tokenizer must be None, one of {sorted(TOKENIZERS)} or a function from a text to a list of strings, "
+                f"got {got}. None takes the token ids of the model in training."
+            )
         self.k1 = k1
         self.b = b
         self.average_length = average_length
         self.compares = compares
+        self.tokenizer = tokenizer
         self._statistics: BM25Statistics | None = None
-        self._documents: _WeighedDocuments | None = None
+        self._documents: _SparseDocuments | _PaddedDocuments | None = None
         self._corpus: _Corpus | None = None
 
     @classmethod
@@ -140,19 +151,20 @@ class BM25Estimator(SimilarityEstimator):
         k1: float = 1.5,
         b: float = 0.75,
         epsilon: float = 0.25,
-        compares: Literal["queries", "documents"] = "queries",
+        compares: Compares = "queries",
     ) -> BM25Estimator:
         """Take idf and average length from a corpus, by ``rank_bm25.BM25Okapi``, whose scores these then are.
 
         Args:
             texts: The corpus: queries when comparing queries, documents when comparing documents.
             tokenizer: The tokenizer of the model in training. By default the one that comes with the first batch,
-                and the corpus is counted then.
+                and the corpus is counted then. With ``"words"`` or a function, as for the class, the corpus is
+                counted then as well: in the words that the model's tokenizer leaves of it.
             k1: As in ``rank_bm25``, with its default.
             b: As in ``rank_bm25``, with its default.
             epsilon: As in ``rank_bm25``: the idf of a token in more than half of the texts is this share of the
                 mean idf, instead of negative.
-            compares: ``"queries"`` or ``"documents"``.
+            compares: As for the class.
 
         Returns:
             An estimator with the corpus's statistics.
@@ -160,7 +172,8 @@ class BM25Estimator(SimilarityEstimator):
         Raises:
             ValueError: ``texts`` is one string or holds nothing to count, or an option is out of range.
         """
-        estimator = cls(k1=k1, b=b, compares=compares)
+        of_a_model = _is_of_a_model(tokenizer)
+        estimator = cls(k1=k1, b=b, compares=compares, tokenizer=None if of_a_model else tokenizer)
         if not (math.isfinite(epsilon) and epsilon >= 0):
             raise ValueError(f"epsilon must be a finite number, at least 0, got {epsilon!r}. 0.25 is usual.")
         if isinstance(texts, str):
@@ -172,12 +185,12 @@ class BM25Estimator(SimilarityEstimator):
                 "the training data."
             )
         estimator._corpus = _Corpus(corpus, epsilon)
-        if tokenizer is not None:
+        if of_a_model:
             estimator._count_corpus(tokenizer)
         return estimator
 
     def represent(self, column: TextColumn) -> Tensor:
-        """Return the column's content token ids.
+        """Return the column's content token ids, or the ids of its words.
 
         Args:
             column: ``n`` texts.
@@ -187,7 +200,7 @@ class BM25Estimator(SimilarityEstimator):
         """
         if self._corpus is not None and self._statistics is None:
             self._count_corpus(column.tokenizer)
-        return column.content_ids
+        return self._ids(column)
 
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Score every candidate for every query.
@@ -201,9 +214,8 @@ class BM25Estimator(SimilarityEstimator):
         """
         documents = self._documents
         if documents is None or documents.of is not candidates:
-            documents = self._weigh(candidates)
-        groups = torch.split(queries, _QUERIES_AT_A_TIME)
-        return torch.cat([documents.score(group) for group in groups])
+            documents = self._weigh(candidates)[1]
+        return documents.score(queries)
 
     def for_batch(self, candidates: Tensor) -> BM25Estimator:
         """Take the statistics of a batch once, unless a corpus has given them.
@@ -214,46 +226,37 @@ class BM25Estimator(SimilarityEstimator):
         Returns:
             An estimator that scores any rows or candidates with these statistics.
         """
-        bound = BM25Estimator(k1=self.k1, b=self.b, average_length=self.average_length, compares=self.compares)
-        bound._statistics = self._statistics_for(candidates)
-        bound._documents = bound._weigh(candidates)
+        bound = copy.copy(self)
+        bound._statistics, bound._documents = self._weigh(candidates)
         return bound
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card.
 
         Returns:
-            ``k1``, ``b``, ``compares``, and where the statistics come from.
+            ``k1``, ``b``, ``compares``, where the statistics come from, and the tokenizer if it is not the model's.
         """
         config: dict[str, Any] = {"k1": self.k1, "b": self.b, "compares": self.compares, "statistics": "batch"}
         if self._corpus is not None:
             config |= {"statistics": "corpus", "corpus_size": len(self._corpus.texts), "epsilon": self._corpus.epsilon}
         elif self.average_length is not None:
             config["average_length"] = self.average_length
+        if self.tokenizer is not None:
+            config["tokenizer"] = self.tokenizer if isinstance(self.tokenizer, str) else _name(self.tokenizer)
         return config
 
-    def _statistics_for(self, candidates: Tensor) -> BM25Statistics:
+    def _ids(self, column: TextColumn) -> Tensor:
+        if self.tokenizer is None:
+            return column.content_ids
+        split = TOKENIZERS[self.tokenizer] if isinstance(self.tokenizer, str) else self.tokenizer
+        return word_ids(column.texts, split).to(column.device)
+
+    def _weigh(self, candidates: Tensor) -> tuple[BM25Statistics, _SparseDocuments | _PaddedDocuments]:
+        """Compute what each token of each candidate adds to the score of a query that has it once."""
         if self._statistics is not None:
             self._statistics = self._statistics.to(candidates.device)
-            return self._statistics
-        statistics = BM25Statistics.of_documents(candidates)
-        if self.average_length is None:
-            return statistics
-        average_length = torch.full_like(statistics.average_length, self.average_length)
-        return BM25Statistics(statistics.tokens, statistics.idf, average_length)
-
-    def _weigh(self, candidates: Tensor) -> _WeighedDocuments:
-        """Compute what each token of each candidate adds to the score of a query that has it once."""
-        statistics = self._statistics_for(candidates)
-        ordered, first = _first_occurrences(candidates)
-        place, known = _find(statistics.tokens, ordered)
-        count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
-        length = (candidates >= 0).sum(dim=1, keepdim=True)
-        # With nothing but empty candidates the average is 0 and so is every count.
-        relative_length = length / statistics.average_length.clamp(min=torch.finfo(statistics.idf.dtype).tiny)
-        weight = statistics.idf[place] * (self.k1 + 1) * count
-        weight = weight / (count + self.k1 * (1 - self.b + self.b * relative_length))
-        return _WeighedDocuments(candidates, ordered, weight.masked_fill(~(first & known), 0.0))
+        weigh = _SparseDocuments.weigh if _sizes_are_known(candidates) else _PaddedDocuments.weigh
+        return weigh(candidates, self._statistics, k1=self.k1, b=self.b, average_length=self.average_length)
 
     def _count_corpus(self, tokenizer: Any) -> None:
         if self._corpus is None:
@@ -261,7 +264,7 @@ class BM25Estimator(SimilarityEstimator):
         if tokenizer is None:
             raise ValueError("tokenizer is None: a corpus can only be counted with the tokenizer of the model.")
         column = TextColumn.from_texts(self._corpus.texts, tokenizer)
-        documents = [[token for token in row if token >= 0] for row in column.content_ids.tolist()]
+        documents = [[token for token in row if token >= 0] for row in self._ids(column).tolist()]
         if not any(documents):
             raise ValueError(
                 f"texts hold no token that {type(tokenizer).__name__} knows, in {len(documents)} texts: is it the "
@@ -277,18 +280,127 @@ class BM25Estimator(SimilarityEstimator):
 
 
 @dataclass(frozen=True)
-class _WeighedDocuments:
-    """Documents' tokens and what each adds to a score, both ``(m, length)``; of equal tokens only the first does."""
+class _SparseDocuments:
+    """Documents on the CPU: a matrix of what each term of the vocabulary adds to the score of each document.
+
+    A term that many documents hold is a row of a dense matrix, any other one of a sparse matrix; by far the most
+    products of two sparse matrices would be those of the few frequent terms.
+    """
+
+    of: Tensor
+    vocabulary: NDArray[np.int64]  # (v,), ascending
+    frequent: NDArray[np.int64]  # (f,), of the vocabulary
+    frequent_weights: NDArray[np.float64]  # (f, m)
+    rare_weights: csr_array  # (v, m)
+
+    @classmethod
+    def weigh(
+        cls,
+        candidates: Tensor,
+        statistics: BM25Statistics | None,
+        *,
+        k1: float,
+        b: float,
+        average_length: float | None,
+    ) -> tuple[BM25Statistics, _SparseDocuments]:
+        """Weigh documents ``(m, length)`` by the statistics given, or else by their own."""
+        tokens, starts = _content(candidates)
+        lengths = np.diff(starts)
+        vocabulary, terms = np.unique(tokens, return_inverse=True)
+        if not len(vocabulary):
+            vocabulary = np.array([-1])  # what no text holds, so that there is a term to look up
+        counts = csr_array((np.ones(len(tokens)), terms, starts), shape=(len(candidates), len(vocabulary)))
+        counts.sum_duplicates()
+        terms, count = counts.indices, counts.data
+        document = np.repeat(np.arange(len(candidates)), np.diff(counts.indptr))
+        holding = np.bincount(terms, minlength=len(vocabulary))
+        if statistics is None:
+            statistics = BM25Statistics(
+                torch.from_numpy(vocabulary),
+                torch.from_numpy(np.log((len(candidates) - holding + 0.5) / (holding + 0.5))),
+                torch.tensor(lengths.mean() if average_length is None else average_length, dtype=torch.float64),
+            )
+            idf = statistics.idf.numpy()
+        else:
+            place, known = _find_on_cpu(statistics.tokens.numpy(), vocabulary)
+            idf = np.where(known, statistics.idf.numpy()[place], 0.0)
+        discount = k1 * (1 - b + b * lengths / max(float(statistics.average_length), _TINY))
+        weight = idf[terms] * (k1 + 1) * count / (count + discount[document])
+
+        is_frequent = holding > _FREQUENT * len(candidates)
+        (frequent,) = np.nonzero(is_frequent)
+        chosen = is_frequent[terms]
+        frequent_weights = np.zeros((len(frequent), len(candidates)))
+        frequent_weights[np.searchsorted(frequent, terms[chosen]), document[chosen]] = weight[chosen]
+        rare = ~chosen
+        rare_weights = csr_array(
+            (weight[rare], (terms[rare], document[rare])), shape=(len(vocabulary), len(candidates))
+        )
+        return statistics, cls(candidates, vocabulary, frequent, frequent_weights, rare_weights)
+
+    def score(self, queries: Tensor) -> Tensor:
+        """Sum up the weights of every query's tokens: ``(n, m)``."""
+        tokens, starts = _content(queries)
+        place, known = _find_on_cpu(self.vocabulary, tokens)
+        counts = csr_array((known.astype(np.float64), place, starts), shape=(len(queries), len(self.vocabulary)))
+        if len(self.frequent) == len(self.vocabulary):
+            return torch.from_numpy(counts @ self.frequent_weights)
+        scores: NDArray[np.float64] = counts[:, self.frequent] @ self.frequent_weights
+        rare = (counts @ self.rare_weights).tocoo()
+        scores[rare.row, rare.col] += rare.data
+        return torch.from_numpy(scores)
+
+
+@dataclass(frozen=True)
+class _PaddedDocuments:
+    """Documents on an accelerator, without a size that depends on the data: reading one would wait for the device.
+
+    Tokens and what each adds to a score are both ``(m, length)``; of a document's equal tokens only the first does.
+    """
 
     of: Tensor
     tokens: Tensor
     weight: Tensor
 
+    @classmethod
+    def weigh(
+        cls,
+        candidates: Tensor,
+        statistics: BM25Statistics | None,
+        *,
+        k1: float,
+        b: float,
+        average_length: float | None,
+    ) -> tuple[BM25Statistics, _PaddedDocuments]:
+        """Weigh documents ``(m, length)`` by the statistics given, or else by their own."""
+        dtype = _score_dtype(candidates.device)
+        ordered = candidates.sort(dim=1).values
+        first = torch.ones_like(ordered, dtype=torch.bool)  # of a document's equal tokens
+        first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        first &= ordered >= 0
+        length = (candidates >= 0).sum(dim=1, keepdim=True)
+        if statistics is None:
+            tokens = candidates.flatten().sort().values  # (t,), with repeats
+            holding = torch.zeros(tokens.numel(), dtype=dtype, device=tokens.device)
+            place = torch.searchsorted(tokens, ordered)
+            holding.scatter_add_(0, place.flatten(), first.flatten().to(dtype))
+            idf = torch.log((candidates.size(0) - holding + 0.5) / (holding + 0.5))
+            statistics = BM25Statistics(tokens, idf, length.to(dtype).mean())
+            if average_length is not None:
+                average = torch.full_like(statistics.average_length, average_length)
+                statistics = replace(statistics, average_length=average)
+        place, known = _find(statistics.tokens, ordered)
+        count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
+        relative_length = length / statistics.average_length.clamp(min=_TINY)
+        weight = statistics.idf[place] * (k1 + 1) * count / (count + k1 * (1 - b + b * relative_length))
+        return statistics, cls(candidates, ordered, weight.masked_fill(~(first & known), 0.0))
+
     def score(self, queries: Tensor) -> Tensor:
         """Sum up the weights of every query's tokens: ``(n, m)``."""
-        # The queries' own tokens are the vocabulary: small, and of a size that is known without waiting for the
-        # device. Repeats stay in it unused.
-        vocabulary = queries.flatten().sort().values  # (terms,)
+        return torch.cat([self._score_group(group) for group in torch.split(queries, _QUERIES_AT_A_TIME)])
+
+    def _score_group(self, queries: Tensor) -> Tensor:
+        vocabulary = queries.flatten().sort().values  # (terms,): small, its repeats stay in it unused
         terms = vocabulary.numel()
         place, known = _find(vocabulary, self.tokens)
         place = place.masked_fill(~known, terms)
@@ -306,19 +418,47 @@ class _Corpus:
     epsilon: float
 
 
+# Divides by an average length that is 0, when every count is 0 too. Normal in float32 as well.
+_TINY = 1e-37
+
+
+def _sizes_are_known(ids: Tensor) -> bool:
+    """Whether looking at the ids to see how many differ costs no wait for a device, and breaks no compiled graph."""
+    return ids.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _is_of_a_model(tokenizer: object) -> bool:
+    """Whether it is a tokenizer of transformers (which is callable too) or of tokenizers."""
+    return hasattr(tokenizer, "encode_batch") or hasattr(tokenizer, "convert_ids_to_tokens")
+
+
+def _name(tokenizer: object) -> str:
+    return getattr(tokenizer, "__qualname__", type(tokenizer).__name__)
+
+
 def _score_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _first_occurrences(documents: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort each document's tokens and mark the first of each kind: both ``(m, length)``."""
-    ordered = documents.sort(dim=1).values
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return ordered, first & (ordered >= 0)
 
 
 def _find(vocabulary: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Find tokens in an ascending vocabulary: their places (of the same shape), and whether they are in it."""
     place = torch.searchsorted(vocabulary, tokens).clamp(max=vocabulary.numel() - 1)
     return place, (vocabulary[place] == tokens) & (tokens >= 0)
+
+
+def _content(ids: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Drop the padding of ``(n, length)``: all tokens one after another, and where each text starts ``(n + 1,)``."""
+    tokens = ids.numpy()
+    present = tokens >= 0
+    starts = np.zeros(len(tokens) + 1, dtype=np.int64)
+    np.cumsum(present.sum(axis=1), out=starts[1:])
+    return tokens[present], starts
+
+
+def _find_on_cpu(
+    vocabulary: NDArray[np.int64], tokens: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """As :func:`_find`, in numpy."""
+    place = np.searchsorted(vocabulary, tokens)
+    place[place == len(vocabulary)] = 0
+    return place, vocabulary[place] == tokens

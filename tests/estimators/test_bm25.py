@@ -7,9 +7,19 @@ import reference
 import torch
 from conftest import DOCUMENTS, QUERIES
 from rank_bm25 import BM25Okapi
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from st_softinfonce import BM25Estimator, TextColumn, get_estimator
+from st_softinfonce.estimators import bm25
 from st_softinfonce.functional import negative_weights
+
+
+@pytest.fixture(params=["sparse", "padded"], autouse=True)
+def device_class(request, monkeypatch):
+    """Every test scores as on the CPU, and as on a device that must not be waited for."""
+    if request.param == "padded":
+        monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids: False)
+    return request.param
 
 
 def matrix(rows):
@@ -85,6 +95,13 @@ def test_empty_texts_score_zero():
     assert not BM25Estimator().similarity(ids[1:2], ids[1:2]).any()
 
 
+def test_empty_documents_and_empty_queries_score_zero():
+    words, empty = padded([[5, 6], [5, 7, 7]]), padded([[], [], []], extra=2)
+    assert not BM25Estimator().similarity(words, empty).any()
+    assert not BM25Estimator().similarity(empty, words).any()
+    assert not BM25Estimator().for_batch(empty).similarity(words, words).any()
+
+
 def test_special_tokens_never_count(tokenizer):
     texts = ["read a file", "read a list", "sort a list"]
     with_specials = TextColumn(dict(tokenizer(texts, padding=True, return_tensors="pt")), tokenizer)
@@ -94,6 +111,125 @@ def test_special_tokens_never_count(tokenizer):
     estimator = BM25Estimator()
     one, other = estimator.represent(with_specials), estimator.represent(without)
     assert torch.equal(estimator.similarity(one, one), estimator.similarity(other, other))
+
+
+@pytest.mark.parametrize("compares", ["queries", "documents"])
+def test_both_device_classes_agree_on_a_batch_of_frequent_and_rare_terms(monkeypatch, compares):
+    generator = random.Random(0)
+    documents = [[int(generator.paretovariate(0.5)) % 900 for _ in range(generator.randrange(30))] for _ in range(150)]
+    queries = padded([[*row[: len(row) // 2], 1000] for row in documents])
+    documents = padded(documents)
+    scores = {}
+    for padded_path in (False, True):
+        monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids, padded_path=padded_path: not padded_path)
+        bound = BM25Estimator(compares=compares).for_batch(documents)
+        scores[padded_path] = bound.similarity(queries, documents)
+        if not padded_path:  # neither kind of term is missing from what is compared
+            assert 0 < len(bound._documents.frequent) < len(bound._documents.vocabulary)
+            assert bound._documents.rare_weights.nnz > 0
+    torch.testing.assert_close(scores[True], scores[False], rtol=1e-12, atol=1e-12)
+
+
+class Forbid(TorchDispatchMode):
+    """Fails on what makes the host wait for a device: reading a value, or a size that depends on values."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "repeat_interleave.Tensor", "bincount")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in self.waiting):
+            raise AssertionError(f"{func} waits for the device")
+        indices = args[1] if str(func).startswith(("aten.index.", "aten.index_put")) else ()
+        if any(index is not None and index.dtype == torch.bool for index in indices):
+            raise AssertionError(f"{func} with a mask waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wait", [lambda x: x.max().item(), torch.nonzero, torch.unique, lambda x: x[x > 1]])
+def test_waiting_for_the_device_is_noticed(wait):
+    with Forbid(), pytest.raises(AssertionError, match="waits for the device"):
+        wait(torch.arange(4))
+
+
+@pytest.mark.parametrize("options", [{}, {"average_length": 5.0}], ids=["in-batch", "average-length"])
+def test_no_device_but_the_cpu_is_waited_for(tokenizer, monkeypatch, options):
+    monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids: False)
+    features = dict(tokenizer(QUERIES, padding=True, return_tensors="pt"))
+    with Forbid():
+        ids = BM25Estimator(**options).represent(TextColumn(features, tokenizer))
+        scores = BM25Estimator(**options).for_batch(ids).similarity(ids, ids)
+    assert scores.max() > 0
+
+
+def test_sizes_are_not_looked_at_on_other_devices(tokenizer, monkeypatch):
+    """The meta device holds no values: whatever would read one fails."""
+    monkeypatch.undo()
+    features = {name: ids.to("meta") for name, ids in tokenizer(QUERIES, padding=True, return_tensors="pt").items()}
+    ids = BM25Estimator().represent(TextColumn(features, tokenizer))
+    scores = BM25Estimator().for_batch(ids).similarity(ids, ids)
+    assert (scores.device.type, scores.shape) == ("meta", (len(QUERIES), len(QUERIES)))
+
+
+def test_scoring_leaves_the_ids_alone():
+    ids = padded(random_texts(3, 9))
+    before = ids.clone()
+    BM25Estimator().for_batch(ids).similarity(ids, ids)
+    assert torch.equal(ids, before)
+
+
+class TestWords:
+    texts = [  # noqa: RUF012
+        "parse the HTTP response",
+        "def parseHTTPResponse(raw_bytes):",
+        "parse_http_response",
+        "sort a list",
+    ]
+
+    def represent(self, texts, tokenizer, estimator):
+        """Represent texts whose tokens decode to themselves."""
+        column = TextColumn.from_texts(["read"] * len(texts), tokenizer)
+        column.texts = texts
+        return estimator.represent(column)
+
+    def test_names_match_the_words_that_they_are_made_of(self, tokenizer):
+        estimator = BM25Estimator(tokenizer="words", compares="documents")
+        ids = self.represent(self.texts, tokenizer, estimator)
+        scores = estimator.similarity(ids[2:3], ids)[0]
+        assert (ids >= 0).sum(dim=1).tolist() == [4, 6, 3, 3]
+        assert ids.dtype == torch.int64
+        words = [text.split() for text in ("parse the http response", "def parse http response raw bytes")]
+        words += [text.split() for text in ("parse http response", "sort a list")]
+        assert_close(scores, reference.bm25(words[2:3], words, 1.2, 0.75)[0])
+        assert scores[3] == 0
+
+    def test_a_function_may_split(self, tokenizer):
+        estimator = get_estimator("bm25", tokenizer=str.split)
+        ids = self.represent(self.texts, tokenizer, estimator)
+        assert (ids >= 0).sum(dim=1).tolist() == [4, 2, 1, 3]
+        assert estimator.get_config_dict()["tokenizer"] == "str.split"
+
+    def test_the_texts_are_the_models(self, tokenizer):
+        """Decoded from its tokens: without special tokens and padding."""
+        column = TextColumn(dict(tokenizer(QUERIES, padding=True, return_tensors="pt")), tokenizer)
+        assert column.texts == QUERIES
+        words, ids = (BM25Estimator(tokenizer=tokenizer) for tokenizer in ("words", None))
+        one, other = words.represent(column), ids.represent(column)
+        torch.testing.assert_close(words.similarity(one, one), ids.similarity(other, other), rtol=1e-10, atol=1e-10)
+        assert words.get_config_dict()["tokenizer"] == "words"
+
+    def test_a_corpus_is_counted_in_the_words_that_the_models_tokenizer_leaves(self, tokenizer):
+        corpus = [*QUERIES, *DOCUMENTS, "read unheardof", ""]
+        estimator = BM25Estimator.from_corpus(corpus, tokenizer="words")
+        queries = estimator.represent(TextColumn.from_texts(QUERIES, tokenizer))
+        documents = estimator.represent(TextColumn.from_texts(corpus, tokenizer))
+        words = [text.replace("unheardof", "").split() for text in corpus]
+        okapi = BM25Okapi(words)
+        expected = [okapi.get_scores(row).tolist() for row in words[: len(QUERIES)]]
+        assert_close(estimator.similarity(queries, documents), expected)
+        assert estimator.get_config_dict()["tokenizer"] == "words"
+
+    def test_a_tokenizer_of_a_model_is_refused_where_it_means_nothing(self, tokenizer):
+        with pytest.raises(ValueError, match=r"tokenizer must be None, .* got \w+\. None takes the"):
+            BM25Estimator(tokenizer=tokenizer)
 
 
 class TestFromCorpus:
@@ -152,8 +288,10 @@ class TestFromCorpus:
         ({"b": 1.5}, r"b must be in \[0, 1\], got 1.5"),
         ({"average_length": 0}, "average_length must be a finite number of tokens above 0, got 0"),
         ({"compares": "code"}, "compares must be one of .*, got 'code'"),
+        ({"tokenizer": "word"}, r"tokenizer must be None, one of \['words'\] or a function .*, got 'word'"),
+        ({"tokenizer": 3}, r"tokenizer must be None, one of \['words'\] or a function .*, got 3"),
     ],
-    ids=["k1", "b", "average_length", "compares"],
+    ids=["k1", "b", "average_length", "compares", "tokenizer", "tokenizer-type"],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
