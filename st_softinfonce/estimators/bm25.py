@@ -75,7 +75,8 @@ class BM25Estimator(SimilarityEstimator):
     candidate. By default candidates are the batch's queries and the statistics the batch's, which is how the paper's
     numbers were made (Li et al. 2023, appendix D.2; its section 3.2 describes query against code:
     ``compares="documents"``). :meth:`from_corpus` takes the statistics from a whole corpus. Special tokens, padding
-    and prompts never count. The paper's code also has a ``k2``, which has no effect.
+    and prompts (which a StaticEmbedding does not tell apart) never count. The paper's code also has a ``k2``, which
+    has no effect.
 
     Token ids are there already. ``tokenizer="words"`` compares whole words, which for code also means the parts of
     snake_case and camelCase names (:func:`~st_softinfonce.estimators.words.split_words`), as far as the model's

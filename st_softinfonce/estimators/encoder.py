@@ -41,7 +41,8 @@ class EncoderEstimator(SimilarityEstimator):
 
     Args:
         model: The encoder: a name, a path, or an instance (which is put into evaluation mode and frozen).
-        table: A folder to keep the vectors in between runs, or ``None`` for this run alone.
+        table: A folder to keep the vectors in between runs, or ``None`` for this run alone. What is not precomputed
+            is written there by the thousand.
         batch_size: At least 1. Texts encoded at a time.
         on_miss: ``"encode"`` encodes what is not in the table, for which every step waits for the device once;
             ``"ignore"`` never waits, and treats such a text as similar to nothing.
@@ -88,6 +89,7 @@ class EncoderEstimator(SimilarityEstimator):
         self._texts = 0
         self._missed: Tensor | None = None
         self._warned_of_misses = False
+        self._filled_before = False
 
     def attach(self, model: nn.Module) -> None:
         """Refuse to be the model in training, or to share weights with it.
@@ -119,8 +121,9 @@ class EncoderEstimator(SimilarityEstimator):
         table = self._open_table(column.tokenizer)
         keys = content_keys(column.content_ids, _ROLE_SEEDS[column.role])
         vectors, found = table.look_up(keys)
+        self._count_misses(found)
         if self.on_miss == "ignore":
-            return self._without_misses(vectors, found, column)
+            return self._without_misses(vectors, found)
         if vectors is None or not bool(found.all()):
             missing = (~found).nonzero().squeeze(1)
             texts = column.texts
@@ -211,6 +214,7 @@ class EncoderEstimator(SimilarityEstimator):
                 "student_tokenizer": _tokenizer_fingerprint(tokenizer),
             }
             self._table = RepresentationTable(self._table_folder, identity)
+            self._filled_before = len(self._table) > 0
         return self._table
 
     def _precompute_chunk(
@@ -227,6 +231,7 @@ class EncoderEstimator(SimilarityEstimator):
             rows = missing.tolist()
             table.add(keys[missing], self._encode([texts[row] for row in rows], role, self.encoder.device))
             table.save()
+        self._filled_before = True
 
     def _encode(self, texts: list[str], role: Role, device: torch.device) -> Tensor:
         self.encoder.to(device)
@@ -237,30 +242,36 @@ class EncoderEstimator(SimilarityEstimator):
         # Cloned: encoding runs in inference mode, whose tensors autograd refuses to keep.
         return (normalize_embeddings(vectors) if self.normalize else vectors).to(torch.float16).clone()
 
-    def _without_misses(self, vectors: Tensor | None, found: Tensor, column: TextColumn) -> Tensor:
+    def _without_misses(self, vectors: Tensor | None, found: Tensor) -> Tensor:
         if vectors is None:
             raise ValueError(
                 f"on_miss='ignore' needs a table, but that of the estimator {self.name!r} is empty. Call "
                 "precompute(dataset, model) before training."
             )
+        return vectors.masked_fill(~found.unsqueeze(1), torch.nan)
+
+    def _count_misses(self, found: Tensor) -> None:
+        """Count what a table that was filled before training lacks, and say so once: it may be for other data."""
+        if not self._filled_before or self._warned_of_misses:
+            return
         missed = (~found).sum()
         self._missed = missed if self._missed is None else self._missed + missed
         self._batches += 1
-        self._texts += len(column)
-        if not self._warned_of_misses and self._batches % _LOOK_EVERY == 1:
-            self._warn_of_misses(int(self._missed))
-        return vectors.masked_fill(~found.unsqueeze(1), torch.nan)
-
-    def _warn_of_misses(self, missed: int) -> None:
-        if missed > _TOLERATED_MISSES * self._texts:
-            self._warned_of_misses = True
-            warnings.warn(
-                f"The table of the estimator {self.name!r} lacks {missed} of {self._texts} texts: their pairs keep "
-                "weight 1. It was probably made for other data, or with another max_length. Call "
-                "precompute(dataset, model), or set on_miss='encode'.",
-                UserWarning,
-                stacklevel=2,
-            )
+        self._texts += found.numel()
+        if self._batches % _LOOK_EVERY != 1 or int(self._missed) <= _TOLERATED_MISSES * self._texts:
+            return
+        self._warned_of_misses = True
+        consequence = {
+            "encode": "they are encoded as they come, which costs time",
+            "ignore": "their pairs keep weight 1",
+        }[self.on_miss]
+        warnings.warn(
+            f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
+            f"{consequence}. It was probably made for other data, or with another max_length. Call "
+            "precompute(dataset, model) with the data and the max_length of the training.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 class TrainedModelEstimator(EncoderEstimator):

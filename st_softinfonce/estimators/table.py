@@ -66,6 +66,7 @@ class RepresentationTable:
 
     # Texts seen for the first time are kept apart until they are this share of the table, as adding means sorting.
     _RECENT_SHARE = 0.1
+    _ROWS_A_PART = 1024
 
     def __init__(
         self, folder: str | os.PathLike[str] | None = None, identity: Mapping[str, Any] | None = None
@@ -105,7 +106,7 @@ class RepresentationTable:
         return vectors, found
 
     def add(self, keys: Tensor, vectors: Tensor) -> None:
-        """Keep vectors, without writing them to the disk yet (:meth:`save`).
+        """Keep vectors; they are written to the disk by the thousand, the rest with :meth:`save`.
 
         Args:
             keys: ``(n,)`` int64. Keys that are there already are kept as they are.
@@ -121,9 +122,12 @@ class RepresentationTable:
         if entry[0].numel() == 0:
             return
         self._recent.append(entry)
-        self._unsaved.append((entry[0].cpu(), entry[1].cpu()))
+        if self.folder is not None:
+            self._unsaved.append((entry[0].cpu(), entry[1].cpu()))
         if sum(keys.numel() for keys, _ in self._recent) > self._RECENT_SHARE * self._keys.numel():
             self._merge()
+        if sum(keys.numel() for keys, _ in self._unsaved) >= self._ROWS_A_PART:
+            self.save()
 
     def save(self) -> None:
         """Write what was added since the last time as one more part. Nothing happens without a folder.

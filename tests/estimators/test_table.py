@@ -112,6 +112,12 @@ class TestFolder:
         assert len(list(tmp_path.glob("part-*"))) == 2
         assert len(RepresentationTable(tmp_path, IDENTITY)) == 55
 
+    def test_what_is_added_is_written_by_the_thousand(self, tmp_path):
+        table = RepresentationTable(tmp_path, IDENTITY)
+        for start in range(0, 1500, 100):
+            table.add(torch.arange(start, start + 100), torch.zeros(100, 4))
+        assert len(RepresentationTable(tmp_path, IDENTITY)) == 1100
+
     @pytest.mark.parametrize("name", ["teacher", "teacher_revision"])
     def test_a_table_of_something_else_is_refused_by_name(self, tmp_path, name):
         filled(tmp_path)[0].save()
