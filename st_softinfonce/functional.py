@@ -146,7 +146,7 @@ class RelevancePosterior:
             )
         for name, values, rising in (("knots", self.knots, True), ("log_ratios", self.log_ratios, False)):
             steps = itertools.pairwise(values)
-            if not all(map(_is_number, values)) or any(a >= b if rising else a > b for a, b in steps):
+            if not all(map(is_number, values)) or any(a >= b if rising else a > b for a, b in steps):
                 rule = "strictly ascending" if rising else "never falling"
                 raise ValueError(f"{name} must be finite numbers, {rule}, got {values}. Sort and merge them.")
         _check_share("prior", self.prior)
@@ -259,7 +259,7 @@ def posterior_weights(
         >>> [[round(w, 3) for w in row] for row in weights.tolist()]
         [[1.0, 0.1, 1.0], [1.0, 1.0, 0.99]]
     """
-    if not (_is_number(min_weight) and 0 <= min_weight <= 1):
+    if not (is_number(min_weight) and 0 <= min_weight <= 1):
         raise ValueError(f"min_weight must be in [0, 1], got {min_weight!r}. 1 is plain InfoNCE.")
     similarity = _prepare("similarity", similarity.detach())
     positives = _positive_columns(similarity, positives)
@@ -573,12 +573,12 @@ def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight
     Raises:
         ValueError: Naming the first parameter that is out of range, its value and the range.
     """
-    if not (_is_number(alpha) and alpha >= 0):
+    if not (is_number(alpha) and alpha >= 0):
         raise ValueError(f"alpha must be a finite number, at least 0, got {alpha!r}. 0 is plain InfoNCE.")
-    if not (_is_number(beta) and beta > 0):
+    if not (is_number(beta) and beta > 0):
         raise ValueError(f"beta must be a finite number above 0, got {beta!r}. 2 - alpha keeps InfoNCE's scale.")
     check_positive("temperature", temperature)
-    if not (_is_number(min_weight) and 0 < min_weight <= 1):
+    if not (is_number(min_weight) and 0 < min_weight <= 1):
         raise ValueError(
             f"min_weight must be in (0, 1], got {min_weight!r}. To take negatives out altogether, use "
             "cancelled_info_nce."
@@ -613,7 +613,7 @@ def check_not_negative(name: str, value: object) -> None:
     Raises:
         ValueError: Naming the argument and its value.
     """
-    if not (_is_number(value) and value >= 0):
+    if not (is_number(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}.")
 
 
@@ -627,11 +627,19 @@ def check_positive(name: str, value: object) -> None:
     Raises:
         ValueError: Naming the argument and its value.
     """
-    if not (_is_number(value) and value > 0):
+    if not (is_number(value) and value > 0):
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}.")
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell a finite number from everything else, nan, inf and bool among it.
+
+    Args:
+        value: Anything; NumPy's numbers are numbers, tensors are not.
+
+    Returns:
+        Whether it is one.
+    """
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -753,7 +761,7 @@ _MAX_PRIOR = 0.1
 
 
 def _check_share(name: str, value: object) -> None:
-    if not (_is_number(value) and 0 < value <= 1):
+    if not (is_number(value) and 0 < value <= 1):
         raise ValueError(f"{name} must be in (0, 1], got {value!r}.")
 
 

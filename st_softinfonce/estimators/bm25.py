@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from st_softinfonce.estimators.base import (
     WeightingParameters,
 )
 from st_softinfonce.estimators.words import split_words, word_ids
+from st_softinfonce.functional import is_number
 
 TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"words": split_words}
 
@@ -116,11 +116,11 @@ class BM25Estimator(SimilarityEstimator):
         compares: Compares = "queries",
         tokenizer: Literal["words"] | Callable[[str], list[str]] | None = None,
     ) -> None:
-        if not (math.isfinite(k1) and k1 >= 0):
+        if not (is_number(k1) and k1 >= 0):
             raise ValueError(f"k1 must be a finite number, at least 0, got {k1!r}. Between 1.2 and 2 is usual.")
-        if not 0 <= b <= 1:
+        if not (is_number(b) and 0 <= b <= 1):
             raise ValueError(f"b must be in [0, 1], got {b!r}. 0.75 is usual.")
-        if average_length is not None and not (math.isfinite(average_length) and average_length > 0):
+        if average_length is not None and not (is_number(average_length) and average_length > 0):
             raise ValueError(
                 f"average_length must be a finite number of tokens above 0, got {average_length!r}. None takes the "
                 "mean over the batch."
@@ -134,9 +134,10 @@ class BM25Estimator(SimilarityEstimator):
                 f"tokenizer must be None, one of {sorted(TOKENIZERS)} or a function from a text to a list of strings, "
                 f"got {got}. None takes the token ids of the model in training."
             )
-        self.k1 = k1
-        self.b = b
-        self.average_length = average_length
+        # NumPy's numbers are welcome, but no JSON.
+        self.k1 = float(k1)
+        self.b = float(b)
+        self.average_length = None if average_length is None else float(average_length)
         self.compares = compares
         self.tokenizer = tokenizer
         self._statistics: BM25Statistics | None = None
@@ -175,11 +176,17 @@ class BM25Estimator(SimilarityEstimator):
         """
         of_a_model = _is_of_a_model(tokenizer)
         estimator = cls(k1=k1, b=b, compares=compares, tokenizer=None if of_a_model else tokenizer)
-        if not (math.isfinite(epsilon) and epsilon >= 0):
+        if not (is_number(epsilon) and epsilon >= 0):
             raise ValueError(f"epsilon must be a finite number, at least 0, got {epsilon!r}. 0.25 is usual.")
         if isinstance(texts, str):
             raise ValueError("texts must be an iterable of texts, got one string. Wrap it in a list.")
         corpus = list(texts)
+        for place, text in enumerate(corpus):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"texts must hold strings, got a {type(text).__name__} at place {place}. Tokens are made of them "
+                    "here."
+                )
         if not any(text.strip() for text in corpus):
             raise ValueError(
                 f"texts must hold at least one text that is not empty, got {len(corpus)} without. Give the queries of "

@@ -272,9 +272,10 @@ class TestFromCorpus:
             ([], "texts must hold at least one text that is not empty, got 0 without"),
             (["", " "], "texts must hold at least one text that is not empty, got 2 without"),
             ("read a file", "texts must be an iterable of texts, got one string"),
+            (["read", [5, 6]], "texts must hold strings, got a list at place 1"),
             (["unheardof"], "texts hold no token that .* knows, in 1 texts"),
         ],
-        ids=["none", "empty", "one-string", "unknown-words"],
+        ids=["none", "empty", "one-string", "tokens", "unknown-words"],
     )
     def test_a_corpus_without_words_is_refused(self, tokenizer, texts, message):
         with pytest.raises(ValueError, match=message):
@@ -285,13 +286,15 @@ class TestFromCorpus:
     ("options", "message"),
     [
         ({"k1": -1.0}, "k1 must be a finite number, at least 0, got -1.0"),
+        ({"k1": "a"}, "k1 must be a finite number, at least 0, got 'a'"),
         ({"b": 1.5}, r"b must be in \[0, 1\], got 1.5"),
+        ({"b": None}, r"b must be in \[0, 1\], got None"),
         ({"average_length": 0}, "average_length must be a finite number of tokens above 0, got 0"),
         ({"compares": "code"}, "compares must be one of .*, got 'code'"),
         ({"tokenizer": "word"}, r"tokenizer must be None, one of \['words'\] or a function .*, got 'word'"),
         ({"tokenizer": 3}, r"tokenizer must be None, one of \['words'\] or a function .*, got 3"),
     ],
-    ids=["k1", "b", "average_length", "compares", "tokenizer", "tokenizer-type"],
+    ids=["k1", "k1-text", "b", "b-none", "average_length", "compares", "tokenizer", "tokenizer-type"],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
