@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,8 +35,9 @@ class _SimilarityLoss(InBatchLoss):
         similarity = F.pad(similarity, (0, scores.size(1) - similarity.size(1)), value=-math.inf)
         return self._objective(scores, similarity, rows)
 
+    @abstractmethod
     def _objective(self, scores: Tensor, similarity: Tensor, positives: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Compute the mean loss of some rows; both matrices are ``(rows, M)``."""
 
 
 class _SoftLabelLoss(_SimilarityLoss):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,7 @@ class Representations(tuple[Tensor, ...]):
     known: tuple[Tensor, ...] = ()
 
 
-class InBatchLoss(nn.Module):
+class InBatchLoss(nn.Module, ABC):
     """A loss over the scores of every query of a batch with every document of it.
 
     A subclass says what it makes of some rows of scores (:meth:`_rows_loss`). This class embeds the columns, has the
