@@ -14,6 +14,7 @@ from sentence_transformers.util import all_gather, cat_padded_token_embeddings, 
 from torch import Tensor, nn
 
 __all__ = [
+    "LABEL_COLUMNS",
     "CachedLossMixin",
     "cat_padded_token_embeddings",
     "column_tokenizer",
@@ -23,6 +24,9 @@ __all__ = [
     "has_static_embedding_input",
     "wrapper_step",
 ]
+
+# What the host's collator takes for labels, by name.
+LABEL_COLUMNS = ("label", "labels", "score", "scores", "dataset_name")
 
 _STEPS = (adaptive_layer.ForwardDecorator, matryoshka.ForwardDecorator)
 

@@ -208,6 +208,7 @@ def calibrate(
     temperature = weighting.temperature if weight_temperature is None else weight_temperature
     check_weighting(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
     texts = PairTexts(pairs, model=model, tokenizer=tokenizer)
+    check_count("batch_size", batch_size, 2)
     if batches is None:
         wanted = math.ceil(_RANDOM_PAIRS / max(1, batch_size * (batch_size - 1)))
         batches = min(wanted, max(1, _MOST_PASSES * (len(pairs) // max(1, batch_size))))
@@ -306,6 +307,21 @@ class PairTexts:
         return TextColumn(features, _host.column_tokenizer(model, features | routes), role=role)
 
 
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse a value that is no integer of at least so many.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Its value.
+        least: The smallest that is allowed.
+
+    Raises:
+        ValueError: Naming the argument and its value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+
+
 def batch_similarities(
     estimator: SimilarityEstimator, texts: PairTexts, batch_size: int, *, batches: int, seed: int
 ) -> Iterator[tuple[list[int], Tensor]]:
@@ -324,9 +340,8 @@ def batch_similarities(
     Raises:
         ValueError: A number is out of range.
     """
-    for name, value, least in (("batch_size", batch_size, 2), ("batches", batches, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+    check_count("batch_size", batch_size, 2)
+    check_count("batches", batches, 1)
     if len(texts) < batch_size:
         raise ValueError(f"pairs must fill a batch of {batch_size}, got {len(texts)}: give a smaller batch_size.")
     generator = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from st_softinfonce.calibration import PairTexts, batch_similarities
+from st_softinfonce.calibration import PairTexts, batch_similarities, check_count
 from st_softinfonce.estimators.base import SimilarityEstimator
 from st_softinfonce.estimators.registry import get_estimator
 from st_softinfonce.functional import RelevancePosterior, check_weighting, negative_weights, posterior_weights
@@ -24,6 +24,10 @@ from st_softinfonce.functional import RelevancePosterior, check_weighting, negat
 _ORIGIN = ("path", "name", "package")
 _WEIGHT_BIN = 0.05
 _MOST_BARS = 60
+
+
+# Where a row is all alike, its weights are 1 up to rounding.
+_SOFTENED = 1 - 1e-4
 
 
 @dataclass(frozen=True)
@@ -136,8 +140,8 @@ def inspect_pairs(
         return negative_weights(similarity, alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
 
     texts = PairTexts(pairs, model=model, tokenizer=tokenizer)
-    if isinstance(batch_size, int) and batch_size > len(texts) >= 2:
-        batch_size = len(texts)
+    check_count("batch_size", batch_size, 2)
+    batch_size = max(2, min(batch_size, len(texts)))
     scan = _Scan(texts, top)
     batches = passes * max(1, len(texts) // max(1, batch_size))
     for rows, similarity in batch_similarities(teacher, texts, batch_size, batches=batches, seed=seed):
@@ -238,7 +242,7 @@ class _Scan:
         return pd.DataFrame(records, columns=names + origin)
 
     def _keep(self, rows: list[int], similarity: Tensor, weights: Tensor, negative: Tensor) -> None:
-        candidates = negative & (weights < 1) & similarity.isfinite()
+        candidates = negative & (weights < _SOFTENED) & similarity.isfinite()
         flat = candidates.flatten().nonzero().squeeze(1)
         if len(self.best) >= self.top:
             flat = flat[weights.flatten()[flat] <= max(entry[0] for entry in self.best.values())]

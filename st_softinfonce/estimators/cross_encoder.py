@@ -12,6 +12,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
 from st_softinfonce.estimators.base import Compares, PairwiseEstimator, SimilarityEstimator, WeightingParameters
+from st_softinfonce.estimators.encoder import fingerprint
 
 
 class CrossEncoderEstimator(PairwiseEstimator):
@@ -140,6 +141,9 @@ def _describe(source: str | os.PathLike[str] | CrossEncoder, encoder: CrossEncod
         name = Path(source).name if Path(source).exists() else os.fspath(source)
     else:
         card = encoder.model_card_data
-        name = card.model_name or card.base_model or "unnamed model"
-    config = getattr(encoder.model, "config", None)
-    return {"teacher": str(name), "teacher_revision": getattr(config, "_commit_hash", None)}
+        loaded_from = getattr(getattr(encoder.model, "config", None), "_name_or_path", "") or ""
+        local = Path(loaded_from).name if Path(loaded_from).exists() else loaded_from
+        name = card.model_name or card.base_model or local or "unnamed model"
+    commit = getattr(getattr(encoder.model, "config", None), "_commit_hash", None)
+    weights = f"weights {fingerprint(encoder)}"
+    return {"teacher": str(name), "teacher_revision": f"{commit}, {weights}" if commit else weights}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,7 @@ class EncoderEstimator(SimilarityEstimator):
         self._teacher = self._describe_teacher()
         self._table_folder = table
         self._table: RepresentationTable | None = None
+        self._tokenizers: dict[int, tuple[Any, int]] = {}
         self._batches = 0
         self._texts = 0
         self._missed: Tensor | None = None
@@ -119,7 +121,7 @@ class EncoderEstimator(SimilarityEstimator):
             ``(n, D)`` in half precision. nan marks what is missing with ``on_miss="ignore"``.
         """
         table = self._open_table(column.tokenizer)
-        keys = content_keys(column.content_ids, _ROLE_SEEDS[column.role])
+        keys = content_keys(column.key_ids, self._seed(column.role, column.tokenizer))
         vectors, found = table.look_up(keys)
         self._count_misses(found)
         if self.on_miss == "ignore":
@@ -154,6 +156,7 @@ class EncoderEstimator(SimilarityEstimator):
         model: SentenceTransformer,
         *,
         max_length: int | None = None,
+        prompts: Mapping[str, str] | str | None = None,
         tasks: Mapping[str, str] | None = None,
         chunk_size: int = 4096,
         show_progress: bool | None = None,
@@ -166,16 +169,20 @@ class EncoderEstimator(SimilarityEstimator):
             dataset: The training (or evaluation) data: the query column first.
             model: The model in training: its tokenizer makes the keys.
             max_length: As given to the trainer, if it is: it decides where texts are truncated.
+            prompts: As given to the trainer, if they are: one for all columns, or one a column. They take up length.
             tasks: As the trainer's ``router_mapping``, for a Router model: column to route.
             chunk_size: At least 1. Texts between two saves.
             show_progress: Whether to show a progress bar; ``None`` shows it in a terminal only.
 
         Raises:
-            ValueError: ``chunk_size`` is out of range, or the table was made by something else.
+            ValueError: ``chunk_size`` is out of range, a column holds something else than texts, or the table was
+                made by something else.
         """
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size!r}.")
         names = dataset.column_names if isinstance(dataset, Dataset) else list(dataset)
+        names = [name for name in names if name not in _host.LABEL_COLUMNS]
+        options: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
         wanted = {"queries": names[:1], "documents": names, "positives": names[1:]}[self.compares]
         work: list[tuple[str, Role, list[str]]] = [
             (name, "query" if name == names[0] else "document", list(dataset[name])) for name in wanted
@@ -183,9 +190,19 @@ class EncoderEstimator(SimilarityEstimator):
         hide = None if show_progress is None else not show_progress
         with tqdm(total=sum(len(texts) for *_, texts in work), desc="Encoding", unit="text", disable=hide) as bar:
             for name, role, texts in work:
+                bad = next((text for text in texts if not isinstance(text, str)), None)
+                if bad is not None:
+                    raise ValueError(
+                        f"dataset[{name!r}] must hold texts, got a {type(bad).__name__}. Remove the column, as for "
+                        f"training: dataset.remove_columns({name!r})."
+                    )
                 task = (tasks or {}).get(name)
+                prompt = prompts if isinstance(prompts, str) else (prompts or {}).get(name)
                 for start in range(0, len(texts), chunk_size):
-                    self._precompute_chunk(model, texts[start : start + chunk_size], role, task, max_length)
+                    chunk = texts[start : start + chunk_size]
+                    features = model.preprocess(chunk, prompt=prompt, task=task, **options)
+                    column = TextColumn(features, _host.column_tokenizer(model, {"task": task}), role=role)
+                    self._precompute_chunk(column, chunk)
                     bar.update(len(texts[start : start + chunk_size]))
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -198,40 +215,51 @@ class EncoderEstimator(SimilarityEstimator):
 
     def _describe_teacher(self) -> dict[str, Any]:
         card = self.encoder.model_card_data
-        name = card.model_name or card.base_model or "unnamed model"
+        config = getattr(getattr(self.encoder[0], "model", None), "config", None)
+        loaded_from = getattr(config, "_name_or_path", "") or ""
+        local = Path(loaded_from).name if Path(loaded_from).exists() else loaded_from
+        name = card.model_name or card.base_model or local or "unnamed model"
         if isinstance(self._source, str):
             # The folder's name says enough, and a whole path would only say where it lay on one machine.
             name = Path(self._source).name if Path(self._source).exists() else self._source
-        commit = getattr(getattr(getattr(self.encoder[0], "model", None), "config", None), "_commit_hash", None)
-        return {"teacher": str(name), "teacher_revision": commit or f"weights {_fingerprint(self.encoder)}"}
+        commit = getattr(config, "_commit_hash", None)
+        # A commit alone would still be there after further training.
+        weights = f"weights {fingerprint(self.encoder)}"
+        return {"teacher": str(name), "teacher_revision": f"{commit}, {weights}" if commit else weights}
 
     def _open_table(self, tokenizer: Any) -> RepresentationTable:
         if self._table is None:
             identity = self._teacher | {
                 "normalize": self.normalize,
                 "teacher_prompts": {name: text for name, text in self.encoder.prompts.items() if text},
+                "teacher_default_prompt": self.encoder.default_prompt_name,
                 "teacher_max_length": self.encoder.max_seq_length,
+                "teacher_dimension": self.encoder.truncate_dim or self.encoder.get_embedding_dimension(),
+                "teacher_modules": _modules_fingerprint(self.encoder),
                 "student_tokenizer": _tokenizer_fingerprint(tokenizer),
             }
             self._table = RepresentationTable(self._table_folder, identity)
             self._filled_before = len(self._table) > 0
         return self._table
 
-    def _precompute_chunk(
-        self, model: SentenceTransformer, texts: list[str], role: Role, task: str | None, max_length: int | None
-    ) -> None:
-        options: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
-        features = model.preprocess(texts, task=task, **options)
-        column = TextColumn(features, _host.column_tokenizer(model, {"task": task}), role=role)
+    def _precompute_chunk(self, column: TextColumn, texts: list[str]) -> None:
         table = self._open_table(column.tokenizer)
-        keys = content_keys(column.content_ids, _ROLE_SEEDS[role]).to(self.encoder.device)
+        keys = content_keys(column.key_ids, self._seed(column.role, column.tokenizer)).to(self.encoder.device)
         _, found = table.look_up(keys)
-        missing = (~found).nonzero().squeeze(1)
+        # Texts with unknown tokens read the same as others: they are encoded in training, as they read.
+        missing = (~(found | column.has_unknown.to(found.device))).nonzero().squeeze(1)
         if missing.numel():
             rows = missing.tolist()
-            table.add(keys[missing], self._encode([texts[row] for row in rows], role, self.encoder.device))
+            table.add(keys[missing], self._encode([texts[row] for row in rows], column.role, self.encoder.device))
             table.save()
         self._filled_before = True
+
+    def _seed(self, role: Role, tokenizer: Any) -> int:
+        """Tell roles apart, and tokenizers: equal ids are other texts to another one."""
+        if id(tokenizer) not in self._tokenizers:
+            number = int(_tokenizer_fingerprint(tokenizer), 16) % 2**60
+            self._tokenizers[id(tokenizer)] = (tokenizer, number)  # with itself, so that its id stays its own
+        return self._tokenizers[id(tokenizer)][1] + _ROLE_SEEDS[role]
 
     def _encode(self, texts: list[str], role: Role, device: torch.device) -> Tensor:
         self.encoder.to(device)
@@ -321,11 +349,19 @@ class SimCSEEstimator(EncoderEstimator):
     normalize = True
 
 
-def _fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module) -> str:
+    """Hash a model's weights.
+
+    Args:
+        model: The model.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -335,3 +371,11 @@ def _tokenizer_fingerprint(tokenizer: Any) -> str:
     for token, number in sorted(vocabulary.items()):
         digest.update(f"{token}\0{number}\0".encode())
     return digest.hexdigest()
+
+
+def _modules_fingerprint(model: SentenceTransformer) -> str:
+    """Hash what the modules are set to: pooling and the like change vectors without changing a weight."""
+    settings: list[list[Any]] = [
+        [type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model
+    ]
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

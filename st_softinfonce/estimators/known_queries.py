@@ -20,13 +20,15 @@ class KnownQueries:
     """The query of each document that has one, found by the document's tokens on their device.
 
     A mined hard negative is some other query's positive, and where false negatives live. Knowing that query, an
-    estimator that compares queries can weigh it like any negative of the batch.
+    estimator that compares queries can weigh it like any negative of the batch. What is not known keeps weight 1;
+    leaving it out makes every step wait for the device once.
 
     Args:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
             mined from. Of equal documents the last one's query counts.
         model: The model in training: its tokenizer makes both.
         max_length: As given to the trainer, if it is: it decides where documents are truncated.
+        prompt: The documents' prompt as given to the trainer, if it is: it takes up length.
 
     Raises:
         ValueError: ``query_of`` is empty.
@@ -44,7 +46,12 @@ class KnownQueries:
     """
 
     def __init__(
-        self, query_of: Mapping[str, str], model: SentenceTransformer, *, max_length: int | None = None
+        self,
+        query_of: Mapping[str, str],
+        model: SentenceTransformer,
+        *,
+        max_length: int | None = None,
+        prompt: str | None = None,
     ) -> None:
         if not query_of:
             raise ValueError("query_of must map at least one document to its query, got none.")
@@ -53,10 +60,11 @@ class KnownQueries:
         keys: list[Tensor] = []
         ids: list[Tensor] = []
         for start in range(0, len(documents), _CHUNK):
-            for texts, kept in ((documents, keys), (queries, ids)):
-                features = model.preprocess(texts[start : start + _CHUNK], **options)
-                content = TextColumn(features, _host.column_tokenizer(model, {})).content_ids.cpu()
-                kept.append(content_keys(content) if kept is keys else content)
+            chunk = slice(start, start + _CHUNK)
+            tokenizer = _host.column_tokenizer(model, {})
+            column = TextColumn(model.preprocess(documents[chunk], prompt=prompt, **options), tokenizer)
+            keys.append(content_keys(column.key_ids).cpu())
+            ids.append(TextColumn(model.preprocess(queries[chunk], **options), tokenizer).content_ids.cpu())
         self._keys, order = torch.cat(keys).sort()
         self._ids = join_representations(ids, -1)[order]
         self.documents = len(documents)
@@ -72,7 +80,7 @@ class KnownQueries:
         """
         if self._keys.device != documents.device:
             self._keys, self._ids = self._keys.to(documents.device), self._ids.to(documents.device)
-        keys = content_keys(documents.content_ids)
+        keys = content_keys(documents.key_ids)
         place = torch.searchsorted(self._keys, keys).clamp(max=self._keys.numel() - 1)
         found = self._keys[place] == keys
         ids = self._ids[place].masked_fill(~found.unsqueeze(1), -1)  # (n, longest known query)

@@ -113,6 +113,12 @@ class RepresentationTable:
             vectors: ``(n, D)`` floating point, kept in half precision.
         """
         vectors = vectors.detach().to(torch.float16)
+        width = None if self._vectors is None else self._vectors.size(1)
+        if width is not None and vectors.size(1) != width:
+            raise TableError(
+                f"vectors have {vectors.size(1)} dimensions, the table's have {width}: they come from another "
+                "encoder, or one set to another dimension. Give another folder."
+            )
         keys, order = keys.detach().sort()
         first = torch.ones_like(keys, dtype=torch.bool)
         first[1:] = keys[1:] != keys[:-1]

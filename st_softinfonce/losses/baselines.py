@@ -7,7 +7,6 @@ from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from st_softinfonce.estimators.base import SimilarityEstimator
 from st_softinfonce.functional import (
@@ -32,7 +31,7 @@ class _SimilarityLoss(InBatchLoss):
         scores = self._scores(batch, rows)  # (rows, M)
         assert batch.compared is not None  # these losses always need their estimator
         similarity = batch.compared.similarity(rows)
-        similarity = F.pad(similarity, (0, scores.size(1) - similarity.size(1)), value=-math.inf)
+        similarity = batch.compared.spread(similarity, scores.size(1), -math.inf)
         return self._objective(scores, similarity, rows)
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from sentence_transformers.util import all_gather_with_grad, cos_sim, get_rank, similarity_fct_name
 from torch import Tensor, nn
 
@@ -278,6 +278,8 @@ class InBatchLoss(nn.Module, ABC):
             masks = [mask.to(torch.uint8) for mask in representations.known]
             masks = [_host.gather_padded(mask, None) for mask in masks] if self.gather_across_devices else masks
             known = torch.cat([masks[0].new_ones(parts[0].size(0)), *masks]).bool()
+            # Not even as empty candidates: they would count in the statistics and in the number of negatives.
+            candidates = candidates[known]
         return Compared(self.estimator.for_batch(candidates), parts[0], candidates, self._watch.is_due, known)
 
     def _scores(self, batch: Batch, rows: Tensor) -> Tensor:
@@ -304,8 +306,15 @@ class Compared:
 
     def similarity(self, rows: Tensor) -> Tensor:
         """Compare some queries with every candidate: ``(rows, candidates)``."""
-        similarity = self._usable(checked_similarity(self.estimator, self.queries[rows], self.candidates), rows)
-        return similarity if self.known is None else similarity.masked_fill(~self.known, -math.inf)
+        return self._usable(checked_similarity(self.estimator, self.queries[rows], self.candidates), rows)
+
+    def spread(self, values: Tensor, width: int, fill: float) -> Tensor:
+        """Lay values of the compared candidates out over all: ``(rows, width)``, with ``fill`` for the others."""
+        if self.known is None:
+            return F.pad(values, (0, width - values.size(1)), value=fill)
+        full = values.new_full((values.size(0), width), fill)
+        full[:, : self.known.numel()].masked_scatter_(self.known.expand(values.size(0), -1), values)
+        return full
 
     def transposed(self, rows: Tensor) -> Tensor:
         """Compare the positives of some rows with every query: ``(rows, N)``."""

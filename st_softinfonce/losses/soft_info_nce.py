@@ -59,7 +59,7 @@ class SoftInfoNCELoss(InBatchLoss):
         beta: Above 0; ``None`` takes the estimator's.
         weight_temperature: Above 0, in units of the estimator's similarity; ``None`` takes the estimator's. ``"auto"``
             takes and keeps what leaves 5% of the first batch's negatives below 0.9; also when resuming (see README).
-        min_weight: In (0, 1]. Floor of a negative's weight.
+        min_weight: In (0, 1], or 0 with ``"posterior"``. Floor of a negative's weight.
         weighting: ``"paper"`` (Eq. 4), or ``"posterior"``, which alpha, beta and weight_temperature do not affect.
         posterior: For ``"posterior"``: what ``calibrate`` fits; ``None`` takes the estimator's attribute of that name.
         scale: Above 0. Multiplies the model's similarity; the inverse of the softmax temperature.
@@ -116,7 +116,9 @@ class SoftInfoNCELoss(InBatchLoss):
         self.alpha = defaults.alpha if alpha is None else alpha
         self.beta = defaults.beta if beta is None else beta
         self.weight_temperature = defaults.temperature if weight_temperature is None else weight_temperature
-        check_weighting(alpha=self.alpha, beta=self.beta, temperature=1.0, min_weight=min_weight)
+        # In absolute terms a weight of 0 is sound: the candidate is surely relevant.
+        floor = 1.0 if weighting == "posterior" and min_weight == 0 else min_weight
+        check_weighting(alpha=self.alpha, beta=self.beta, temperature=1.0, min_weight=floor)
         # NumPy's numbers are welcome, but no JSON.
         self.alpha, self.beta, self.min_weight = float(self.alpha), float(self.beta), float(min_weight)
         self._auto_temperature = self.weight_temperature == "auto"
@@ -222,10 +224,8 @@ class SoftInfoNCELoss(InBatchLoss):
         weights = transposed_weights = None
         if batch.compared is not None:
             weights = self._weights(batch.compared.similarity(rows), rows)
-            if batch.compared.known is not None:
-                weights = weights.masked_fill(~batch.compared.known, 1.0)
-            explicit_negatives = scores.size(1) - weights.size(1)  # compared by no query of their own: weight 1
-            weights = torch.cat([weights, weights.new_ones(len(rows), explicit_negatives)], dim=1)
+            # Explicit negatives that no query of their own is known of have weight 1.
+            weights = batch.compared.spread(weights, scores.size(1), 1.0)
         if "doc_to_query" not in self.directions:
             return soft_info_nce(scores, weights, positives=rows)
 

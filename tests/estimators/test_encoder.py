@@ -8,7 +8,7 @@ import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_transformer_model
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from sentence_transformers.util import cos_sim
 
 from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
@@ -248,6 +248,62 @@ class TestTable:
         transformer_model.tokenizer.add_tokens(["another"])
         with pytest.raises(TableError, match="student_tokenizer"):
             TrainedModelEstimator(teacher, table=tmp_path).precompute(triplets(), transformer_model)
+
+    def test_equal_ids_of_two_tokenizers_are_two_texts(self, teacher, tokenizer):
+        other = copy.deepcopy(tokenizer)
+        other.add_tokens(["another"])
+        estimator = SimCSEEstimator(teacher)
+        estimator.represent(TextColumn.from_texts(QUERIES, tokenizer))
+        encoded = count_encodings(teacher)
+        estimator.represent(TextColumn.from_texts(QUERIES, other))
+        assert sum(map(len, encoded)) == len(QUERIES)
+
+    def test_a_teacher_with_a_commit_that_was_trained_on_is_another(self, transformer_model, teacher, tmp_path):
+        teacher[0].model.config._commit_hash = "abc"
+        SimCSEEstimator(teacher, table=tmp_path).precompute(triplets(), transformer_model, show_progress=False)
+        with torch.no_grad():
+            next(iter(teacher.parameters())).add_(1.0)
+        with pytest.raises(TableError, match="teacher_revision='abc, weights"):
+            SimCSEEstimator(teacher, table=tmp_path).precompute(triplets(), transformer_model)
+
+    def test_a_teacher_that_pools_otherwise_is_another(self, transformer_model, teacher, tmp_path):
+        SimCSEEstimator(teacher, table=tmp_path).precompute(triplets(), transformer_model, show_progress=False)
+        other = SentenceTransformer(modules=[teacher[0], Pooling(16, "cls")], device="cpu")
+        with pytest.raises(TableError, match="teacher_modules"):
+            SimCSEEstimator(other, table=tmp_path).precompute(triplets(), transformer_model)
+
+    @pytest.mark.filterwarnings("ignore:The table of the estimator 'simcse' lacks:UserWarning")
+    def test_texts_with_unknown_words_are_told_apart_or_encoded_as_they_read(self, transformer_model, teacher):
+        queries = ["sort unheardof", "sort unknown", "sort", "unheardof"]
+        estimator = SimCSEEstimator(teacher)
+        estimator.precompute({"query": queries}, transformer_model, show_progress=False)
+        assert len(estimator._table) == 1
+        vectors = estimator.represent(TextColumn(transformer_model.preprocess(queries), transformer_model.tokenizer))
+        expected = teacher.encode(["sort", "sort", "sort", ""], convert_to_tensor=True, normalize_embeddings=True)
+        torch.testing.assert_close(vectors.float(), expected, rtol=2e-3, atol=2e-3)
+
+    def test_prompts_of_the_training_are_those_of_the_keys(self, transformer_model, teacher):
+        transformer_model.max_seq_length = 6
+        estimator = TrainedModelEstimator(teacher)
+        prompts = {"query": "find the ", "code": "def "}
+        estimator.precompute(
+            {"query": QUERIES, "code": DOCUMENTS}, transformer_model, prompts=prompts, show_progress=False
+        )
+        encoded = count_encodings(teacher)
+        columns = zip((QUERIES, DOCUMENTS), prompts.values(), strict=True)
+        batch = [transformer_model.preprocess(texts, prompt=prompt) for texts, prompt in columns]
+        SoftInfoNCELoss(transformer_model, estimator)(batch, None)
+        assert encoded == []
+
+    def test_a_label_column_is_left_out_and_another_number_refused(self, transformer_model, teacher):
+        data = triplets().add_column("label", [1.0] * 16)
+        TrainedModelEstimator(teacher).precompute(data, transformer_model, show_progress=False)
+        with pytest.raises(ValueError, match=r"dataset\['size'\] must hold texts, got a int. Remove the column"):
+            TrainedModelEstimator(teacher).precompute(data.add_column("size", [1] * 16), transformer_model)
+
+    def test_a_teacher_with_a_single_number_among_its_weights_is_described(self, teacher):
+        teacher[0].register_parameter("logit_scale", torch.nn.Parameter(torch.tensor(1.0)))
+        assert SimCSEEstimator(teacher).get_config_dict()["teacher_revision"].startswith("weights ")
 
     @pytest.mark.parametrize("on_miss", ["ignore", "encode"])
     def test_a_table_for_other_data_is_said_once(self, transformer_model, teacher, on_miss):

@@ -45,16 +45,27 @@ def test_known_negatives_are_weighed_by_their_queries_and_unknown_ones_at_1(tran
         embeddings = [transformer_model(column)["sentence_embedding"] for column in features(transformer_model)]
     scores = (20 * cos_sim(embeddings[0], torch.cat(embeddings[1:]))).double().tolist()
     queries = [words(transformer_model, text) for text in QUERIES]
-    similarity = reference.bm25(queries, [*queries, *queries[3:], [], [], []], 1.2, 0.75)
-    for row in similarity:
-        row[13:] = [-1e9] * 3
-    weights = reference.negative_weights(similarity, 1.3, 0.7, 0.5)
-    for row in weights:
-        row[13:] = [1.0] * 3
+    similarity = reference.bm25(queries, [*queries, *queries[3:]], 1.2, 0.75)
+    weights = [[*row, 1.0, 1.0, 1.0] for row in reference.negative_weights(similarity, 1.3, 0.7, 0.5)]
     actual = loss(features(transformer_model), None)
     assert actual.item() == pytest.approx(reference.soft_info_nce(scores, weights), rel=1e-5)
     unknown = cls(transformer_model, **options)(features(transformer_model), None)
     assert abs(unknown - actual) > 1e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_temperature": "auto"}], ids=["default", "auto"])
+def test_a_mapping_that_knows_none_of_them_is_as_no_mapping(static_model, options):
+    known = KnownQueries({"def none true": "find none"}, static_model)
+    batch = features(static_model)
+    without = SoftInfoNCELoss(static_model, **options)(batch, None)
+    assert torch.equal(SoftInfoNCELoss(static_model, known_queries=known, **options)(batch, None), without)
+
+
+def test_prompts_take_up_length_as_in_training(transformer_model):
+    transformer_model.max_seq_length = 6
+    known = KnownQueries(QUERY_OF, transformer_model, prompt="def ")
+    features = transformer_model.preprocess(DOCUMENTS, prompt="def ")
+    assert known.of(TextColumn(features, transformer_model.tokenizer))[1].all()
 
 
 def test_pairs_without_negatives_are_as_before(static_model):
