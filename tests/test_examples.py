@@ -27,6 +27,7 @@ def source(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+@pytest.mark.filterwarnings("ignore:The table of the estimator:UserWarning")  # the tiny vocabulary knows few words
 def test_two_stage(bert_folder, source, tmp_path, monkeypatch, capsys):
     make_transformer_model(bert_folder).save_pretrained(str(tmp_path / "base"))
     options = ["--test-packages", "two", "--model", "base", "--steps", "3", "--batch-size", "8", "--output", "out"]
