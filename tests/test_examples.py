@@ -18,8 +18,7 @@ def source(tmp_path):
         folder.mkdir(parents=True)
         (folder / "__init__.py").write_text("")
         functions = [
-            f'def f{number}(value):\n    """{query.capitalize()} in {package}."""\n    read = "{document} {package}"\n'
-            f"    return read\n"
+            f'def f{number}(value):\n    """{query}"""\n    read = "{document} {package}"\n    return read\n'
             for number, (query, document) in enumerate(zip(QUERIES, DOCUMENTS, strict=True))
         ]
         (folder / "code.py").write_text("\n".join(functions))

@@ -295,8 +295,8 @@ class EncoderEstimator(SimilarityEstimator):
         }[self.on_miss]
         warnings.warn(
             f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
-            f"{consequence}. It was probably made for other data, or with another max_length or prompt, for which call "
-            "precompute(dataset, model) again; or the texts hold words unknown to the tokenizer of the model.",
+            f"{consequence}. It was probably made for other data, or with another max_length or prompt: call "
+            "precompute(dataset, model) again. Or the texts hold words unknown to the tokenizer of the model.",
             UserWarning,
             stacklevel=2,
         )
