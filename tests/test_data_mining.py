@@ -574,8 +574,8 @@ def test_missing_path_is_named_before_anything_is_mined(tmp_path):
     ("options", "message"),
     [
         ({"paths": []}, "paths must name at least one file or folder, got none"),
-        ({"languages": ()}, r"languages must name some of \['python'\], got none"),
-        ({"languages": ("python", "cobol")}, r"languages must name some of \['python'\], got 'cobol': choose"),
+        ({"languages": ()}, r"languages must name some of \[.*'python'.*\], got none"),
+        ({"languages": ("python", "cobol")}, r"languages must name some of \[.*'python'.*\], got 'cobol': choose"),
         ({"min_query_tokens": 0}, "min_query_tokens must be an integer of at least 1, got 0"),
         ({"max_file_bytes": 1e6}, "max_file_bytes must be an integer of at least 1, got 1000000.0"),
         ({"max_query_tokens": 2}, r"max_query_tokens must be at least min_query_tokens \(3\), got 2"),

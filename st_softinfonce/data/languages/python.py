@@ -16,15 +16,15 @@ import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
+from st_softinfonce.data.languages.source import REMOVED, apply_edits, clean_lines, count_lines
 
 _TEST_FOLDER = re.compile(r"(?:\w+_)?tests?", re.IGNORECASE)
 _TEST_FILE = re.compile(r"(?:test_.*|.*_tests?|tests?|conftest)\.py")
 _LITERAL = re.compile(r"([A-Za-z]*)('''|\"\"\"|'|\")")
 _STUB = re.compile(r"pass|\.\.\.|raise\s+NotImplementedError\b.*", re.DOTALL)
 
-# A NUL never occurs in Python source, so these cannot be mistaken for it.
+# A NUL never occurs in a file that is mined, so these cannot be mistaken for source.
 _DOCSTRING = "\0d\0"
-_REMOVED = "\0r\0"
 _STRING = re.compile("\0(\\d+)\0")
 
 
@@ -175,22 +175,22 @@ def _code(data: bytes, definition: Node, captures: dict[str, list[Node]]) -> Cle
     if more is None and _STUB.fullmatch(data[statement.start_byte : statement.end_byte].decode()):
         return CleanCode("", 0)
     edits = [(docstring.start_byte, _end_of_statement(docstring), _DOCSTRING)]
-    edits += [(node.start_byte, node.end_byte, _REMOVED) for node in captures.get("comment", ())]
+    edits += [(node.start_byte, node.end_byte, REMOVED) for node in captures.get("comment", ())]
     for inner in captures["definition"]:
         first, second, _ = _first_statements(inner)
         if first is not None and second is not None and _docstring(data, inner):
-            edits.append((first.start_byte, _end_of_statement(first), _REMOVED))
+            edits.append((first.start_byte, _end_of_statement(first), REMOVED))
     strings: list[str] = []
     for node in captures.get("string", ()):
         text = data[node.start_byte : node.end_byte]
         if b"\n" in text:
             edits.append((node.start_byte, node.end_byte, f"\0{len(strings)}\0"))
             strings.append(text.decode())
-    head, tail = _apply(edits, data, definition).split(_DOCSTRING)
+    head, tail = apply_edits(data, definition.start_byte, definition.end_byte, edits).split(_DOCSTRING)
     indent = data[data.rfind(b"\n", 0, definition.start_byte) + 1 : definition.start_byte].decode()
     signature, body = _join(head, tail, indent if not indent.strip() else "")
     code, signature = (_STRING.sub(lambda mark: strings[int(mark[1])], part) for part in (body, signature))
-    return CleanCode(code, 1 + _count_lines(code) - _count_lines(signature))
+    return CleanCode(code, 1 + count_lines(code) - count_lines(signature))
 
 
 def _end_of_statement(statement: Node) -> int:
@@ -198,40 +198,11 @@ def _end_of_statement(statement: Node) -> int:
     return following.end_byte if following is not None and following.type == ";" else statement.end_byte
 
 
-def _apply(edits: list[tuple[int, int, str]], data: bytes, definition: Node) -> str:
-    """Replace the ranges of `edits`; of two that overlap the one that begins first, or is named first, counts."""
-    pieces = []
-    position = definition.start_byte
-    for start, end, replacement in sorted(edits, key=lambda edit: edit[0]):
-        if start >= position:
-            pieces += [data[position:start].decode(), replacement]
-            position = end
-    pieces.append(data[position : definition.end_byte].decode())
-    return "".join(pieces)
-
-
 def _join(head: str, tail: str, indent: str) -> tuple[str, str]:
     """The clean signature, and the clean function, from what stands before and after the docstring."""
-    signature = _clean_lines(head, indent).rstrip()
+    signature = clean_lines(head, indent).rstrip()
     rest, newline, following = tail.partition("\n")
-    rest = rest.replace(_REMOVED, "").lstrip()
+    rest = rest.replace(REMOVED, "").lstrip()
     if rest:
-        return signature, _clean_lines(head + rest + newline + following, indent)
-    return signature, f"{signature}\n" + _clean_lines(following, indent).lstrip("\n")
-
-
-def _clean_lines(text: str, indent: str) -> str:
-    lines: list[str] = []
-    for line in text.split("\n"):
-        kept = line.replace(_REMOVED, "").rstrip()
-        # The line after a backslash belongs to the statement before it, even if it is empty.
-        continued = bool(lines) and lines[-1].endswith("\\")
-        if not continued and not kept and (_REMOVED in line or (lines and not lines[-1])):
-            continue
-        # A line inside brackets may be indented less than its function.
-        lines.append(kept[min(len(indent), len(kept) - len(kept.lstrip(indent))) if indent else 0 :])
-    return "\n".join(lines).rstrip()
-
-
-def _count_lines(code: str) -> int:
-    return sum(1 for line in code.split("\n") if line.strip())
+        return signature, clean_lines(head + rest + newline + following, indent)
+    return signature, f"{signature}\n" + clean_lines(following, indent).lstrip("\n")

@@ -1,0 +1,65 @@
+"""Functions and their leading comments of Go files, by tree-sitter."""
+
+from __future__ import annotations
+
+import re
+
+import tree_sitter_go
+from tree_sitter import Node
+
+from st_softinfonce.data.languages.comments import CommentMiner, text_of
+
+_RECEIVER = re.compile(r"[*(\s](\w+)\s*(?:\[[^\]]*\])?\s*\)$")
+_DEPRECATED = re.compile(r"^Deprecated:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
+_BEGIN = r"(?:func(?:tion)?\s+|(?:\w+|\(\*?\w+\))\.)?{}\b(?:\([^()\n]*\))?(?:'s\b)?[\s:,\u2013-]*"
+_VERB = re.compile(r"(?!\w*ss\b)\w+s\b|(?:will|can|may|must|should|do|and|or|was|creates?)\b")
+
+
+class Miner(CommentMiner):
+    """Finds the functions of Go files; see `CommentMiner`.
+
+    Go's documentation begins with the function's name by convention, which would make search a comparison of strings:
+    the name is taken away, and what follows begins with a capital (`// Foo returns x` becomes `Returns x`). It stays
+    where it is an English word that no verb follows (`// Close the file`). Further on, a name that is no English word
+    (`parseInt`, `read_all`) becomes `it`. The code keeps its name. Paragraphs that begin with `Deprecated:` are none.
+    """
+
+    grammar = tree_sitter_go.language
+    query = """
+        (function_declaration) @function (method_declaration) @function
+        (comment) @comment (raw_string_literal) @string
+    """
+    line_sign = "//"
+    special = re.compile(r"String|GoString|Error")
+    test_name = re.compile(r"(?:Test|Benchmark|Fuzz)(?![a-z]).*")
+    test_folder = re.compile(r"tests?|testdata|e2e")
+    test_file = re.compile(r".*_test\.go")
+    manifests = ("go.mod",)
+    pragma = re.compile(r"//(?:[a-z0-9]+:\S|nolint\b|export |line | \+build )")
+    source_folders = frozenset({"src"})
+
+    def name_of(self, data: bytes, node: Node) -> str:
+        """Name a function, and its receiver's type before it."""
+        name = super().name_of(data, node)
+        receiver = node.child_by_field_name("receiver")
+        kind = None if receiver is None else _RECEIVER.search(text_of(data, receiver))
+        return name if kind is None else f"{kind[1]}.{name}"
+
+    def is_special(self, node: Node, name: str) -> bool:
+        """Whether a function is `init`, or a method without parameters that an interface of the language asks for."""
+        if node.type == "function_declaration":
+            return name == "init"
+        parameters = node.child_by_field_name("parameters")
+        return super().is_special(node, name) and (parameters is None or not parameters.named_child_count)
+
+    def clean_doc(self, doc: str, name: str) -> str:
+        """Take away the function's name, and what is said on deprecation."""
+        doc = _DEPRECATED.sub("", doc).strip()
+        begin = re.match(_BEGIN.format(re.escape(name)), doc)
+        word = re.fullmatch(r"[A-Za-z][a-z]+", name) is not None
+        if begin is not None and (not word or begin[0].strip() != name or _VERB.match(doc, begin.end())):
+            doc = doc[begin.end() :]
+            doc = doc[:1].upper() + doc[1:]
+        if not word:
+            doc = re.sub(rf"(?<![\w.])(?<!\b[Tt]he )(?<!\b[Aa] ){re.escape(name)}(?:\(\))?(?![\w(.]\w)", "it", doc)
+        return doc

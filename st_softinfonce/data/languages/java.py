@@ -1,0 +1,43 @@
+"""Functions and Javadoc of Java files, by tree-sitter."""
+
+from __future__ import annotations
+
+import re
+
+import tree_sitter_java
+from tree_sitter import Node
+
+from st_softinfonce.data.languages.comments import CommentMiner
+
+_TEST = re.compile(
+    rb"@(?:\w*\.)*(?:(?:Parameterized|Repeated)?Test(?:Factory)?|(?:Before|After)(?:Each|All|Class)?)\b"
+)
+
+
+class Miner(CommentMiner):
+    """Finds the methods of Java files, with their annotations; see `CommentMiner`."""
+
+    grammar = tree_sitter_java.language
+    query = """
+        (method_declaration) @function (constructor_declaration) @function
+        (compact_constructor_declaration) @function
+        (class_declaration) @container (interface_declaration) @container (enum_declaration) @container
+        (record_declaration) @container (annotation_type_declaration) @container
+        (block_comment) @comment (line_comment) @comment (string_literal) @string
+    """
+    special = re.compile(r"toString|equals|hashCode|clone|finalize|notify|notifyAll")
+    test_folder = re.compile(r"(?:android|integration|unit|functional)?-?[Tt]ests?|testFixtures|jtreg")
+    test_file = re.compile(r"Test[A-Z].*\.java|.*(?:Tests?|TestCase|IT)\.java")
+    manifests = ("pom.xml", "build.gradle", "build.gradle.kts", "module-info.java")
+    source_folders = frozenset({"src", "main", "java"})
+
+    def is_special(self, node: Node, name: str) -> bool:
+        """Whether a method is a constructor or one of `Object`'s."""
+        return node.type != "method_declaration" or super().is_special(node, name)
+
+    def is_test_function(self, data: bytes, node: Node, name: str) -> bool:
+        """Whether a method is a test by its name or annotation."""
+        modifiers = node.named_child(0) if super().is_test_function(data, node, name) is False else None
+        if modifiers is None:
+            return True
+        return _TEST.search(data, modifiers.start_byte, modifiers.end_byte) is not None
