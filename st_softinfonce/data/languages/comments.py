@@ -18,7 +18,10 @@ from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedF
 from st_softinfonce.data.languages.source import REMOVED, apply_edits, clean_lines, count_lines
 
 _BODY = "\0b\0"
+_LONGEST_NAME = 1_000
+_LONGEST_COMMENT = 10_000  # a first paragraph that is longer makes no query
 _STRING = re.compile("\0(\\d+)\0")
+_BEFORE_STRING = re.compile(rf"[ \t]*{REMOVED}(?=\0\d)")
 _NEVER = re.compile(r"(?!)")
 _SPACE = re.compile(rb"\s*")
 _BLANK_LINES = (
@@ -26,8 +29,9 @@ _BLANK_LINES = (
 )
 
 _STUB = re.compile(
-    r"(?:throw|raise|panic)\b[^;\n]*(?:not?[ _-]*(?:yet[ _-]*)?(?:implemented|supported)|unimplemented|unsupported"
-    r"|abstract|(?:must|should|to) be (?:\w+ )?(?:implement|overrid|overwrit)|must (?:implement|overrid))[^;]*;?",
+    r"(?:throw|raise|panic)\b[^;\n]*(?:[(,]\s*\n[^;\n]*)*"
+    r"(?:not?[ _-]*(?:yet[ _-]*)?(?:implemented|supported)|unimplemented|unsupported|abstract"
+    r"|(?:must|should|to) be (?:\w+ )?(?:implement|overrid|overwrit)|must (?:implement|overrid))[^;]*;?",
     re.IGNORECASE,
 )
 _OTHER_PURPOSE = re.compile(
@@ -35,8 +39,7 @@ _OTHER_PURPOSE = re.compile(
     r"|\bcopyright (?:\(c\)|©|\d)|\blicensed under\b|\ball rights reserved\b",
     re.IGNORECASE,
 )
-_RULER = re.compile(r"^[ \t]*[-=*#/~_+.]{3,}[ \t]*$", re.MULTILINE)
-_HEADING = re.compile(r"^[ \t]*([-=*#/~_+])\1{2,}[^\n]*?\1{3,}[ \t]*$", re.MULTILINE)
+_RULER_SIGNS = "-=*#/~_+"
 _MARKER = re.compile(r"^[ \t]*(?:TODO|FIXME|XXX|HACK|NOTE TO SELF)\b", re.MULTILINE)
 _CODE_LINE = re.compile(
     r".*[;{}]$|[\w.$@]+\(.*\)$|(?:end|else|\S+ :?= .*)$|(?:def|func|function|return|if|for|var|let|const) .*[({=].*"
@@ -44,8 +47,8 @@ _CODE_LINE = re.compile(
 _TAG = re.compile(r"^[ \t]*@[A-Za-z]", re.MULTILINE)
 _DESCRIPTION = re.compile(r"^[ \t]*@(?:desc(?:ription)?|summary|brief)\b[ \t]*", re.MULTILINE)
 _INLINE_TAG = re.compile(r"\{@(\w+)((?:[^{}]|\{[^{}]*\})*)\}")
-_LINK = re.compile(r"\[([^\]\n]+)\](?:\(\s*[^()\s]+(?:\s+\"[^\"]*\")?\s*\)|(?=\{@link))")
-_TARGET = re.compile(r"\s*([^\s|(]+(?:\([^)]*\))?)\s*\|?\s*(.*?)\s*", re.DOTALL)
+_LINK = re.compile(r"\[([^\]\n]{1,200})\](?:\(\s*[^()\s]+(?:\s+\"[^\"]*\")?\s*\)|\{@link[^{}]*\})")
+_TARGET = re.compile(r"([^ |(]+(?:\([^)]*\))?) ?\|? ?(.*)")
 _HTML_BLOCK = r"</?(?:p|ul|ol|li|dl|dt|dd|pre|table|tr|h[1-6]|blockquote)\b[^<>]*>"
 _HTML_BREAK = re.compile(
     rf"(?:^|(?<=[.:;!?])|(?<=[.:;!?]\s))[ \t]*{_HTML_BLOCK}|{_HTML_BLOCK}[ \t]*$", re.MULTILINE | re.IGNORECASE
@@ -156,6 +159,10 @@ class CommentMiner:
         """Whether a function is a test."""
         return self.test_name.fullmatch(name) is not None
 
+    def uncomment(self, comment: str) -> str:
+        """Take the signs off a block comment."""
+        return _SIGN.sub("", comment[1:].lstrip("*").removesuffix("/").rstrip().rstrip("*"))
+
     def clean_doc(self, doc: str, name: str) -> str:
         """Do what the language alone needs with a documentation that has lost its signs and tags."""
         return doc
@@ -175,7 +182,9 @@ class CommentMiner:
                 surrounding.pop()
             nested = bool(surrounding) and surrounding[-1][1]
             name = self.name_of(data, node)
-            qualified = f"{surrounding[-1][2]}.{name}".strip(".") if surrounding else name
+            prefix = surrounding[-1][2] if surrounding else ""
+            # Of code that is nested thousands deep, the names alone would fill the memory.
+            qualified = f"{prefix}.{name}".strip(".") if len(prefix) < _LONGEST_NAME else name
             surrounding.append((-end, is_function or nested, qualified))
             if is_function:
                 yield self._function(file, node, name.rpartition(".")[2], qualified, nested)
@@ -190,7 +199,7 @@ class CommentMiner:
         comment, start = self._comment(file, node.start_byte)
         if self.special_doc.search(comment) is not None:
             return FoundFunction(qualified, "special_method")
-        doc = self._doc(comment, name) if comment else None
+        doc = self._doc(comment[:_LONGEST_COMMENT], name) if comment else None
         if doc is None:
             return FoundFunction(qualified, "no_docstring")
         if node.has_error:
@@ -244,12 +253,13 @@ class CommentMiner:
             lines = [line.removeprefix(self.line_sign) for line in lines if self.pragma.match(line) is None]
             doc = inspect.cleandoc("\n" + "\n".join(lines))
         else:
-            doc = _uncomment(comment)
-        if _OTHER_PURPOSE.search(doc) is not None or _is_boxed(doc) or (self.line_sign is not None and _is_code(doc)):
+            doc = inspect.cleandoc(self.uncomment(comment))
+        if not doc or _OTHER_PURPOSE.search(doc) is not None or _is_boxed(doc):
             return None
-        return self.clean_doc(
-            clean_markup(_before_tags(_HEADING.sub("", _RULER.sub("", doc)), self.tag)), name
-        ).strip()
+        if self.line_sign is not None and _is_code(doc):
+            return None
+        text = clean_markup(_before_tags(_without_rulers(doc), self.tag))
+        return self.clean_doc(text, name).strip()
 
     def _code(self, file: _File, node: Node, start: int) -> CleanCode | None:
         body = self.body_of(node)
@@ -267,7 +277,8 @@ class CommentMiner:
             strings.append(data[slice(*span)].decode())
         line = data.rfind(b"\n", 0, start) + 1
         indent = _leading_space(data, line, start).decode()
-        marked = clean_lines(apply_edits(data, start, end, edits), indent)
+        # A comment may end the line of which a string, a Ruby here document, begins with the end.
+        marked = clean_lines(_BEFORE_STRING.sub("", apply_edits(data, start, end, edits)), indent)
         head, tail = (_STRING.sub(lambda mark: strings[int(mark[1])], part) for part in marked.split(_BODY))
         content = (tail.removesuffix("}") if braces else tail.removesuffix("end")).strip()
         if not content or _STUB.fullmatch(content):
@@ -296,29 +307,35 @@ def clean_markup(doc: str) -> str:
 
 
 def _tagged_text(tag: re.Match[str]) -> str:
-    kind, content = tag[1].lower(), tag[2]
+    kind, content = tag[1].lower(), " ".join(tag[2].split())
     if kind in ("inheritdoc", "docroot"):
         return ""
     target = (
         _TARGET.fullmatch(content) if kind in ("link", "linkplain", "linkcode", "see", "value", "tutorial") else None
     )
     if target is None:
-        return content.strip()
+        return content
     return target[2] or target[1].replace("#", ".").lstrip(".")
 
 
-def _uncomment(comment: str) -> str:
-    """The text of a block comment."""
-    text = comment.removeprefix("/").rstrip()
-    if text.startswith("*"):
-        return inspect.cleandoc(_SIGN.sub("", text.lstrip("*").removesuffix("/").rstrip().rstrip("*")))
-    return inspect.cleandoc(text)
+def _is_ruler(line: str) -> bool:
+    return len(line.strip()) > 2 and not line.strip(_RULER_SIGNS + " \t")
+
+
+def _without_rulers(doc: str) -> str:
+    """The lines but for rulers, whether or not a title is set into them."""
+    return "\n".join("" if _is_ruler(line) or _is_title(line.strip()) else line for line in doc.split("\n"))
+
+
+def _is_title(line: str) -> bool:
+    ends = line[:3], line[-3:]
+    return ends[0] == ends[1] == ends[0][:1] * 3 and ends[0][:1] in _RULER_SIGNS and len(line) > 6
 
 
 def _is_boxed(doc: str) -> bool:
     """Whether rulers frame a text, as they do a section's title."""
     lines = doc.split("\n")
-    return len(lines) > 2 and _RULER.fullmatch(lines[0]) is not None and _RULER.fullmatch(lines[-1]) is not None
+    return len(lines) > 2 and _is_ruler(lines[0]) and _is_ruler(lines[-1])
 
 
 def _is_code(doc: str) -> bool:

@@ -14,8 +14,7 @@ _MAGIC = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:#!.*\n)?#.*?coding[:=]\s*([\w.-]+)"
 _HIDDEN = re.compile(r"^--[ \t]*$.*?(?:^\+\+[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _CALLS = re.compile(r"^[ \t]*:?call-seq:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^[ \t]*(?::[a-z-]+:(?!`).*|=+ .*)$", re.MULTILINE)
-_INDENTED = re.compile(r"\A(?:(?:[ \t]{2,}.*)?\n)*?(?:[ \t]{2,}.*\n)+[ \t]*\n(?=\S)")
-_CALL = re.compile(r"\A(?:[\w.:]+[?!]?(?:\(.*\)|[ ]?\{.*\})*[ \t]*(?:->|=>|→).*\n)+\s*(?=\S)")
+_CALL = re.compile(r"\\A(?:[\\w.:]+[?!]?[ \\t]*(?:[({].*)?(?:->|=>|→).*\\n)+\\s*(?=\\S)")
 _MONOSPACE = re.compile(r"(?<![\w+])\+([^\s+]+)\+(?![\w+])")
 _LABEL = re.compile(r"(?:\{([^{}]+)\}|(?<=\s)(\w+))\[(?:https?:|rdoc-ref:|link:|@)[^\]\s]*\]")
 _ESCAPE = re.compile(r"\\(?=[A-Z_#:])")
@@ -64,9 +63,20 @@ class Miner(CommentMiner):
         """Name a method or module, with dots between what `::` separates."""
         return super().name_of(data, node).replace("::", ".")
 
+    def uncomment(self, comment: str) -> str:
+        """Take `=begin` and `=end` off a block comment."""
+        return comment.partition("\n")[2].rpartition("=end")[0]
+
     def clean_doc(self, doc: str, name: str) -> str:
         """Do what RDoc does with its own signs."""
         doc = _DIRECTIVE.sub("", _CALLS.sub("", _HIDDEN.sub("", doc))).lstrip("\n")
-        doc = _CALL.sub("", _INDENTED.sub("", doc).lstrip())
+        doc = _CALL.sub("", _after_example(doc))
         doc = _LABEL.sub(lambda label: label[1] or label[2], _MONOSPACE.sub(r"\1", doc))
         return _ESCAPE.sub("", doc)
+
+
+def _after_example(doc: str) -> str:
+    """What follows the indented paragraphs that a text begins with, if anything does."""
+    lines = doc.split("\n")
+    first = next((index for index, line in enumerate(lines) if line.strip() and not line.startswith("  ")), 0)
+    return "\n".join(lines[first:] if first and not lines[first - 1].strip() else lines).strip()
