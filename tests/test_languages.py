@@ -445,7 +445,7 @@ def test_functions_only_called_like_standard_methods_are_not_special():
         ("javascript", "function testSum() {}\nfunction tester() {}", ["test", "no_docstring"]),
         ("go", "package a\nfunc TestSum() {}\nfunc Tester() {}\n"
                 "func BenchmarkX() {}", ["test", "no_docstring", "test"]),
-        ("java", "class A { @Test void a() {} @TestOnly void b() {} void testX() {} }", ["test", "no_docstring", "test"]),
+        ("java", "class A { @Test int a() {} @Testing int b() {} }", ["test", "no_docstring"]),
         ("php", "class A { function testSum() {} function testify() {} }", ["test", "no_docstring"]),
         ("ruby", "def test_sum\nend\ndef testify\nend", ["test", "no_docstring"]),
     ],
@@ -731,3 +731,14 @@ def test_a_tree_of_all_languages_is_mined_at_once(tmp_path):
     assert {query.lower() for query in pairs["query"]} == {"sum up the two numbers.", "sums up the two numbers."}
     assert all(parses(row["language"], row["code"]) and "\r" not in row["code"] for row in pairs)
     assert set(pairs["package"]) == {"shop"}
+
+
+@pytest.mark.parametrize("folder", ["node_modules", "vendor"])
+def test_other_peoples_packages_are_mined_by_name_only(tmp_path, folder):
+    source = "/** Sum up the two numbers. */\nfunction add(a, b) {\n  return a + b;\n}\n"
+    for place in (tmp_path / "shop", tmp_path / "shop" / folder / "left"):
+        place.mkdir(parents=True)
+        (place / "a.js").write_text(source.replace("add", f"add_{place.name}"))
+    assert list(mine_pairs(tmp_path, languages="javascript", show_progress=False)["name"]) == ["add_shop"]
+    inside = tmp_path / "shop" / folder
+    assert list(mine_pairs(inside, languages="javascript", show_progress=False)["name"]) == ["add_left"]

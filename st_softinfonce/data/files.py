@@ -12,7 +12,7 @@ from st_softinfonce.data.languages import EXTENSIONS
 from st_softinfonce.data.languages.base import LanguageMiner
 from st_softinfonce.data.report import PROBLEMS, MiningReport
 
-_BUILD_FOLDERS = frozenset({"__pycache__", "node_modules", "build", "dist", "venv"})
+_BUILD_FOLDERS = frozenset({"__pycache__", "node_modules", "vendor", "build", "dist", "venv"})
 _LONG_LINE = 5_000  # longer than any documentation that fits a query, in one line
 _HEAD_BYTES = 2_000
 

@@ -11,7 +11,9 @@ from st_softinfonce.data.languages.comments import CommentMiner, text_of
 
 _RECEIVER = re.compile(r"[*(\s](\w+)\s*(?:\[[^\]]*\])?\s*\)$")
 _DEPRECATED = re.compile(r"^Deprecated:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
-_BEGIN = r"(?:func(?:tion)?\s+|(?:\w+|\(\*?\w+\))\.)?{}\b(?:\([^()\n]*\))?(?:'s\b)?[\s:,\u2013-]*"
+_BEGIN = re.compile(r"(?:func(?:tion)?\s+|(?:\w+|\(\*?\w+\))\.)?(?P<name>\w+)(?:\([^()\n]*\))?(?:'s\b)?[\s:,\u2013-]*")
+_MENTION = re.compile(r"(?<![\w.])(?<!\b[Tt]he )(?<!\b[Aa] )(\w+)\b(?:\(\))?(?![(.]\w)")
+_PLAIN_WORD = re.compile(r"[A-Za-z][a-z]+")
 _VERB = re.compile(r"(?!\w*ss\b)\w+s\b|(?:will|can|may|must|should|do|and|or|was|creates?)\b")
 
 
@@ -55,11 +57,12 @@ class Miner(CommentMiner):
     def clean_doc(self, doc: str, name: str) -> str:
         """Take away the function's name, and what is said on deprecation."""
         doc = _DEPRECATED.sub("", doc).strip()
-        begin = re.match(_BEGIN.format(re.escape(name)), doc)
-        word = re.fullmatch(r"[A-Za-z][a-z]+", name) is not None
-        if begin is not None and (not word or begin[0].strip() != name or _VERB.match(doc, begin.end())):
-            doc = doc[begin.end() :]
-            doc = doc[:1].upper() + doc[1:]
-        if not word:
-            doc = re.sub(rf"(?<![\w.])(?<!\b[Tt]he )(?<!\b[Aa] ){re.escape(name)}(?:\(\))?(?![\w(.]\w)", "it", doc)
+        begin = _BEGIN.match(doc)
+        word = _PLAIN_WORD.fullmatch(name) is not None
+        if begin is not None and begin["name"] == name:
+            if not word or begin[0].strip() != name or _VERB.match(doc, begin.end()):
+                doc = doc[begin.end() :]
+                doc = doc[:1].upper() + doc[1:]
+        if not word and name in doc:
+            doc = _MENTION.sub(lambda mention: "it" if mention[1] == name else mention[0], doc)
         return doc
