@@ -33,7 +33,7 @@ _TEXT_COLUMNS = ("query", "code", "language", "path", "name", "package", "versio
 _TEXTS = pa.schema([(name, pa.string()) for name in _TEXT_COLUMNS])
 SCHEMA = _TEXTS.append(pa.field("duplicate_group", pa.int64()))
 _NAMED_PROBLEMS = 5
-_BATCH_ROWS = 2_000
+BATCH_ROWS = 2_000
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Mining:
         for key, row in self._rows(show_progress):
             keys.append(key)
             rows.append(row)
-            if len(rows) == _BATCH_ROWS:
+            if len(rows) == BATCH_ROWS:
                 yield self._batch(rows, keys)
                 rows, keys = [], []
         if rows:

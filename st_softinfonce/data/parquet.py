@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from st_softinfonce.data.mining import SCHEMA, Limits, Mining, Paths
+from st_softinfonce.data.mining import BATCH_ROWS, SCHEMA, Limits, Mining, Paths
 from st_softinfonce.data.report import MiningReport
 
 _KEYS = ("language", "package", "version", "license")
@@ -147,7 +147,7 @@ def _add_groups(mining: Mining, raw: Path, folder: Path) -> None:
         begin = position = 0
         for shard in shards:
             with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(columns=["code"]):
+                for batch in file.iter_batches(BATCH_ROWS, columns=["code"]):
                     codes = batch["code"]
                     while position < len(rows) and rows[position] < begin + batch.num_rows:
                         yield codes[rows[position] - begin].as_py()
@@ -158,7 +158,7 @@ def _add_groups(mining: Mining, raw: Path, folder: Path) -> None:
     begin = 0
     for number, shard in enumerate(shards):
         with pq.ParquetFile(shard) as file, _writer(folder, number, SCHEMA) as writer:
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(BATCH_ROWS):
                 columns = [*batch.columns, groups.slice(begin, batch.num_rows)]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
                 begin += batch.num_rows
