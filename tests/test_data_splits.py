@@ -82,3 +82,70 @@ def test_code_on_both_sides_is_reported():
 def test_formatted_datasets_split_alike():
     pairs = make_pairs({"a": 3, "b": 2}).with_format("numpy")
     assert split_by_package(pairs, ["b"])["test"]["row"][:].tolist() == [1, 3]
+
+
+# Three sides and leaks
+
+
+def test_three_sides_are_made_of_whole_packages():
+    pairs = make_pairs({"a": 3, "b": 2, "c": 1})
+    splits = split_by_package(pairs, ["c"], validation_packages=["b"])
+    assert list(splits) == ["train", "validation", "test"]
+    assert {side: set(rows["package"]) for side, rows in splits.items()} == {
+        "train": {"a"},
+        "validation": {"b"},
+        "test": {"c"},
+    }
+    pairs = make_pairs({f"p{index}": index + 1 for index in range(30)})
+    splits = split_by_package(pairs, 0.2, validation_packages=0.1)
+    names = [set(rows["package"]) for rows in splits.values()]
+    assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]
+    assert splits["validation"].num_rows >= 0.1 * pairs.num_rows
+    assert splits["test"]["row"][:] == split_by_package(pairs, 0.2)["test"]["row"][:]
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        (["b"], "validation_packages must not name test packages, got 'b': name each once"),
+        (["x"], "validation_packages must be packages of pairs, got 'x'"),
+        ("a", "validation_packages must be several names or a share, got 'a'"),
+        ([], "validation_packages must leave rows on all sides, got none, and 'validation' is empty"),
+        (["a", "c"], "test_packages must leave rows on all sides, got 'a', 'b', 'c', and 'train' is empty"),
+        (1.5, "validation_packages must be names or a share between 0 and 1, got 1.5"),
+    ],
+    ids=["twice", "unknown", "string", "nothing", "everything", "share"],
+)
+def test_bad_validation_is_refused(validation, message):
+    with pytest.raises(ValueError, match=message):
+        split_by_package(make_pairs({"a": 1, "b": 1, "c": 1}), ["b"], validation_packages=validation)
+
+
+def test_near_duplicates_on_both_sides_are_reported_or_dropped():
+    # Rows of a, b, c in turn: group 1 is on all sides, 2 in a and b, code "x" in a and c alone.
+    groups = [1, 1, 1, 2, 2, 3, 4, 5, 6]
+    codes = ["p", "q", "r", "s", "t", "u", "x", "v", "x"]
+    pairs = make_pairs({"a": 3, "b": 3, "c": 3}, duplicate_group=groups, code=codes)
+    with pytest.warns(UserWarning, match="exactly or nearly: pass drop_leaks=True") as caught:
+        kept = split_by_package(pairs, ["c"], validation_packages=["b"])
+    assert [str(warning.message).split(",")[0] for warning in caught] == [
+        "1 rows of 'validation' have a code that is also in 'test'",
+        "3 rows of 'train' have a code that is also in 'validation' or 'test'",
+    ]
+    assert {warning.filename for warning in caught} == {__file__}
+    assert sum(len(rows) for rows in kept.values()) == 9
+    splits = split_by_package(pairs.select([*range(9)]), ["c"], drop_leaks=True)
+    assert {side: rows["row"][:] for side, rows in splits.items()} == {"train": [3, 4, 7], "test": [2, 5, 8]}
+    with pytest.raises(ValueError, match="all 3 of 'train' have a code that is also in 'validation' or 'test'"):
+        split_by_package(pairs, ["c"], validation_packages=["b"], drop_leaks=True)
+
+
+def test_what_is_dropped_from_validation_is_no_leak_in_train():
+    pairs = make_pairs({"a": 2, "b": 2, "c": 2}, duplicate_group=[1, 1, 2, 3, 2, 2], code=list("uvwxyz"))
+    splits = split_by_package(pairs, ["c"], validation_packages=["b"], drop_leaks=True)
+    assert {side: rows["row"][:] for side, rows in splits.items()} == {"train": [3], "validation": [1], "test": [2, 5]}
+
+
+def test_empty_values_are_no_leaks():
+    pairs = make_pairs({"a": 1, "b": 1}, code=[None, None])
+    assert split_by_package(pairs, ["b"])["train"].num_rows == 1

@@ -1,0 +1,119 @@
+# ruff: noqa: E501
+import json
+
+import pytest
+
+from st_softinfonce.data import mine_pairs
+from st_softinfonce.data.provenance import Provenance, license_from_text, read_provenance, to_spdx
+
+FUNCTION = 'def add(first):\n    """Add the totals of it."""\n    total = first\n    return total\n'
+MIT = "Copyright (c) me\n\nPermission is hereby granted, free of charge, to any person\nobtaining a copy of this software"
+BSD = "Redistribution and use in source and binary forms, with or without\nmodification"
+HEAD = "Metadata-Version: 2.4\nName: kit\nVersion: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("PKG-INFO", HEAD + "License-Expression: MIT\nLicense: other\n", ("kit", "1", "MIT")),
+        ("METADATA", HEAD + "License: BSD 3-Clause\n", ("kit", "1", "BSD-3-Clause")),
+        ("METADATA", HEAD + "Classifier: License :: OSI Approved :: MIT License\n", ("kit", "1", "MIT")),
+        ("METADATA", HEAD + "License: " + MIT.replace("\n", "\n        ") + "\n", ("kit", "1", "MIT")),
+        ("package.json", json.dumps({"name": "@a/b", "version": "2", "license": "ISC"}), ("@a/b", "2", "ISC")),
+        ("package.json", json.dumps({"name": "b", "licenses": [{"type": "MIT"}, {"type": "BSD-2-Clause"}]}), ("b", "", "MIT OR BSD-2-Clause")),
+        ("composer.json", json.dumps({"name": "a/b", "license": ["MIT", "GPL-2.0-only"]}), ("a/b", "", "MIT OR GPL-2.0-only")),
+        ("pyproject.toml", '[project]\nname = "p"\nversion = "3"\nlicense = {text = "MIT License"}\n', ("p", "3", "MIT")),
+        ("pyproject.toml", '[tool.poetry]\nname = "p"\nversion = "3"\nlicense = "Apache-2.0"\n', ("p", "3", "Apache-2.0")),
+        ("x.gemspec", 's.name = "g"\ns.version = \'4\'\ns.licenses = ["MIT"]\n', ("g", "4", "MIT")),
+        ("pom.xml", '<project xmlns="u"><artifactId>j</artifactId><version>5</version><licenses><license><name>The Apache License, Version 2.0</name></license></licenses></project>', ("j", "5", "Apache-2.0")),
+        ("go.mod", "module example.org/m\n\ngo 1.20\n", ("example.org/m", "", "")),
+        ("control", "Package: d\nVersion: 1:6-7\n", ("d", "1:6-7", "")),
+        ("copyright", "Format: f\n\nFiles: *\nLicense: Expat\n", ("", "", "MIT")),
+        ("LICENSE.txt", MIT, ("", "", "MIT")),
+        ("COPYING", "GNU GENERAL PUBLIC LICENSE\n   Version 3, 29 June 2007", ("", "", "GPL-3.0")),
+    ],
+)  # fmt: skip
+def test_file_tells_where_code_comes_from(name, content, expected):
+    assert read_provenance([name], {name: content.encode()}.__getitem__) == Provenance(*expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("package.json", "[1, 2"),
+        ("package.json", "[1, 2]"),
+        ("package.json", json.dumps({"name": 7, "version": None, "license": {"x": 1}})),
+        ("package.json", "[" * 100_000),
+        ("pyproject.toml", "= = ="),
+        ("pyproject.toml", "[project]\nlicense = 3\n"),
+        ("pom.xml", "<project>"),
+        ("METADATA", "\x00\x01"),
+        ("LICENSE", "all rights reserved"),
+    ],
+)
+def test_broken_files_say_nothing(name, content):
+    assert read_provenance([name], {name: content.encode()}.__getitem__) == Provenance()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Apache License\n   Version 2.0, January 2004", "Apache-2.0"),
+        (f"{BSD}\nNeither the name of it", "BSD-3-Clause"),
+        (BSD, "BSD-2-Clause"),
+        ("                  GNU LESSER GENERAL PUBLIC LICENSE\n Version 2.1, February 1999", "LGPL-2.1"),
+        (f"{MIT}\n\nThe parser is under the Apache License, Version 2.0", "MIT"),
+        ("Mozilla Public License Version 2.0\n====", "MPL-2.0"),
+        ("", ""),
+    ],
+)
+def test_licence_is_told_by_its_text(text, name):
+    assert license_from_text(text) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "spdx"),
+    [
+        ("Expat", "MIT"),
+        ("GPL-2+ or Artistic", "GPL-2.0-or-later OR Artistic"),
+        ("LGPL-2.1", "LGPL-2.1-only"),
+        ("MIT AND Apache-2.0", "MIT AND Apache-2.0"),
+        ("Something  else", "Something else"),
+    ],
+)
+def test_names_become_spdx(name, spdx):
+    assert to_spdx(name) == spdx
+
+
+def test_nearest_files_of_a_checkout_count(tmp_path):
+    files = {
+        "repo/pyproject.toml": '[project]\nname = "kit"\nversion = "1.5"\n',
+        "repo/LICENSE": MIT,
+        "repo/src/shop/a.py": FUNCTION,
+        "repo/src/shop/vendored/LICENSE": BSD,
+        "repo/src/shop/vendored/b.py": FUNCTION.replace("add", "other"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    for path in ("repo", "repo/src", "repo/src/shop"):
+        rows = list(mine_pairs(tmp_path / path, languages="python"))
+        assert [(row["package"], row["version"], row["license"]) for row in rows] == [
+            ("shop" if path != "repo/src/shop" else rows[0]["package"], "1.5", "MIT"),
+            (rows[1]["package"], "1.5", "BSD-2-Clause"),
+        ]
+
+
+def test_site_packages_are_known_by_their_distributions(tmp_path):
+    info = tmp_path / "site-packages" / "kit-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(HEAD + "License-Expression: 0BSD\n")
+    (info / "RECORD").write_text("shop/a.py,,\n")
+    for package in ("shop", "other"):
+        (tmp_path / "site-packages" / package).mkdir()
+        (tmp_path / "site-packages" / package / "a.py").write_text(FUNCTION.replace("add", package))
+    rows = list(mine_pairs(tmp_path / "site-packages", languages="python"))
+    assert [(row["package"], row["version"], row["license"]) for row in rows] == [
+        ("other", "", ""),
+        ("shop", "1", "0BSD"),
+    ]
