@@ -1,0 +1,16 @@
+"""MTEB tasks for code search: CodeSearchNet as the paper measures it, and tasks made of anyone's own pairs.
+
+A task is an object to hand to `mteb.evaluate`; nothing is registered with mteb and nothing is downloaded for one's own
+pairs. Needs the extra `eval`: `pip install "st-softinfonce[eval]"`.
+"""
+
+try:
+    import mteb  # noqa: F401 - asked for here, where the remedy can be named
+except ImportError as error:
+    raise ImportError(
+        f'st_softinfonce.tasks needs mteb, which could not be imported ({error}): pip install "st-softinfonce[eval]".'
+    ) from error
+
+from st_softinfonce.tasks.retrieval import CodeRetrieval, task_from_pairs
+
+__all__ = ["CodeRetrieval", "task_from_pairs"]
