@@ -11,6 +11,16 @@ except ImportError as error:
         f'st_softinfonce.tasks needs mteb, which could not be imported ({error}): pip install "st-softinfonce[eval]".'
     ) from error
 
+from st_softinfonce.tasks.graded import GradedCodeRetrieval, grade_pairs, graded_task_from_pairs
+from st_softinfonce.tasks.ranks import ndcg_at_10, reciprocal_ranks
 from st_softinfonce.tasks.retrieval import CodeRetrieval, task_from_pairs
 
-__all__ = ["CodeRetrieval", "task_from_pairs"]
+__all__ = [
+    "CodeRetrieval",
+    "GradedCodeRetrieval",
+    "grade_pairs",
+    "graded_task_from_pairs",
+    "ndcg_at_10",
+    "reciprocal_ranks",
+    "task_from_pairs",
+]

@@ -49,6 +49,7 @@ class InMemoryMetadata(TaskMetadata):
 
     @property
     def descriptive_stat_path(self) -> Path:
+        """Where mteb keeps the statistics of this task."""
         return ResultCache().cache_path / "descriptive_stats" / f"{self.name}.json"
 
 
