@@ -11,12 +11,14 @@ except ImportError as error:
         f'st_softinfonce.tasks needs mteb, which could not be imported ({error}): pip install "st-softinfonce[eval]".'
     ) from error
 
+from st_softinfonce.tasks.code_search_net import CodeSearchNetMRR
 from st_softinfonce.tasks.graded import GradedCodeRetrieval, grade_pairs, graded_task_from_pairs
 from st_softinfonce.tasks.ranks import ndcg_at_10, reciprocal_ranks
 from st_softinfonce.tasks.retrieval import CodeRetrieval, task_from_pairs
 
 __all__ = [
     "CodeRetrieval",
+    "CodeSearchNetMRR",
     "GradedCodeRetrieval",
     "grade_pairs",
     "graded_task_from_pairs",
