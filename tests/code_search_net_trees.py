@@ -12,7 +12,7 @@ LANGUAGES = ("python", "javascript", "go", "java", "php", "ruby")
 # A function of each language with comments, and the same without.
 FUNCTIONS = {
     "python": (
-        'def read(self, path):\n        """Read."""\n        # go\n        s = "# no comment"\n        return s  # !\n',
+        'def read(self, path):\n        """Read."""\n        # go\n        s = "# no comment"\n        return s  #\n',
         'def read(self, path):\n        s = "# no comment"\n        return s',
     ),
     "javascript": (

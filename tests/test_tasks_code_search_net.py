@@ -55,7 +55,7 @@ def mrr_by_hand(vectors, test, codebase, ids):
 
 
 def shared_tree(folder, language):
-    """Six test rows of two queries, twelve candidates of five codes; some candidates have a test row's documentation."""
+    """Six test rows of two queries; twelve candidates of five codes, some with the documentation of a test row."""
     codebase = [
         prepared_row(language, n, query=f"the query number {n % 4}", code=f"code {language} {n % 5}")
         for n in range(12)

@@ -16,8 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, Value, get_dataset_config_names, load_dataset
-from datasets import load_dataset_builder as _builder
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    get_dataset_config_names,
+    load_dataset,
+    load_dataset_builder,
+)
 from tree_sitter import Language, Node, Parser
 
 from st_softinfonce.data.queries import make_query, query_rule
@@ -163,9 +170,12 @@ def source_fingerprint(
     elif original is not None:
         files = [file for part in ("train", "validation", "test") for file in _original_files(original, part)]
     else:
-        path = os.fspath(directory_or_hub_id)
         files = []
-        digest.update(str(_builder(path, _config(path, language, revision), revision=revision).hash).encode())
+        for place in _dataset_files(os.fspath(directory_or_hub_id), language, revision):
+            if Path(place).is_file():
+                files.append(Path(place))
+            else:
+                digest.update(place.encode())
     if prepared is None:
         # What filters let through depends on them and on the grammars.
         digest.update(f"{version('st-softinfonce')} {version(f'tree-sitter-{language}')}".encode())
@@ -285,6 +295,14 @@ def _config(path: str, language: str, revision: str | None) -> str:
     if len(configs) == 1:
         return str(configs[0])
     raise ValueError(f"directory_or_hub_id={path!r} has no configuration {language!r}, only {configs}: pass another.")
+
+
+def _dataset_files(path: str, language: str, revision: str | None) -> list[str]:
+    """The files behind a dataset's validation and test; the commit is part of their addresses on the Hub."""
+    builder = load_dataset_builder(path, _config(path, language, revision), revision=revision)
+    parts = builder.config.data_files or {}
+    # Without a network, what the cache holds has no files, but a hash that is the commit.
+    return [str(file) for part in ("validation", "test") for file in parts.get(part, ())] or [str(builder.hash)]
 
 
 def _dataset_reader(path: str, language: str, revision: str | None) -> Callable[[str], Rows]:
