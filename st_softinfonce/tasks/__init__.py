@@ -15,6 +15,7 @@ from st_softinfonce.tasks.code_search_net import CodeSearchNetMRR
 from st_softinfonce.tasks.graded import GradedCodeRetrieval, grade_pairs, graded_task_from_pairs
 from st_softinfonce.tasks.ranks import ndcg_at_10, reciprocal_ranks
 from st_softinfonce.tasks.retrieval import CodeRetrieval, task_from_pairs
+from st_softinfonce.tasks.storage import load_task, save_task
 
 __all__ = [
     "CodeRetrieval",
@@ -22,7 +23,9 @@ __all__ = [
     "GradedCodeRetrieval",
     "grade_pairs",
     "graded_task_from_pairs",
+    "load_task",
     "ndcg_at_10",
     "reciprocal_ranks",
+    "save_task",
     "task_from_pairs",
 ]
