@@ -201,6 +201,8 @@ def test_sources_and_arguments_that_cannot_be_read_are_refused(tmp_path):
         load_code_search_net(tmp_path, "go")
     with pytest.raises(FileNotFoundError, match=r"is no folder and no dataset id"):
         load_code_search_net(tmp_path / "absent" / "further", "go")
+    with pytest.raises(FileNotFoundError, match=r"'absent/further' is no folder here, and no dataset that could be"):
+        load_code_search_net("absent/further", "go")
 
 
 @pytest.mark.parametrize(

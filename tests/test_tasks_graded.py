@@ -261,3 +261,8 @@ def test_bad_pairs_are_refused(pairs, message):
         grade_pairs(pairs)
     with pytest.raises(ValueError, match=message):
         graded_task_from_pairs(pairs, "Graded")
+
+
+def test_one_split_has_to_be_chosen():
+    with pytest.raises(ValueError, match=r"pairs has the splits \['test'\]: pass one of them, e.g. pairs\['test'\]"):
+        grade_pairs(DatasetDict(test=Dataset.from_list([BASE])))

@@ -98,7 +98,7 @@ def load_code_search_net(
         repository), empty where the source does not say.
 
     Raises:
-        FileNotFoundError: A folder lacks files of a split.
+        FileNotFoundError: A folder lacks files of a split, or there is neither a folder nor a dataset.
         ValueError: A language or split is not known, or a row lacks a field, is no JSON or of another language.
     """
     wanted = _check(directory_or_hub_id, language, splits)
@@ -289,7 +289,13 @@ def _original_reader(folder: Path) -> Callable[[str], Rows]:
 
 
 def _config(path: str, language: str, revision: str | None) -> str:
-    configs = get_dataset_config_names(path, revision=revision)
+    try:
+        configs = get_dataset_config_names(path, revision=revision)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"directory_or_hub_id={path!r} is no folder here, and no dataset that could be reached on the Hub: "
+            "check the spelling and the network."
+        ) from error
     if language in configs:
         return language
     if len(configs) == 1:

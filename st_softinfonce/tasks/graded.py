@@ -83,7 +83,12 @@ def grade_pairs(pairs: Dataset) -> list[dict[int, int]]:
         >>> grade_pairs(pairs)
         [{0: 3, 1: 2}, {1: 3, 0: 2}, {2: 3}]
     """
-    return _grade(_rows("pairs", one_split("pairs", pairs, ""), texts("pairs", pairs, "query")))
+    if isinstance(pairs, DatasetDict):
+        raise ValueError(
+            f"pairs has the splits {list(pairs)}: pass one of them, e.g. pairs[{next(iter(pairs), '')!r}]."
+        )
+    pairs = one_split("pairs", pairs, "")
+    return _grade(_rows("pairs", pairs, texts("pairs", pairs, "query")))
 
 
 def graded_task_from_pairs(
