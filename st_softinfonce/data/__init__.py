@@ -1,5 +1,6 @@
-"""Pairs of a query and code from anyone's sources, and splits of them that do not leak."""
+"""Pairs of a query and code from anyone's sources or CodeSearchNet, and splits of them that do not leak."""
 
+from st_softinfonce.data.code_search_net import load_code_search_net
 from st_softinfonce.data.duplicates import find_near_duplicates, limit_duplicates
 from st_softinfonce.data.files import Source, installed_distribution
 from st_softinfonce.data.mining import mine_pairs
@@ -13,6 +14,7 @@ __all__ = [
     "find_near_duplicates",
     "installed_distribution",
     "limit_duplicates",
+    "load_code_search_net",
     "mine_pairs",
     "mine_to_parquet",
     "split_by_package",

@@ -1,0 +1,163 @@
+"""What tasks and evaluators share: the texts of pairs, their ids, and ranks. Needs no mteb."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from math import fsum
+
+from datasets import Dataset, DatasetDict
+
+LAST_RANK = 1000
+STRICT_KEY = f"mrr_at_{LAST_RANK}_strict"
+DUPLICATES_KEY = f"mrr_at_{LAST_RANK}_duplicates"
+
+
+def text_id(*texts: str) -> str:
+    """Hash texts to an id: the same in every run, whatever the order of the rows."""
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+
+
+def reciprocal_rank(found: Mapping[str, float], answers: Collection[str]) -> float:
+    """Return 1 / (rank of the best-ranked right answer), 0 where none is found or its rank is past 1000.
+
+    Args:
+        found: Document id to score. Equal scores rank by id, descending, as everywhere in mteb.
+        answers: Ids of the right answers.
+
+    Returns:
+        A number between 0 and 1.
+    """
+    right = [(found[document], document) for document in answers if document in found]
+    if not right:
+        return 0.0
+    best = max(right)
+    rank = 1 + sum((score, document) > best for document, score in found.items())
+    return 1 / rank if rank <= LAST_RANK else 0.0
+
+
+def row_reciprocal_ranks(
+    found: Mapping[str, Mapping[str, float]],
+    own: Mapping[str, Collection[str]],
+    right: Mapping[str, Collection[str]],
+) -> dict[str, tuple[float, float]]:
+    """Return the strict and the duplicates-aware reciprocal rank of every row.
+
+    Args:
+        found: Query id to document id to score; a query that is missing found nothing.
+        own: Query id to the codes of its rows: one row each, and each is judged by its own code alone.
+        right: Query id to all documents that count as right where duplicates do.
+
+    Returns:
+        Row id to both numbers, by id. A row's id is its query's where the query has one code, else
+        `QUERY/DOCUMENT`.
+    """
+    rows = {}
+    for query, documents in sorted(own.items()):
+        hits = found.get(query, {})
+        of_any = reciprocal_rank(hits, right[query])
+        for document in sorted(documents):
+            row = query if len(documents) == 1 else f"{query}/{document}"
+            rows[row] = (reciprocal_rank(hits, [document]), of_any)
+    return rows
+
+
+def mean_reciprocal_ranks(rows: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the means over rows under the keys that every task and evaluator reports."""
+    strict, duplicates = zip(*rows.values(), strict=True)
+    return {STRICT_KEY: fsum(strict) / len(rows), DUPLICATES_KEY: fsum(duplicates) / len(rows)}
+
+
+def one_split(argument: str, data: object, split: str) -> Dataset:
+    """Return the one non-empty table that `data` stands for.
+
+    Args:
+        argument: The name to use in messages.
+        data: A `Dataset`, or a `DatasetDict` with `split`.
+        split: The split that is taken of a `DatasetDict`.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: `data` is something else, lacks the split, or has no rows.
+    """
+    if isinstance(data, DatasetDict):
+        if split not in data:
+            raise ValueError(
+                f"split={split!r} is not in {argument}, which has {list(data)}: pass one of them as split."
+            )
+        data = data[split]
+    if not isinstance(data, Dataset):
+        raise ValueError(
+            f"{argument} is a {type(data).__name__}, not a datasets.Dataset: convert it, "
+            "e.g. Dataset.from_list(rows), Dataset.from_pandas(frame), Dataset.from_generator(lambda: stream)."
+        )
+    if len(data) == 0:
+        raise ValueError(f"{argument} has 0 rows: pass at least one.")
+    return data
+
+
+def texts(argument: str, table: Dataset, column: str) -> list[str]:
+    """Return a column's texts without surrounding whitespace, all of them non-empty.
+
+    Args:
+        argument: The name of the table to use in messages.
+        table: Any table.
+        column: The column's name.
+
+    Returns:
+        One text a row.
+
+    Raises:
+        ValueError: The column is missing, or a row holds no text.
+    """
+    if column not in table.column_names:
+        raise ValueError(
+            f"{argument} has no column {column!r}, only {table.column_names}: "
+            f"rename one, e.g. {argument}.rename_column({table.column_names[0]!r}, {column!r})."
+        )
+    values = column_values(table, column)
+    bad = [row for row, text in enumerate(values) if not isinstance(text, str) or not text.strip()]
+    if bad:
+        shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise ValueError(
+            f"{argument}[{column!r}] must hold a non-empty string in every row, but {len(bad)} of {len(values)} do "
+            f"not (rows {shown}; row {bad[0]} holds {values[bad[0]]!r}): repair or drop these rows."
+        )
+    return [str(text).strip() for text in values]
+
+
+def optional_texts(table: Dataset, column: str) -> list[str]:
+    """Return a column's texts without surrounding whitespace, empty where there is none."""
+    if column not in table.column_names:
+        return [""] * len(table)
+    return [text.strip() if isinstance(text, str) else "" for text in column_values(table, column)]
+
+
+def column_values(table: Dataset, column: str) -> list[object]:
+    """Return a column as Python objects, whatever the table's format and selection."""
+    return list(table.select_columns([column]).to_dict()[column])
+
+
+def languages_of(argument: str, table: Dataset) -> list[str]:
+    """Return each row's language in lower case; `default` where the table does not say."""
+    if "language" not in table.column_names:
+        return ["default"] * len(table)
+    return [language.lower() for language in texts(argument, table, "language")]
+
+
+def check_same_languages(pairs: Dataset, corpus: Dataset, known: Iterable[str]) -> None:
+    """Refuse a corpus that cannot be laid beside the pairs, language by language."""
+    owners = [name for name, table in (("pairs", pairs), ("corpus", corpus)) if "language" in table.column_names]
+    if len(owners) == 1:
+        raise ValueError(
+            f"only {owners[0]} has a column 'language': add it to both pairs and corpus, or remove it, "
+            f"{owners[0]}.remove_columns('language')."
+        )
+    unknown = sorted(set(languages_of("corpus", corpus)) - set(known))
+    if unknown:
+        raise ValueError(
+            f"corpus has candidates in {unknown}, but pairs has queries only in {sorted(known)}: "
+            "drop those rows of corpus, or correct the spelling."
+        )

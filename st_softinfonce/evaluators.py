@@ -1,0 +1,133 @@
+"""Code search measured during training, so that the best checkpoint is the one that is kept. Needs no mteb."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+from st_softinfonce._retrieval import (
+    LAST_RANK,
+    mean_reciprocal_ranks,
+    one_split,
+    optional_texts,
+    row_reciprocal_ranks,
+    text_id,
+    texts,
+)
+
+__all__ = ["CodeRetrievalEvaluator"]
+
+_NDCG_RANKS = 10
+_OTHER_RANKS = [1, 10]
+_TURNED = str.maketrans("0123456789abcdef", "fedcba9876543210")
+
+
+class CodeRetrievalEvaluator(InformationRetrievalEvaluator):
+    """Search a sample of pairs for the code of each query, with the metrics of the tasks, while a model is trained.
+
+    Every call returns the host's metrics and, for a model of cosine similarity and the name `dev`,
+
+    - `dev_cosine_mrr@1000`, the main score of `task_from_pairs` of the same pairs: the mean over distinct queries of
+      1 / (rank of the best-ranked right answer), 0 past rank 1000;
+    - `dev_cosine_mrr_strict@1000` and `dev_cosine_mrr_duplicates@1000`, means over the distinct (query, code) pairs:
+      that row's own code alone is right, or that of any pair of the same query, `corpus` included;
+    - `dev_cosine_ndcg@10`, where right is right and nothing is graded.
+
+    The first is `primary_metric`. In the trainer: `evaluator=evaluator, args=SentenceTransformerTrainingArguments(...,
+    metric_for_best_model=f"eval_{evaluator.primary_metric}", load_best_model_at_end=True)`.
+
+    Args:
+        pairs: Columns `query` and `code`; others are ignored, `language` too: use one evaluator a language.
+        name: Put in front of all metrics. A model of another similarity has its name in place of `cosine`.
+        sample: How many rows are queries and candidates; all where there are fewer, or with None. The fewer
+            candidates, the higher all scores: compare only what the same evaluator measured.
+        seed: Chooses another sample.
+        batch_size: For encoding.
+        corpus: Further candidates, all of them: column `code`, with `query` if they have one.
+        split: Which split is taken of a `DatasetDict`.
+
+    Raises:
+        ValueError: A column is missing, a text is empty or no string, or `sample` is below 1.
+    """
+
+    def __init__(
+        self,
+        pairs: Dataset | DatasetDict,
+        *,
+        name: str = "",
+        sample: int | None = 1000,
+        seed: int = 0,
+        batch_size: int = 32,
+        corpus: Dataset | DatasetDict | None = None,
+        split: str = "test",
+    ) -> None:
+        if sample is not None and (not isinstance(sample, int) or sample < 1):
+            raise ValueError(f"sample={sample!r} is not valid: pass a number of rows, at least 1, or None for all.")
+        pairs = one_split("pairs", pairs, split)
+        rows = list(zip(texts("pairs", pairs, "query"), texts("pairs", pairs, "code"), strict=True))
+        if sample is not None and sample < len(rows):
+            rows = [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), sample))]
+        further: list[tuple[str, str]] = []
+        if corpus is not None:
+            corpus = one_split("corpus", corpus, split)
+            further = list(zip(optional_texts(corpus, "query"), texts("corpus", corpus, "code"), strict=True))
+
+        self._own: dict[str, set[str]] = {}
+        for query, code in rows:
+            self._own.setdefault(text_id(query), set()).add(text_id(code))
+        self._right = {query: set(documents) for query, documents in self._own.items()}
+        for query, code in further:
+            if text_id(query) in self._right:
+                self._right[text_id(query)].add(text_id(code))
+        super().__init__(
+            queries={text_id(query): query for query, _ in rows},
+            corpus={_turned(text_id(code)): code for _, code in rows + further},
+            relevant_docs={query: set(map(_turned, documents)) for query, documents in self._own.items()},
+            mrr_at_k=[LAST_RANK],
+            ndcg_at_k=[_NDCG_RANKS],
+            accuracy_at_k=_OTHER_RANKS,
+            precision_recall_at_k=_OTHER_RANKS,
+            map_at_k=[100],
+            batch_size=batch_size,
+            name=name,
+        )
+
+    @property
+    def primary_metric(self) -> str:
+        """The key of the metric to choose checkpoints by, e.g. `dev_cosine_mrr@1000`.
+
+        It says `cosine` until the evaluator has seen a model, and from then on that model's similarity.
+        """
+        similarity = self.score_function_names[0] if getattr(self, "score_function_names", None) else "cosine"
+        return f"{self.name}_{similarity}_mrr@{LAST_RANK}" if self.name else f"{similarity}_mrr@{LAST_RANK}"
+
+    @primary_metric.setter
+    def primary_metric(self, _: str | None) -> None:
+        # The host would make it nDCG.
+        pass
+
+    def compute_metrics(self, queries_result_list: list[Any]) -> dict[str, dict[int, float]]:
+        """Compute the host's metrics and the two further kinds of MRR.
+
+        Args:
+            queries_result_list: For each query its hits, with `corpus_id` and `score`.
+
+        Returns:
+            Metric to rank to value.
+        """
+        metrics: dict[str, dict[int, float]] = super().compute_metrics(queries_result_list)
+        found: Mapping[str, Mapping[str, float]] = {
+            query: {_turned(hit["corpus_id"]): hit["score"] for hit in hits}
+            for query, hits in zip(self.queries_ids, queries_result_list, strict=True)
+        }
+        strict, duplicates = mean_reciprocal_ranks(row_reciprocal_ranks(found, self._own, self._right)).values()
+        return metrics | {"mrr_strict@k": {LAST_RANK: strict}, "mrr_duplicates@k": {LAST_RANK: duplicates}}
+
+
+def _turned(name: str) -> str:
+    """An id that sorts the other way round: the host breaks ties by id upwards, mteb and the tasks downwards."""
+    return name.translate(_TURNED)

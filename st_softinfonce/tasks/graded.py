@@ -1,0 +1,200 @@
+"""Graded relevance for free, and the task that measures with it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from datasets import Dataset, DatasetDict
+
+from st_softinfonce._retrieval import (
+    check_same_languages,
+    languages_of,
+    one_split,
+    optional_texts,
+    text_id,
+    texts,
+)
+from st_softinfonce.tasks.retrieval import CodeRetrieval
+from st_softinfonce.tasks.tables import DEFAULT_PROMPT, check_arguments, fingerprint, make_metadata, make_table
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import PromptDict
+
+OWN, SAME_DOC, RELATED = 3, 2, 1
+MAX_GROUP = 20
+MAIN_SCORE = "ndcg_at_10"
+
+_QUALIFIER = re.compile(r"[.#:/\\]+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z][a-z\d]*|[^\W\d_A-Za-z]\w*")
+
+
+@dataclass(frozen=True)
+class _Row:
+    language: str
+    query: str
+    code: str
+    name: str
+    path: str
+    package: str
+
+
+class GradedCodeRetrieval(CodeRetrieval):
+    """Search every candidate of a language, measured by whether near-relevant code ranks above irrelevant code.
+
+    Relevance has the grades of `grade_pairs`; the main score is `ndcg_at_10`, where a grade is the gain and the
+    discount is log2(rank + 1). Every distinct (query, code) pair is a query of its own, also where queries have equal
+    texts: merged, the code of one would be the own code of the other, and no grade 2 would be left.
+
+    `mrr_at_1000_strict` and `mrr_at_1000_duplicates` are those of `CodeRetrieval`; `mrr_at_1000`, as mteb computes it,
+    counts every grade as right. Caching, encoders, cross-encoders and search models work as there.
+    """
+
+    own_grade: ClassVar[int] = OWN
+    duplicate_grade: ClassVar[int] = SAME_DOC
+
+
+def grade_pairs(pairs: Dataset) -> list[dict[int, int]]:
+    """Grade how relevant each row's code is to each row's query, from what documentation and names say.
+
+    - 3: the row itself, and rows of equal code.
+    - 2: same query, other code.
+    - 1: same name (the part after the last `.`, `::`, `#`) in the same file or in the same package, the methods that
+      override one another among them; or the same name of several words (`parse_header`, `parseHeader`) anywhere.
+      Groups of more than 20 rows say nothing and give no grade: `forward` in a package of layers is one, though a
+      file's few may still be.
+    - 0, not listed: all other rows. A single word as a name in another package is a coincidence.
+
+    Args:
+        pairs: Columns `query` and `code`; with `name`, `path` and `package`, grade 1 is given too, with `language`,
+            rows of different languages are unrelated. Empty names, paths and packages are the same as none.
+
+    Returns:
+        For each row, row to grade, of all rows of grade 1 to 3.
+
+    Raises:
+        ValueError: A column is missing or holds empty texts.
+
+    Example:
+        >>> pairs = Dataset.from_dict({"query": ["sort it", "sort it", "add"], "code": ["a", "b", "c"]})
+        >>> grade_pairs(pairs)
+        [{0: 3, 1: 2}, {1: 3, 0: 2}, {2: 3}]
+    """
+    if isinstance(pairs, DatasetDict):
+        raise ValueError(
+            f"pairs has the splits {list(pairs)}: pass one of them, e.g. pairs[{next(iter(pairs), '')!r}]."
+        )
+    pairs = one_split("pairs", pairs, "")
+    return _grade(_rows("pairs", pairs, texts("pairs", pairs, "query")))
+
+
+def graded_task_from_pairs(
+    pairs: Dataset | DatasetDict,
+    name: str,
+    *,
+    split: str = "test",
+    corpus: Dataset | DatasetDict | None = None,
+    prompt: str | PromptDict | None = DEFAULT_PROMPT,
+    description: str | None = None,
+) -> GradedCodeRetrieval:
+    """Make an MTEB retrieval task with graded relevance, measured by `ndcg_at_10`, of your own pairs.
+
+    Every code is a candidate for every query of its language; equal codes are one document, which has the highest
+    grade of its rows. Texts are compared, and shown to the model, without surrounding whitespace.
+
+    Args:
+        pairs: The columns of `grade_pairs`, such as `mine_pairs` returns; with `language`, each is a subset.
+        name: As for `task_from_pairs`: a fingerprint of the data is appended.
+        split: What mteb calls the data, and which split is taken of a `DatasetDict`.
+        corpus: Further candidates: column `code`, and `language` exactly if `pairs` has it. With `query`, `name`,
+            `path` and `package` they are graded like the others, but are no queries.
+        prompt: As for `task_from_pairs`.
+        description: One sentence for the task's metadata.
+
+    Returns:
+        A task for `mteb.evaluate(model, tasks=[task])`.
+
+    Raises:
+        ValueError: A column is missing, a text is empty or no string, an argument has a wrong form.
+    """
+    check_arguments(name, split, prompt)
+    pairs = one_split("pairs", pairs, split)
+    rows = _rows("pairs", pairs, texts("pairs", pairs, "query"))
+    if corpus is not None:
+        corpus = one_split("corpus", corpus, split)
+        check_same_languages(pairs, corpus, {row.language for row in rows})
+        rows += _rows("corpus", corpus, optional_texts(corpus, "query"))
+
+    languages = list(dict.fromkeys(row.language for row in rows))
+    queries: dict[str, dict[str, str]] = {language: {} for language in languages}
+    documents: dict[str, dict[str, str]] = {language: {} for language in languages}
+    relevant: dict[str, dict[str, dict[str, int]]] = {language: defaultdict(dict) for language in languages}
+    document_ids = [text_id(row.code) for row in rows]
+    for row, document in zip(rows, document_ids, strict=True):
+        documents[row.language][document] = row.code
+    for row, grades in zip(rows[: len(pairs)], _grade(rows), strict=False):
+        query = text_id(row.query, row.code)
+        queries[row.language][query] = row.query
+        known = relevant[row.language][query]
+        for other, grade in grades.items():
+            known[document_ids[other]] = max(grade, known.get(document_ids[other], 0))
+
+    tables = {
+        language: make_table(queries[language], documents[language], relevant[language], {}) for language in languages
+    }
+    metadata = make_metadata(
+        name,
+        fingerprint(tables, prompt),
+        subsets=tables if "language" in pairs.column_names else ["default"],
+        split=split,
+        main_score=MAIN_SCORE,
+        prompt=prompt,
+        description=description or "Rank the code that a query asks for first, related code next, all else below.",
+    )
+    return GradedCodeRetrieval(metadata, {language: {split: table} for language, table in tables.items()})
+
+
+def _rows(argument: str, table: Dataset, queries: list[str]) -> list[_Row]:
+    columns = (
+        languages_of(argument, table),
+        queries,
+        texts(argument, table, "code"),
+        *(optional_texts(table, column) for column in ("name", "path", "package")),
+    )
+    return [_Row(*values) for values in zip(*columns, strict=True)]
+
+
+def _grade(rows: list[_Row]) -> list[dict[int, int]]:
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        for grade, key in _keys(row):
+            groups[grade, key].append(index)
+    grades: list[dict[int, int]] = [{index: OWN} for index in range(len(rows))]
+    for index, row in enumerate(rows):
+        # Falling grades, so that the first to claim a row gives the highest.
+        for grade, key in _keys(row):
+            members = groups[grade, key]
+            if grade == RELATED and len(members) > MAX_GROUP:
+                continue
+            for other in members:
+                grades[index].setdefault(other, grade)
+    return grades
+
+
+def _keys(row: _Row) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """What rows have to share to be related, and the grade it gives, highest first."""
+    yield OWN, (row.language, row.code)
+    if row.query:
+        yield SAME_DOC, (row.language, row.query)
+    name = _QUALIFIER.split(row.name)[-1]
+    if not name:
+        return
+    if row.path:
+        yield RELATED, ("file", row.language, row.package, row.path, name)
+    if row.package:
+        yield RELATED, ("package", row.language, row.package, name)
+    if len(_WORD.findall(name)) > 1:
+        yield RELATED, ("name", row.language, name)

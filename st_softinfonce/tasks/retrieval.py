@@ -1,0 +1,252 @@
+"""A retrieval task made of anyone's own (query, code) pairs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from copy import copy
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from datasets import Dataset, DatasetDict
+from mteb import TaskMetadata
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+
+from st_softinfonce._retrieval import (
+    check_same_languages,
+    languages_of,
+    mean_reciprocal_ranks,
+    one_split,
+    optional_texts,
+    row_reciprocal_ranks,
+    texts,
+)
+from st_softinfonce.tasks.tables import (
+    DEFAULT_PROMPT,
+    check_arguments,
+    duplicates_of,
+    fingerprint,
+    make_metadata,
+    retrieval_tables,
+)
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import PromptDict
+    from mteb.timing import TimingStack
+
+MAIN_SCORE = "mrr_at_1000"
+
+
+class CodeRetrieval(AbsTaskRetrieval):
+    """Search every candidate of a language for the code that each query asks for, from tables in memory.
+
+    The main score is `mrr_at_1000`: the mean over queries of 1 / (rank of the best-ranked right answer), 0 where that
+    rank is past 1000. The rank is taken among all candidates of the subset, so it is the MRR of the Soft-InfoNCE paper
+    (Li et al., EMNLP 2023). Documents with exactly equal scores rank by id, descending, as everywhere in mteb; ids
+    are hashes of the texts, so a tie favours neither the right answer nor any order of the rows. (Where more than
+    1000 documents tie at the cut itself, which of them are kept is up to `torch.topk`.)
+
+    Two more scores are means over rows, that is over the distinct (query, code) pairs, with 0 past rank 1000 too:
+    `mrr_at_1000_strict`, where a row's own code alone is right, and `mrr_at_1000_duplicates`, where the code of any
+    row with the same query is right too, and any code that is equal to its own. The first never exceeds the second.
+    Where no two rows share a query, all three are one number.
+
+    A cross-encoder cannot search: it re-ranks the `top_k` best that another model found. Evaluate that model with
+    `prediction_folder=...`, then the cross-encoder on `deepcopy(task).convert_to_reranking(prediction_folder, top_k)`:
+    the conversion cannot be undone.
+
+    Args:
+        metadata: What mteb should know about the task.
+        tables: Subset, then split, to the tables of `retrieval_tables`.
+        seed: mteb seeds `random`, NumPy and torch globally with it, here and in every evaluation.
+    """
+
+    own_grade: ClassVar[int] = 1
+    """The grade of a row's own code."""
+    duplicate_grade: ClassVar[int] = 1
+    """The least grade that counts as right where duplicates do."""
+
+    def __init__(
+        self,
+        metadata: TaskMetadata,
+        tables: Mapping[str, Mapping[str, RetrievalSplitData]],
+        *,
+        seed: int = 42,
+    ) -> None:
+        self.metadata = self._own_metadata = metadata
+        self._tables = tables
+        super().__init__(seed=seed)
+
+    def table(self, subset: str, split: str) -> RetrievalSplitData:
+        """Return the tables of one subset and split as they were made.
+
+        Args:
+            subset: One of `metadata.hf_subsets`.
+            split: One of `metadata.eval_splits`.
+
+        Returns:
+            Corpus, queries and relevance.
+        """
+        return self._tables[subset][split]
+
+    def load_data(
+        self,
+        num_proc: int | None = None,
+        *,
+        timer: TimingStack | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Hand the tables of the chosen subsets and splits to mteb; nothing is downloaded.
+
+        Args:
+            num_proc: Ignored, as are the other arguments: mteb passes them to every task.
+            timer: Ignored.
+            **kwargs: Ignored.
+        """
+        if self.data_loaded:
+            return
+        # mteb writes into these dictionaries (filtered queries, candidates to re-rank): copies keep the tables intact.
+        self.dataset = {
+            subset: {split: copy(self.table(subset, split)) for split in self.eval_splits}
+            for subset in self.hf_subsets
+        }
+        self.data_loaded = True
+
+    def unload_data(self) -> None:
+        """Forget the loaded data, as mteb does after an evaluation; the next `load_data` brings it back."""
+        # Not super's: it deletes the instance's metadata to uncover the class's, and this class has none.
+        self.dataset = {}
+        self.data_loaded = False
+        self.metadata = self._own_metadata
+
+    def task_specific_scores(
+        self,
+        scores: dict[str, dict[str, float]],
+        qrels: Mapping[str, Mapping[str, int]],
+        results: dict[str, dict[str, float]],
+        hf_split: str,
+        hf_subset: str,
+    ) -> dict[str, float]:
+        """Compute the strict and the duplicates-aware MRR; mteb calls it with each subset's results.
+
+        Args:
+            scores: Ignored.
+            qrels: Query id to document id to grade.
+            results: Query id to document id to score.
+            hf_split: The split.
+            hf_subset: The subset.
+
+        Returns:
+            `mrr_at_1000_strict` and `mrr_at_1000_duplicates`.
+        """
+        rows = self.rank_rows(self.dataset[hf_subset][hf_split], qrels, results)
+        return mean_reciprocal_ranks(rows)
+
+    def rank_rows(
+        self,
+        table: RetrievalSplitData,
+        qrels: Mapping[str, Mapping[str, int]],
+        results: Mapping[str, Mapping[str, float]],
+    ) -> dict[str, tuple[float, float]]:
+        """Return each row's strict and duplicates-aware reciprocal rank.
+
+        Args:
+            table: The tables of a subset and split, for the duplicates that are not judged.
+            qrels: Query id to document id to grade.
+            results: Query id to document id to score.
+
+        Returns:
+            Row id to both numbers, as `reciprocal_ranks` returns them.
+        """
+        own = {}
+        right = {}
+        further = duplicates_of(table)
+        for query, grades in qrels.items():
+            own[query] = [document for document, grade in grades.items() if grade == self.own_grade]
+            judged = {document for document, grade in grades.items() if grade >= self.duplicate_grade}
+            right[query] = judged.union(further.get(query, ()))
+        return row_reciprocal_ranks(results, own, right)
+
+
+def task_from_pairs(
+    pairs: Dataset | DatasetDict,
+    name: str,
+    *,
+    split: str = "test",
+    corpus: Dataset | DatasetDict | None = None,
+    prompt: str | PromptDict | None = DEFAULT_PROMPT,
+    description: str | None = None,
+) -> CodeRetrieval:
+    """Make an MTEB retrieval task, measured by `mrr_at_1000`, of your own (query, code) pairs.
+
+    Every code is a candidate for every query of its language. Equal queries are one query with several right answers,
+    equal codes are one document; texts are compared, and shown to the model, without surrounding whitespace, which
+    mteb strips from documents in any case. Make one task and evaluate all models on it.
+
+    mteb's result cache goes by the names of task and model. A fingerprint of the data is therefore appended to `name`,
+    so that other pairs never meet old results. Models share a name while unnamed, and with the base model they were
+    fine-tuned from: compare those with `cache=None`.
+
+    Args:
+        pairs: Columns `query` and `code`; with a column `language`, each language is a subset with candidates and a
+            score of its own, else all is one subset `default`. Other columns are ignored.
+        name: Letters, digits, `_`, `.` and `-`.
+        split: What mteb calls the data, and which split is taken of a `DatasetDict`.
+        corpus: Further candidates that answer no query: column `code`, and `language` exactly if `pairs` has it.
+            With a column `query`, those of the same query count as right in `mrr_at_1000_duplicates`, and there alone.
+        prompt: For models that follow instructions: one text, or one each for `query` and `document`.
+            Others, which is most, ignore it.
+        description: One sentence for the task's metadata.
+
+    Returns:
+        A task for `mteb.evaluate(model, tasks=[task])`; the result's `task_results[0].get_score()` is the mean of
+        the subsets' scores and `.get_score(languages=["python"])` one of them.
+
+    Raises:
+        ValueError: A column is missing, a text is empty or no string, an argument has a wrong form.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> pairs = Dataset.from_dict({"query": ["add numbers"], "code": ["def add(a, b): return a + b"]})
+        >>> task_from_pairs(pairs, "MyCode").metadata.main_score
+        'mrr_at_1000'
+    """
+    check_arguments(name, split, prompt)
+    pairs = one_split("pairs", pairs, split)
+    languages = languages_of("pairs", pairs)
+    judgements: dict[str, dict[str, dict[str, int]]] = {language: {} for language in languages}
+    documents: dict[str, list[str]] = {language: [] for language in languages}
+    duplicates: dict[str, dict[str, set[str]]] = {language: defaultdict(set) for language in languages}
+    for language, query, code in zip(
+        languages, texts("pairs", pairs, "query"), texts("pairs", pairs, "code"), strict=True
+    ):
+        judgements[language].setdefault(query, {})[code] = 1
+        documents[language].append(code)
+    if corpus is not None:
+        corpus = one_split("corpus", corpus, split)
+        check_same_languages(pairs, corpus, documents)
+        further = zip(
+            languages_of("corpus", corpus),
+            texts("corpus", corpus, "code"),
+            optional_texts(corpus, "query"),
+            strict=True,
+        )
+        for language, code, query in further:
+            documents[language].append(code)
+            if query in judgements[language]:
+                duplicates[language][query].add(code)
+
+    tables = {
+        language: retrieval_tables(judgements[language], documents[language], duplicates[language])
+        for language in judgements
+    }
+    metadata = make_metadata(
+        name,
+        fingerprint(tables, prompt),
+        subsets=tables if "language" in pairs.column_names else ["default"],
+        split=split,
+        main_score=MAIN_SCORE,
+        prompt=prompt,
+        description=description or "Find the code that a query asks for among all candidates of its language.",
+    )
+    return CodeRetrieval(metadata, {language: {split: table} for language, table in tables.items()})

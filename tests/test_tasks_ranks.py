@@ -1,0 +1,171 @@
+"""Strict and duplicates-aware MRR, and the per-row numbers behind them, against ranking by hand."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+mteb = pytest.importorskip("mteb")
+
+from retrieval_models import TableEncoder, evaluate, random_vectors  # noqa: E402
+
+from st_softinfonce.tasks import graded_task_from_pairs, ndcg_at_10, reciprocal_ranks, task_from_pairs  # noqa: E402
+
+
+def rank_by_hand(vectors, query, answers, documents, ids):
+    """Sort every document by (score, id), descending, and look for the first right answer."""
+    order = sorted(set(documents), key=lambda text: (float(vectors[query] @ vectors[text]), ids[text]), reverse=True)
+    rank = next(position for position, text in enumerate(order, start=1) if text in answers)
+    return 1 / rank if rank <= 1000 else 0.0
+
+
+def by_hand(vectors, pairs, corpus, ids):
+    """From the definition, one row at a time: (strict, duplicates-aware) means."""
+    rows = list(dict.fromkeys((row["query"], row["code"]) for row in pairs))
+    further = [] if corpus is None else [(row.get("query"), row["code"]) for row in corpus]
+    documents = [code for _, code in rows] + [code for _, code in further]
+    strict = [rank_by_hand(vectors, query, {code}, documents, ids) for query, code in rows]
+    aware = [
+        rank_by_hand(vectors, query, {code, *(c for q, c in [*rows, *further] if q == query)}, documents, ids)
+        for query, code in rows
+    ]
+    return float(np.mean(strict)), float(np.mean(aware))
+
+
+def document_ids(task, subset="default", split="test"):
+    corpus = task.table(subset, split)["corpus"]
+    return dict(zip(corpus["text"], corpus["id"], strict=True))
+
+
+def shared_pairs(n, queries, codes, seed=0):
+    generator = np.random.default_rng(seed)
+    return Dataset.from_dict(
+        {
+            "query": [f"query {i}" for i in generator.integers(queries, size=n)],
+            "code": [f"code {i}" for i in generator.integers(codes, size=n)],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "corpus"),
+    [
+        (shared_pairs(1, 1, 1), None),
+        (shared_pairs(40, 15, 30), None),
+        (shared_pairs(40, 15, 30), Dataset.from_dict({"code": [f"further {i}" for i in range(20)]})),
+        (
+            shared_pairs(40, 15, 30),
+            Dataset.from_dict(
+                {"code": [f"further {i}" for i in range(60)], "query": ["query 3", None, "query 8"] * 20}
+            ),
+        ),
+        (shared_pairs(300, 40, 1500), Dataset.from_dict({"code": [f"further {i}" for i in range(1000)]})),
+    ],
+    ids=["one", "shared", "corpus", "corpus-with-docs", "past-1000"],
+)
+def test_strict_and_duplicates_mrr_equal_ranking_by_hand(pairs, corpus, tmp_path):
+    vectors = random_vectors(pairs["query"][:] + pairs["code"][:] + ([] if corpus is None else corpus["code"][:]))
+    task = task_from_pairs(pairs, "MyPairs", corpus=corpus)
+    (entry,) = evaluate(TableEncoder(vectors), [task], prediction_folder=tmp_path).task_results[0].scores["test"]
+    strict, aware = by_hand(vectors, pairs, corpus, document_ids(task))
+    assert entry["mrr_at_1000_strict"] == pytest.approx(strict, abs=1e-12)
+    assert entry["mrr_at_1000_duplicates"] == pytest.approx(aware, abs=1e-12)
+    if len(pairs) > 1:
+        assert strict < aware
+    ranks = reciprocal_ranks(task, tmp_path)["default"]
+    assert np.mean([row[0] for row in ranks.values()]) == pytest.approx(strict, abs=1e-12)
+    assert np.mean([row[1] for row in ranks.values()]) == pytest.approx(aware, abs=1e-12)
+    assert len(ranks) == len({(row["query"], row["code"]) for row in pairs})
+
+
+def test_all_three_are_one_number_where_queries_are_distinct():
+    pairs = Dataset.from_dict({"query": [f"q{i}" for i in range(30)], "code": [f"c{i}" for i in range(30)]})
+    encoder = TableEncoder(random_vectors(pairs["query"][:] + pairs["code"][:]))
+    (entry,) = evaluate(encoder, [task_from_pairs(pairs, "MyPairs")]).task_results[0].scores["test"]
+    assert 0 < entry["mrr_at_1000_strict"] < 1
+    assert entry["mrr_at_1000_strict"] == pytest.approx(entry["mrr_at_1000"], abs=1e-12)
+    assert entry["mrr_at_1000_duplicates"] == pytest.approx(entry["mrr_at_1000"], abs=1e-12)
+
+
+def test_ties_rank_by_id_in_all_scores():
+    pairs = shared_pairs(40, 15, 30)
+    vectors = dict.fromkeys(pairs["query"][:] + pairs["code"][:], np.ones(2))
+    task = task_from_pairs(pairs, "MyPairs")
+    (entry,) = evaluate(TableEncoder(vectors), [task]).task_results[0].scores["test"]
+    strict, aware = by_hand(vectors, pairs, None, document_ids(task))
+    assert entry["mrr_at_1000_strict"] == pytest.approx(strict, abs=1e-12)
+    assert entry["mrr_at_1000_duplicates"] == pytest.approx(aware, abs=1e-12)
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(1, 1.0), (1000, 1 / 1000), (1001, 0.0)])
+def test_rank_1000_counts_strictly_and_rank_1001_does_not(rank, expected):
+    codes = [f"code {i}" for i in range(1100)]
+    vectors = {code: np.array([-float(i)]) for i, code in enumerate(codes)} | {"find it": np.array([1.0])}
+    pairs = Dataset.from_dict({"query": ["find it", "find it"], "code": [codes[rank - 1], codes[1050]]})
+    task = task_from_pairs(pairs, "MyPairs", corpus=Dataset.from_dict({"code": codes}))
+    (entry,) = evaluate(TableEncoder(vectors), [task]).task_results[0].scores["test"]
+    # The other row's code is always too far; for the duplicates-aware number the better of both counts twice.
+    assert entry["mrr_at_1000_strict"] == pytest.approx(expected / 2, abs=1e-12)
+    assert entry["mrr_at_1000_duplicates"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_row_ids_are_those_of_queries_and_name_the_code_where_a_query_has_several():
+    pairs = Dataset.from_dict({"query": ["q", "q", "r"], "code": ["a", "b", "c"]})
+    task = task_from_pairs(pairs, "MyPairs")
+    table = task.table("default", "test")
+    q, r = table["queries"]["id"]
+    a, b, c = table["corpus"]["id"]
+    found = {"default": {"test": {q: {a: 0.3, b: 0.2, c: 0.9}, r: {a: 0.1, c: 0.8, b: 0.9}}}}
+    assert reciprocal_ranks(task, found) == {
+        "default": {f"{q}/{a}": (1 / 2, 1 / 2), f"{q}/{b}": (1 / 3, 1 / 2), r: (1 / 2, 1 / 2)}
+    }
+    assert ndcg_at_10(task, found)["default"][r] == pytest.approx(1 / np.log2(3))
+
+
+def test_query_that_found_nothing_counts_zero():
+    task = task_from_pairs(Dataset.from_dict({"query": ["q", "r"], "code": ["a", "b"]}), "MyPairs")
+    q, r = task.table("default", "test")["queries"]["id"]
+    found = {"default": {"test": {q: {task.table("default", "test")["corpus"]["id"][0]: 1.0}}}}
+    assert reciprocal_ranks(task, found)["default"] == {q: (1.0, 1.0), r: (0.0, 0.0)}
+    assert ndcg_at_10(task, found)["default"] == {q: 1.0, r: 0.0}
+
+
+@pytest.mark.parametrize("make", [task_from_pairs, graded_task_from_pairs])
+def test_means_of_the_rows_are_the_reported_scores_of_every_language(make, tmp_path):
+    rows = [{**row, "language": language} for language in ("go", "php") for row in shared_pairs(40, 15, 30)]
+    pairs = Dataset.from_list(rows)
+    encoder = TableEncoder(random_vectors(pairs["query"][:] + pairs["code"][:]))
+    task = make(pairs, "MyPairs")
+    entries = evaluate(encoder, [task], prediction_folder=tmp_path).task_results[0].scores["test"]
+    ranks, gains = reciprocal_ranks(task, tmp_path), ndcg_at_10(task, str(tmp_path))
+    assert set(ranks) == set(gains) == {"go", "php"}
+    for entry in entries:
+        strict, aware = np.mean(list(ranks[entry["hf_subset"]].values()), axis=0)
+        assert entry["mrr_at_1000_strict"] == pytest.approx(strict, abs=1e-12)
+        assert entry["mrr_at_1000_duplicates"] == pytest.approx(aware, abs=1e-12)
+        assert entry["ndcg_at_10"] == pytest.approx(np.mean(list(gains[entry["hf_subset"]].values())), abs=1e-5)
+
+
+def test_reranked_predictions_are_read_like_others(tmp_path):
+    pairs = shared_pairs(40, 15, 30)
+    encoder = TableEncoder(random_vectors(pairs["query"][:] + pairs["code"][:]))
+    task = task_from_pairs(pairs, "MyPairs")
+    evaluate(encoder, [task], prediction_folder=tmp_path / "first")
+    converted = copy.deepcopy(task).convert_to_reranking(tmp_path / "first", top_k=5)
+    (entry,) = evaluate(encoder, [converted], prediction_folder=tmp_path / "second").task_results[0].scores["test"]
+    ranks = reciprocal_ranks(task, tmp_path / "second")["default"]
+    assert entry["mrr_at_1000_strict"] == pytest.approx(np.mean([row[0] for row in ranks.values()]))
+    assert min(row[0] for row in ranks.values()) == 0
+
+
+def test_missing_predictions_are_named(tmp_path):
+    task = task_from_pairs(shared_pairs(5, 5, 5), "MyPairs")
+    with pytest.raises(FileNotFoundError, match=r"holds no file MyPairs-\w+_predictions.json: evaluate this task"):
+        reciprocal_ranks(task, tmp_path)
+    with pytest.raises(ValueError, match=r"predictions hold no subset of MyPairs-.*only \['go'\]"):
+        reciprocal_ranks(task, {"go": {"test": {}}})
+    with pytest.raises(ValueError, match=r"split='valid' is not a split of MyPairs-.*pass one of \['test'\]"):
+        ndcg_at_10(task, tmp_path, split="valid")
