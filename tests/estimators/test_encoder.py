@@ -272,15 +272,60 @@ class TestTable:
         with pytest.raises(TableError, match="teacher_modules"):
             SimCSEEstimator(other, table=tmp_path).precompute(triplets(), transformer_model)
 
-    @pytest.mark.filterwarnings("ignore:The table of the estimator 'simcse' lacks:UserWarning")
     def test_texts_with_unknown_words_are_told_apart_or_encoded_as_they_read(self, transformer_model, teacher):
         queries = ["sort unheardof", "sort unknown", "sort", "unheardof"]
-        estimator = SimCSEEstimator(teacher)
+        estimator = SimCSEEstimator(teacher, on_miss="ignore")
         estimator.precompute({"query": queries}, transformer_model, show_progress=False)
-        assert len(estimator._table) == 1
         vectors = estimator.represent(TextColumn(transformer_model.preprocess(queries), transformer_model.tokenizer))
         expected = teacher.encode(["sort", "sort", "sort", ""], convert_to_tensor=True, normalize_embeddings=True)
         torch.testing.assert_close(vectors.float(), expected, rtol=2e-3, atol=2e-3)
+
+    @pytest.mark.parametrize("folder", [None, "table"], ids=["memory", "disk"])
+    @pytest.mark.parametrize("chunk_size", [1, 2, 4096])
+    @pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+    def test_texts_that_the_student_reads_alike_share_the_vector_of_what_it_reads(
+        self, transformer_model, teacher, tmp_path, chunk_size, order, folder
+    ):
+        transformer_model.max_seq_length = 5
+        alike = ["def sort list and return first", "def sort list in file of bytes", "def sort list"][::order]
+        other = "def read a file of bytes"
+        estimator = TrainedModelEstimator(teacher, on_miss="ignore", table=folder and tmp_path / folder)
+        documents = [alike[0], other, alike[0], alike[1], alike[2]]
+        data = {"query": QUERIES[:5], "code": documents}
+        estimator.precompute(data, transformer_model, chunk_size=chunk_size, show_progress=False)
+        if folder:
+            estimator = TrainedModelEstimator(teacher, on_miss="ignore", table=tmp_path / folder)
+        features = transformer_model.preprocess(documents)
+        column = TextColumn(features, transformer_model.tokenizer, role="document")
+        vectors = estimator.represent(column).float()
+        read = "def sort list"
+        expected = teacher.encode([read, other, read, read, read], convert_to_tensor=True)
+        torch.testing.assert_close(vectors, expected, rtol=2e-3, atol=2e-3)
+        first = teacher.encode(alike[:1], convert_to_tensor=True)
+        assert order == -1 or not torch.allclose(vectors[:1], first, rtol=2e-3, atol=2e-3)
+
+    def test_data_sets_that_come_one_after_the_other_share_it_too(self, transformer_model, teacher, tmp_path):
+        transformer_model.max_seq_length = 5
+        texts = ["sort list return first", "sort list return last", "sort list return bytes"]
+        for text in (texts[0], texts[1], texts[2], texts[0]):
+            estimator = SimCSEEstimator(teacher, table=tmp_path)
+            estimator.precompute({"query": [text]}, transformer_model, show_progress=False)
+        column = TextColumn(transformer_model.preprocess(texts), transformer_model.tokenizer)
+        read = teacher.encode(["sort list return"] * 3, convert_to_tensor=True, normalize_embeddings=True)
+        torch.testing.assert_close(estimator.represent(column).float(), read, rtol=2e-3, atol=2e-3)
+        encoded = count_encodings(teacher)
+        SimCSEEstimator(teacher, table=tmp_path).precompute({"query": texts}, transformer_model, show_progress=False)
+        assert encoded == []
+
+    def test_an_empty_text_is_one_as_query_and_another_as_document(self, transformer_model, teacher):
+        teacher.prompts = {"query": "find the first ", "document": "def list "}
+        estimator = TrainedModelEstimator(teacher)
+        estimator.precompute({"query": [""], "code": [""]}, transformer_model, show_progress=False)
+        for role, encode in (("query", teacher.encode_query), ("document", teacher.encode_document)):
+            column = TextColumn(transformer_model.preprocess([""]), transformer_model.tokenizer, role=role)
+            torch.testing.assert_close(
+                estimator.represent(column).float(), encode([""], convert_to_tensor=True), rtol=2e-3, atol=2e-3
+            )
 
     def test_prompts_of_the_training_are_those_of_the_keys(self, transformer_model, teacher):
         transformer_model.max_seq_length = 6

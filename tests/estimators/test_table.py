@@ -7,7 +7,14 @@ import sys
 import pytest
 import torch
 
-from st_softinfonce.estimators.table import MANIFEST, RepresentationTable, TableError, content_keys
+from st_softinfonce.estimators.table import (
+    AS_READ,
+    MANIFEST,
+    RepresentationTable,
+    TableError,
+    content_keys,
+    text_sources,
+)
 
 IDENTITY = {"teacher": "a", "teacher_revision": "1"}
 
@@ -92,6 +99,37 @@ class TestLookUp:
         table = filled()[0]
         with Watch():
             table.look_up(content_keys(random_ids(5)))
+
+
+class TestSources:
+    def test_a_vector_of_the_text_as_read_takes_the_place_of_another_and_stays(self, tmp_path):
+        table = RepresentationTable(tmp_path, IDENTITY)
+        keys = torch.arange(3)
+        table.add(keys, torch.full((3, 2), 1.0), torch.tensor([7, 8, 9]))
+        table.save()
+        table.add(keys[1:], torch.full((2, 2), 2.0), torch.tensor([AS_READ, 5]))
+        table.add(keys, torch.full((3, 2), 3.0), torch.tensor([6, 7, 8]))
+        table.save()
+        for found in (table, RepresentationTable(tmp_path, IDENTITY)):
+            assert found.look_up(keys)[0].tolist() == [[1.0] * 2, [2.0] * 2, [1.0] * 2]
+            assert found.sources(keys)[0].tolist() == [7, AS_READ, 9]
+            assert len(found) == 3
+
+    def test_what_two_processes_made_of_different_texts_is_neither(self, tmp_path):
+        keys = torch.arange(3)
+        tables = [RepresentationTable(tmp_path, IDENTITY) for _ in range(2)]
+        for table, sources in zip(tables, ([1, 2, AS_READ], [1, 3, 4]), strict=True):
+            table.add(keys, torch.ones(3, 2), torch.tensor(sources))
+            table.save()
+        table = RepresentationTable(tmp_path, IDENTITY)
+        assert table.look_up(keys)[1].tolist() == [True, False, True]
+        assert table.sources(keys)[0].tolist() == [1, AS_READ, AS_READ]
+
+    def test_are_equal_for_equal_texts_alone(self):
+        sources = text_sources(["a", "A", "a", "", "\ud800"])
+        assert sources[0] == sources[2]
+        assert sources.unique().numel() == 4
+        assert not (sources == AS_READ).any()
 
 
 class TestFolder:
