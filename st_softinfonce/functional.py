@@ -49,6 +49,7 @@ def negative_weights(
     temperature: float,
     min_weight: float = 0.1,
     positives: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Compute the weight of every negative from its similarity to the query.
 
@@ -68,9 +69,11 @@ def negative_weights(
         temperature: Above 0, in units of ``similarity``. Small: only the most similar negative is softened.
         min_weight: In (0, 1]. Floor of a negative's weight.
         positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
+        known: Which candidates the similarity says something about, the positives among them; by default all. The
+            others have weight 1, and are none of the ``K``.
 
     Shape:
-        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
+        similarity: ``(N, M)``; positives: ``(N,)`` of integers; known: ``(M,)`` bool.
 
     Returns:
         Weights ``(N, M)``, 1 at the positive, in float32 (float64 if ``similarity`` is), without gradient.
@@ -88,6 +91,8 @@ def negative_weights(
     check_weighting(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
     similarity = _prepare("similarity", similarity.detach())
     positives = _positive_columns(similarity, positives)
+    if known is not None:
+        similarity = similarity.masked_fill(~_known_columns(known, similarity), -math.inf)
     similarity = _without_values_at(similarity, positives)
     negatives = similarity.size(1) - 1
     # With rounding, 0.4 * 3 is above 1.2, and the normaliser 1e-16 instead of 0.
@@ -95,7 +100,9 @@ def negative_weights(
         if alpha != 0 and negatives > 0:
             _warn_small_batch(negatives, alpha, beta)
         return torch.ones_like(similarity)
-    share = _similarity_softmax(similarity, temperature, positives)  # (N, M), sums to 1 over the negatives
+    share = _similarity_softmax(similarity, temperature, positives, known)  # (N, M), sums to 1 over the negatives
+    if known is not None:
+        return _weights_of_known(share, known, alpha, beta, min_weight).scatter(1, positives, 1.0)
     weights = (beta - alpha * share) / (beta - alpha / negatives)
     return weights.clamp(min=min_weight).scatter(1, positives, 1.0)
 
@@ -709,11 +716,33 @@ def _positive_columns(matrix: Tensor, positives: Tensor | None) -> Tensor:
     return positives.to(matrix.device, torch.int64).unsqueeze(1)
 
 
-def _similarity_softmax(similarity: Tensor, temperature: float, positives: Tensor) -> Tensor:
-    """Softmax over each row's negatives, 0 at the positive."""
+def _weights_of_known(share: Tensor, known: Tensor, alpha: float, beta: float, min_weight: float) -> Tensor:
+    """Compute weights where the number of negatives is on the device: nothing here waits for it."""
+    negatives = known.sum().to(share.dtype) - 1
+    too_few = beta * negatives <= alpha * (1 + 1e-9)
+    if _can_look_at(known) and bool(too_few) and negatives > 0:
+        _warn_small_batch(int(negatives), alpha, beta)
+    weights = (beta - alpha * share) / (beta - alpha / negatives)
+    return weights.clamp(min=min_weight).masked_fill(too_few | ~known, 1.0)
+
+
+def _known_columns(known: object, matrix: Tensor) -> Tensor:
+    if not isinstance(known, Tensor) or known.dtype != torch.bool or known.shape != (matrix.size(1),):
+        got = f"{known.dtype} of shape {tuple(known.shape)}" if isinstance(known, Tensor) else type(known).__name__
+        raise ValueError(f"known must be a bool tensor, one for each of {matrix.size(1)} candidates, got {got}.")
+    return known
+
+
+def _similarity_softmax(
+    similarity: Tensor, temperature: float, positives: Tensor, known: Tensor | None = None
+) -> Tensor:
+    """Softmax over each row's known negatives, 0 at the positive."""
     if similarity.size(1) == 1:
         return torch.zeros_like(similarity)
-    negatives = _divided(_without_positives(similarity, positives), temperature).softmax(dim=1)  # (N, M - 1)
+    logits = _divided(_without_positives(similarity, positives), temperature)  # (N, M - 1)
+    if known is not None:
+        logits = logits.masked_fill(_without_positives(~known.expand_as(similarity), positives), -math.inf)
+    negatives = logits.softmax(dim=1)
     columns = torch.arange(negatives.size(1), device=similarity.device)
     return torch.zeros_like(similarity).scatter(1, columns + (columns >= positives), negatives)
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
@@ -135,3 +136,17 @@ NEGATIVES = [
     "def count bytes return number",
     "def find value return last index",
 ]
+
+
+class ForbidWaiting(TorchDispatchMode):
+    """Fails on what makes the host wait for a device: reading a value, or a size that depends on values."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "repeat_interleave.Tensor", "bincount")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in self.waiting):
+            raise AssertionError(f"{func} waits for the device")
+        indices = args[1] if str(func).startswith(("aten.index.", "aten.index_put")) else ()
+        if any(index is not None and index.dtype == torch.bool for index in indices):
+            raise AssertionError(f"{func} with a mask waits for the device")
+        return func(*args, **(kwargs or {}))

@@ -20,8 +20,8 @@ class KnownQueries:
     """The query of each document that has one, found by the document's tokens on their device.
 
     A mined hard negative is some other query's positive, and where false negatives live. Knowing that query, an
-    estimator that compares queries can weigh it like any negative of the batch. What is not known keeps weight 1;
-    leaving it out makes every step wait for the device once.
+    estimator that compares queries can weigh it like any negative of the batch. What is not known keeps weight 1,
+    and does not count among the negatives that the others' weights are made from.
 
     Args:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_transformer_model
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, make_transformer_model
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
@@ -361,6 +361,18 @@ class TestTable:
         expected = SoftInfoNCELoss(transformer_model, SimCSEEstimator(teacher))(features(transformer_model), None)
         assert torch.isfinite(value)
         assert (abs(value - expected) < 1e-4) == (on_miss == "encode")
+
+    @kinds
+    def test_no_device_is_waited_for_where_misses_are_ignored(self, transformer_model, teacher, name):
+        estimator = KINDS[name](teacher, on_miss="ignore")
+        estimator.precompute(triplets(), transformer_model, show_progress=False)
+        loss = SoftInfoNCELoss(transformer_model, estimator)
+        expected = loss.represent(features(transformer_model))  # whether the table is for other data is looked at here
+        batch = features(transformer_model)
+        with ForbidWaiting():
+            representations = loss.represent(batch)
+            estimator.similarity(representations[0], representations[-1])
+        assert all(torch.equal(one, other) for one, other in zip(representations, expected, strict=True))
 
     def test_ignoring_misses_of_an_empty_table_is_refused(self, transformer_model, teacher):
         loss = SoftInfoNCELoss(transformer_model, SimCSEEstimator(teacher, on_miss="ignore"))
