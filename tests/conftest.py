@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import copy
 import gzip
 import json
 from pathlib import Path
@@ -150,3 +151,33 @@ class ForbidWaiting(TorchDispatchMode):
         if any(index is not None and index.dtype == torch.bool for index in indices):
             raise AssertionError(f"{func} with a mask waits for the device")
         return func(*args, **(kwargs or {}))
+
+
+def features(model, texts=(QUERIES, DOCUMENTS, NEGATIVES), tasks=None, **options):
+    """Make a batch as the trainer's collator does, one dict a column."""
+    tasks = tasks or [None] * len(texts)
+    return [model.preprocess(column, task=task, **options) for column, task in zip(texts, tasks, strict=True)]
+
+
+def run(model, loss, batch=None, scale=1.0):
+    """Take a step without an optimizer: the loss, and the gradients by the name of their parameter."""
+    model.zero_grad()
+    value = loss(features(model) if batch is None else copy.deepcopy(batch), None)
+    value = sum(value.values()) if isinstance(value, dict) else value
+    (value * scale).backward()
+    return value.detach(), gradients(model)
+
+
+def gradients(model):
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert sum(gradient.abs().sum() for gradient in found.values()) > 0
+    return found
+
+
+def assert_same(one, other, rtol=1e-9, atol=1e-12):
+    """Compare two steps: value and gradients, none of which may be all zero."""
+    torch.testing.assert_close(one[0], other[0], rtol=rtol, atol=atol)
+    assert one[1].keys() == other[1].keys()
+    assert sum(tensor.abs().sum() for tensor in one[1].values()) > 0
+    for name in one[1]:
+        torch.testing.assert_close(one[1][name], other[1][name], rtol=rtol, atol=atol)
