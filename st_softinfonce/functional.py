@@ -156,7 +156,7 @@ class RelevancePosterior:
             if not all(map(is_number, values)) or any(a >= b if rising else a > b for a, b in steps):
                 rule = "strictly ascending" if rising else "never falling"
                 raise ValueError(f"{name} must be finite numbers, {rule}, got {values}. Sort and merge them.")
-        _check_share("prior", self.prior)
+        check_share("prior", self.prior)
 
     @classmethod
     def fit(
@@ -209,7 +209,7 @@ class RelevancePosterior:
             )
         if prior is None:
             prior = _largest_prior(known, random)
-        _check_share("prior", prior)
+        check_share("prior", prior)
         knots, log_ratios = _isotonic_log_ratio(known, random)
         return cls(knots, log_ratios, prior, relative, len(known), len(random))
 
@@ -312,8 +312,8 @@ def temperature_for_share(
         ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
     """
     check_weighting(alpha=alpha, beta=beta, temperature=1.0, min_weight=1.0)
-    _check_share("share", share)
-    _check_share("below", below)
+    check_share("share", share)
+    check_share("below", below)
     similarity = _prepare("similarity", similarity.detach())
     columns = _positive_columns(similarity, positives)
     negatives = similarity.size(1) - 1
@@ -638,6 +638,20 @@ def check_positive(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}.")
 
 
+def check_share(name: str, value: object) -> None:
+    """Refuse a value that is no share of a whole.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: It is not in (0, 1].
+    """
+    if not (is_number(value) and 0 < value <= 1):
+        raise ValueError(f"{name} must be in (0, 1], got {value!r}.")
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Tell a finite number from everything else, nan, inf and bool among it.
 
@@ -787,11 +801,6 @@ _MIN_KNOWN = 50
 _MIN_RANDOM = 1000
 _BINS = 32
 _MAX_PRIOR = 0.1
-
-
-def _check_share(name: str, value: object) -> None:
-    if not (is_number(value) and 0 < value <= 1):
-        raise ValueError(f"{name} must be in (0, 1], got {value!r}.")
 
 
 def _score_sample(name: str, scores: Tensor | Sequence[float], least: int) -> Tensor:

@@ -252,7 +252,7 @@ class _Scan:
         self._keep(rows, similarity, weights, negative)
 
     def share(self, count: int) -> str:
-        return f"{count:,} ({100 * count / max(1, self.count):.2g}%)"
+        return f"{count:,} ({100 * count / max(1, self.count):.3g}%)"
 
     def table(self, pairs: Dataset) -> pd.DataFrame:
         entries = sorted(self.best.values(), key=lambda entry: (entry[0], -entry[1], entry[2], entry[3]))[: self.top]

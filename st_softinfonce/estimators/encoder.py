@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import normalize_embeddings
 from torch import Tensor, nn
@@ -317,7 +318,8 @@ class TrainedModelEstimator(EncoderEstimator):
 
     def __init__(self, model: str | os.PathLike[str] | SentenceTransformer, **options: Any) -> None:
         super().__init__(model, **options)
-        if any(isinstance(module, Normalize) for module in self.encoder):
+        # Of a Router model the modules of each route.
+        if any(isinstance(module, Normalize) for module in self.encoder.modules()):
             self.weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
 
 
@@ -390,7 +392,9 @@ def _tokenizer_fingerprint(tokenizer: Any) -> str:
 def _modules_fingerprint(model: SentenceTransformer) -> str:
     """Hash what the modules are set to: pooling and the like change vectors without changing a weight."""
     settings: list[list[Any]] = [
-        [type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model
+        [name, type(module).__name__, module.get_config_dict()]
+        for name, module in model.named_modules()
+        if isinstance(module, Module)
     ]
     return hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 

@@ -95,6 +95,7 @@ class RepresentationTable:
         self._main: _Rows | None = None
         self._recent: list[_Rows] = []
         self._unsaved: list[_Rows] = []
+        self._identity_hash = hashlib.blake2b(_as_json(self.identity), digest_size=16).hexdigest()
         if self.folder is not None:
             self._open(self.folder)
 
@@ -177,20 +178,35 @@ class RepresentationTable:
         """Write what was added since the last time as one more part. Nothing happens without a folder.
 
         Raises:
+            TableError: Another process is building a table with another identity there.
             OSError: The folder cannot be written to.
         """
         if self.folder is None or not self._unsaved:
             return
         rows = _Rows.merged(self._unsaved)
         self.folder.mkdir(parents=True, exist_ok=True)
-        manifest = {"format": FORMAT, "identity": self.identity}
-        _write(self.folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True).encode())
-        metadata = {"checksum": _checksum(rows), "count": str(rows.keys.numel())}
+        self._check_manifest(self.folder)  # of another process, which began after this one
+        _write(self.folder / MANIFEST, _as_json({"format": FORMAT, "identity": self.identity}))
+        metadata = {
+            "checksum": _checksum(rows),
+            "count": str(rows.keys.numel()),
+            "identity": self._identity_hash,
+        }
         part = save({"keys": rows.keys, "vectors": rows.vectors, "sources": rows.sources}, metadata)
         _write(self.folder / f"part-{uuid.uuid4().hex}.safetensors", part)
         self._unsaved = []
 
     def _open(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise TableError(f"table must be a folder, got the file {folder.name}. Give another name.")
+        self._check_manifest(folder)
+        parts = [_read(path, self._identity_hash) for path in sorted(folder.glob("part-*.safetensors"))]
+        if len(parts) == 1:
+            self._main = parts[0]  # stays on the disk until it is moved to a device
+        elif parts:
+            self._main = _Rows.merged(parts)
+
+    def _check_manifest(self, folder: Path) -> None:
         manifest = folder / MANIFEST
         if not manifest.exists():
             return
@@ -198,6 +214,8 @@ class RepresentationTable:
             stored = json.loads(manifest.read_text())
         except ValueError as error:
             raise TableError(f"table {folder.name}: {MANIFEST} is damaged ({error}). Delete the folder.") from error
+        if not isinstance(stored, dict) or not isinstance(stored.get("identity"), dict):
+            raise TableError(f"table {folder.name}: {MANIFEST} is damaged (no identity). Delete the folder.")
         if stored.get("format") != FORMAT:
             raise TableError(
                 f"table {folder.name} has the format {stored.get('format')!r}, this version reads {FORMAT!r}. Build "
@@ -210,11 +228,6 @@ class RepresentationTable:
                     f"table {folder.name} was made with {name}={its!r}, this estimator has {name}={mine!r}. Give "
                     "another folder, or delete this one to build it again."
                 )
-        parts = [_read(path) for path in sorted(folder.glob("part-*.safetensors"))]
-        if len(parts) == 1:
-            self._main = parts[0]  # stays on the disk until it is moved to a device
-        elif parts:
-            self._main = _Rows.merged(parts)
 
     def _levels(self, device: torch.device) -> list[_Rows]:
         """Bring all rows to a device; a later level goes before an earlier one."""
@@ -294,13 +307,22 @@ def _write(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
-def _read(path: Path) -> _Rows:
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, sort_keys=True).encode()
+
+
+def _read(path: Path, identity: str) -> _Rows:
     try:
         with safe_open(path, framework="pt") as file:
             rows = _Rows(*(file.get_tensor(name) for name in ("keys", "vectors", "sources")))
-            expected = (file.metadata() or {}).get("checksum")
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, KeyError) as error:
         raise TableError(f"table {path.parent.name}: {path.name} is damaged ({error}). Delete that file.") from error
-    if _checksum(rows) != expected:
+    if metadata.get("identity") != identity:
+        raise TableError(
+            f"table {path.parent.name}: {path.name} was made with something else than {MANIFEST} says, or that is "
+            "lost. Give another folder, or delete this one to build it again."
+        )
+    if _checksum(rows) != metadata.get("checksum"):
         raise TableError(f"table {path.parent.name}: {path.name} does not match its checksum. Delete that file.")
     return rows

@@ -8,7 +8,7 @@ import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, make_transformer_model
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Router
 from sentence_transformers.util import cos_sim
 
 from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
@@ -110,6 +110,11 @@ class TestSimilarity:
         normalised = SentenceTransformer(modules=[*teacher, Normalize()], device="cpu")
         assert TrainedModelEstimator(teacher).weighting.temperature == 5.0
         assert TrainedModelEstimator(normalised).weighting.temperature == 0.1
+
+    def test_so_does_a_model_that_normalises_on_its_routes(self, teacher):
+        routes = Router.for_query_document([*teacher, Normalize()], [*teacher, Normalize()])
+        estimator = TrainedModelEstimator(SentenceTransformer(modules=[routes], device="cpu"))
+        assert estimator.weighting.temperature == 0.1
 
     @kinds
     def test_a_name_a_path_and_an_instance_are_the_same(self, teacher, tmp_path, name):
@@ -271,6 +276,15 @@ class TestTable:
         other = SentenceTransformer(modules=[teacher[0], Pooling(16, "cls")], device="cpu")
         with pytest.raises(TableError, match="teacher_modules"):
             SimCSEEstimator(other, table=tmp_path).precompute(triplets(), transformer_model)
+
+    def test_a_teacher_that_pools_otherwise_on_a_route_is_another(self, transformer_model, teacher, tmp_path):
+        for pooling in ("mean", "cls"):
+            routes = Router.for_query_document([teacher[0], Pooling(16, pooling)], [*teacher])
+            estimator = SimCSEEstimator(SentenceTransformer(modules=[routes], device="cpu"), table=tmp_path)
+            if pooling == "mean":
+                estimator.precompute(triplets(), transformer_model, show_progress=False)
+        with pytest.raises(TableError, match="teacher_modules"):
+            estimator.precompute(triplets(), transformer_model)
 
     def test_texts_with_unknown_words_are_told_apart_or_encoded_as_they_read(self, transformer_model, teacher):
         queries = ["sort unheardof", "sort unknown", "sort", "unheardof"]

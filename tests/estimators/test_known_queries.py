@@ -38,6 +38,17 @@ def test_a_document_is_found_by_its_tokens(model):
     assert queries.texts == [*QUERIES[3:], "", "", ""]
 
 
+def test_documents_that_the_model_reads_alike_have_a_query_only_if_it_is_the_same(transformer_model):
+    transformer_model.max_seq_length = 5
+    documents = ["def sort list in file", "def sort list of bytes", "def read list in file", "def read list of bytes"]
+    queries = ["sort list", "sort every list", "read list", "read list"]
+    known = KnownQueries(dict(zip(documents, queries, strict=True)), transformer_model)
+    column = TextColumn(transformer_model.preprocess(documents), transformer_model.tokenizer, role="document")
+    found, is_known = known.of(column)
+    assert is_known.tolist() == [False, False, True, True]
+    assert found.texts == ["", "", "read list", "read list"]
+
+
 def test_documents_are_truncated_as_in_training(transformer_model):
     known = KnownQueries(QUERY_OF, transformer_model, max_length=5)
     features = transformer_model.preprocess(DOCUMENTS, max_length=5)

@@ -10,6 +10,7 @@ from conftest import ForbidWaiting
 
 from st_softinfonce.estimators.table import (
     AS_READ,
+    FORMAT,
     MANIFEST,
     RepresentationTable,
     TableError,
@@ -178,6 +179,31 @@ class TestFolder:
         (tmp_path / MANIFEST).write_text("{")
         with pytest.raises(TableError, match=r"manifest.json is damaged"):
             RepresentationTable(tmp_path, IDENTITY)
+
+    @pytest.mark.parametrize("content", [[], {"format": FORMAT}, {"format": FORMAT, "identity": 3}], ids=str)
+    def test_a_manifest_without_an_identity_is_damaged(self, tmp_path, content):
+        (tmp_path / MANIFEST).write_text(json.dumps(content))
+        with pytest.raises(TableError, match=r"manifest.json is damaged \(no identity\). Delete the folder"):
+            RepresentationTable(tmp_path, IDENTITY)
+
+    def test_parts_whose_manifest_is_lost_or_replaced_are_not_taken_for_anothers(self, tmp_path):
+        filled(tmp_path)[0].save()
+        (tmp_path / MANIFEST).unlink()
+        assert len(RepresentationTable(tmp_path, IDENTITY)) == 50
+        with pytest.raises(TableError, match=r"part-.* was made with something else than manifest.json says, or that"):
+            RepresentationTable(tmp_path, IDENTITY | {"teacher": "b"})
+
+    def test_a_table_of_something_else_that_was_begun_meanwhile_is_noticed_at_saving(self, tmp_path):
+        one, other = filled(tmp_path)[0], filled(tmp_path, identity=IDENTITY | {"teacher": "b"})[0]
+        one.save()
+        with pytest.raises(TableError, match="was made with teacher='a', this estimator has teacher='b'"):
+            other.save()
+        assert len(RepresentationTable(tmp_path, IDENTITY)) == 50
+
+    def test_a_file_in_the_place_of_the_folder_is_refused_at_once(self, tmp_path):
+        (tmp_path / "table").write_text("")
+        with pytest.raises(TableError, match=r"table must be a folder, got the file table. Give another name"):
+            RepresentationTable(tmp_path / "table", IDENTITY)
 
     def test_another_format_is_refused(self, tmp_path):
         (tmp_path / MANIFEST).write_text(json.dumps({"format": "version 99", "identity": {}}))
