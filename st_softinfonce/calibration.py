@@ -22,6 +22,7 @@ from st_softinfonce.estimators.registry import get_estimator
 from st_softinfonce.functional import (
     RelevancePosterior,
     check_share,
+    check_similarity,
     check_weighting,
     negative_weights,
     posterior_weights,
@@ -374,7 +375,11 @@ def batch_similarities(
         parts = [checked_representation(estimator, texts.column(rows, role)) for role in roles]
         bound = estimator.for_batch(parts[-1])
         # A few queries at a time: an estimator's intermediate results can be much larger than the similarities.
-        yield rows, torch.cat([checked_similarity(bound, chunk, parts[-1]) for chunk in torch.split(parts[0], _CHUNK)])
+        chunks = torch.split(parts[0], _CHUNK)
+        similarity = torch.cat([checked_similarity(bound, chunk, parts[-1]) for chunk in chunks])
+        own = torch.arange(batch_size, device=similarity.device)
+        check_similarity(f"similarity of the estimator {estimator.name!r}", similarity, own, anywhere=True)
+        yield rows, similarity
 
 
 def negatives_of(matrix: Tensor, positives: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """calibrate: its counts against the weights themselves, what it reports, and what it refuses."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -160,3 +161,12 @@ def test_texts_that_are_not_even_similar_to_themselves_are_named(static_model, p
     assert report.posterior is None
     assert "no text is similar to itself" in report.advice
     assert "Give a larger batch_size" in report.advice
+
+
+def test_an_estimator_that_returns_nan_is_named(static_model, pairs):
+    class Nan(Constant):
+        def similarity(self, queries, candidates):
+            return super().similarity(queries, candidates) * math.nan
+
+    with pytest.raises(ValueError, match="similarity of the estimator 'Nan' holds nan at row 0, column 1"):
+        calibrate(Nan(), pairs, 16, model=static_model)

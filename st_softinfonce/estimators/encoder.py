@@ -204,7 +204,9 @@ class EncoderEstimator(SimilarityEstimator):
                     features = model.preprocess(chunk, prompt=prompt, task=task, **options)
                     column = TextColumn(features, _host.column_tokenizer(model, {"task": task}), role=role)
                     self._precompute_chunk(column, chunk)
-                    bar.update(len(texts[start : start + chunk_size]))
+                    bar.update(len(chunk))
+        if self._table is not None:
+            self._table.compact()
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card, as JSON primitives.

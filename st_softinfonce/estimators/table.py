@@ -71,9 +71,9 @@ class RepresentationTable:
     key's tokens read, which is right for every text with that key. Such a vector takes the place of another one.
 
     On disk a table is a folder of parts, each a safetensors file with its own checksum, written under a name of its
-    own and moved into place: processes that build one table at the same time only add parts, an interrupted build
-    goes on from the parts that are there, and a torn file is noticed. A manifest says what made the vectors; a table
-    of something else is refused, naming what differs.
+    own and moved into place: processes that build one table at the same time only add parts (or put several into
+    one), an interrupted build goes on from the parts that are there, and a torn file is noticed. A manifest says
+    what made the vectors; a table of something else is refused, naming what differs.
 
     Args:
         folder: Where it lives; ``None`` keeps it in memory.
@@ -183,28 +183,56 @@ class RepresentationTable:
         """
         if self.folder is None or not self._unsaved:
             return
-        rows = _Rows.merged(self._unsaved)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_manifest(self.folder)  # of another process, which began after this one
         _write(self.folder / MANIFEST, _as_json({"format": FORMAT, "identity": self.identity}))
+        self._write_part(self.folder, _Rows.merged(self._unsaved))
+        self._unsaved = []
+
+    def compact(self) -> None:
+        """Put all parts on the disk into one, which the next run need not load to look texts up in it.
+
+        Raises:
+            TableError: A part is damaged, or another process is building a table with another identity there.
+            OSError: The folder cannot be written to.
+        """
+        self.save()
+        if self.folder is None or len(parts := self._read_parts(self.folder)) < 2:
+            return
+        self._write_part(self.folder, _Rows.merged(list(parts.values())))
+        # Only now, when all they hold is on the disk again, and only those: another process may have added more.
+        for path in parts:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _open(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise TableError(f"table must be a folder, got the file {folder.name}. Give another name.")
+        self._check_manifest(folder)
+        parts = list(self._read_parts(folder).values())
+        if len(parts) == 1:
+            self._main = parts[0]  # stays on the disk until it is moved to a device
+        elif parts:
+            self._main = _Rows.merged(parts)
+
+    def _read_parts(self, folder: Path) -> dict[Path, _Rows]:
+        while True:
+            paths = sorted(folder.glob("part-*.safetensors"))
+            try:
+                return {path: _read(path, self._identity_hash) for path in paths}
+            except TableError:
+                # Another process may just have put them into one.
+                if all(path.exists() for path in paths):
+                    raise
+
+    def _write_part(self, folder: Path, rows: _Rows) -> None:
         metadata = {
             "checksum": _checksum(rows),
             "count": str(rows.keys.numel()),
             "identity": self._identity_hash,
         }
         part = save({"keys": rows.keys, "vectors": rows.vectors, "sources": rows.sources}, metadata)
-        _write(self.folder / f"part-{uuid.uuid4().hex}.safetensors", part)
-        self._unsaved = []
-
-    def _open(self, folder: Path) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise TableError(f"table must be a folder, got the file {folder.name}. Give another name.")
-        self._check_manifest(folder)
-        parts = [_read(path, self._identity_hash) for path in sorted(folder.glob("part-*.safetensors"))]
-        if len(parts) == 1:
-            self._main = parts[0]  # stays on the disk until it is moved to a device
-        elif parts:
-            self._main = _Rows.merged(parts)
+        _write(folder / f"part-{uuid.uuid4().hex}.safetensors", part)
 
     def _check_manifest(self, folder: Path) -> None:
         manifest = folder / MANIFEST

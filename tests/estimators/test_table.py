@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ForbidWaiting
 
+from st_softinfonce.estimators import table as table_module
 from st_softinfonce.estimators.table import (
     AS_READ,
     FORMAT,
@@ -144,6 +145,34 @@ class TestFolder:
         assert len(list(tmp_path.glob("part-*"))) == 2
         assert len(RepresentationTable(tmp_path, IDENTITY)) == 55
 
+    def test_parts_are_put_into_one_that_holds_the_same(self, tmp_path):
+        for seed in range(3):
+            table, *_ = filled(tmp_path, seed=seed)
+            table.save()
+        table.compact()
+        assert len(list(tmp_path.glob("part-*"))) == 1
+        again = RepresentationTable(tmp_path, IDENTITY)
+        for seed in range(3):
+            _, keys, vectors = filled(seed=seed)
+            assert torch.equal(again.look_up(keys)[0], vectors)
+        assert len(again) == 150
+        before = list(tmp_path.glob("part-*"))
+        table.compact()
+        assert list(tmp_path.glob("part-*")) == before
+
+    def test_parts_that_another_process_puts_into_one_meanwhile_are_found_there(self, tmp_path, monkeypatch):
+        for seed in range(2):
+            filled(tmp_path, seed=seed)[0].save()
+        other, read = RepresentationTable(tmp_path, IDENTITY), table_module._read
+
+        def compact_first(path, identity):
+            monkeypatch.setattr(table_module, "_read", read)
+            other.compact()
+            return read(path, identity)
+
+        monkeypatch.setattr(table_module, "_read", compact_first)
+        assert len(RepresentationTable(tmp_path, IDENTITY)) == 100
+
     def test_what_is_added_is_written_by_the_thousand(self, tmp_path):
         table = RepresentationTable(tmp_path, IDENTITY)
         for start in range(0, 1500, 100):
@@ -225,6 +254,8 @@ class TestFolder:
             "    keys = torch.arange(start + part * 10, start + part * 10 + 15)\n"
             "    table.add(keys, keys.unsqueeze(1).expand(-1, 4).float())\n"
             "    table.save()\n"
+            "    if part % 5 == 4:\n"
+            "        table.compact()\n"
         )
         commands = [[sys.executable, "-c", script, str(tmp_path / "t"), start] for start in ("0", "100")]
         processes = [subprocess.Popen(command) for command in commands]
