@@ -349,7 +349,7 @@ def _histogram(counts: dict[int, int], width: float, label: str) -> str:
     for place in range(first, last + 2):
         if place % every == 0:
             parts.append(f'<text x="{x(place):.1f}" y="{high - bottom + 18}" text-anchor="middle">')
-            parts.append(f"{round(place * width, 6):g}</text>")
+            parts.append(f"{place * width:.6g}</text>")
     name = html.escape(label)
     parts.append(f'<text class="name" x="{left}" y="18">{name}</text>')
     parts.append(f'<text x="{(left + wide - right) / 2}" y="{high - 8}" text-anchor="middle">{name}</text>')

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -122,9 +123,10 @@ class EncoderEstimator(SimilarityEstimator):
             ``(n, D)`` in half precision. nan marks what is missing with ``on_miss="ignore"``.
         """
         table = self._open_table(column.tokenizer)
-        keys = content_keys(column.key_ids, self._seed(column.role, column.tokenizer))
+        seed = self._seed(column.role, column.tokenizer)
+        keys = content_keys(column.key_ids, seed)
         vectors, found = table.look_up(keys)
-        self._count_misses(found)
+        self._count_misses(found, keys, seed)
         if self.on_miss == "ignore":
             return self._without_misses(vectors, found)
         if vectors is None or not bool(found.all()):
@@ -176,11 +178,16 @@ class EncoderEstimator(SimilarityEstimator):
             show_progress: Whether to show a progress bar; ``None`` shows it in a terminal only.
 
         Raises:
-            ValueError: ``chunk_size`` is out of range, a column holds something else than texts, or the table was
-                made by something else.
+            ValueError: ``chunk_size`` is out of range, ``dataset`` is several ones, a column holds something else than
+                texts, or the table was made by something else.
         """
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {chunk_size!r}.")
+        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"chunk_size must be an integer of at least 1, got {chunk_size!r}.")
+        if not isinstance(dataset, Dataset) and any(isinstance(column, Dataset) for column in dataset.values()):
+            raise ValueError(
+                f"dataset must be one dataset, got the {len(dataset)} datasets {list(dataset)}. Call precompute() for "
+                "each in turn."
+            )
         names = dataset.column_names if isinstance(dataset, Dataset) else list(dataset)
         names = [name for name in names if name not in _host.LABEL_COLUMNS]
         options: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
@@ -273,11 +280,12 @@ class EncoderEstimator(SimilarityEstimator):
             )
         return vectors.masked_fill(~found.unsqueeze(1), torch.nan)
 
-    def _count_misses(self, found: Tensor) -> None:
+    def _count_misses(self, found: Tensor, keys: Tensor, seed: int) -> None:
         """Count what a table that was filled before training lacks, and say so once: it may be for other data."""
         if not self._filled_before or self._warned_of_misses:
             return
-        missed = (~found).sum()
+        # Empty is what no query is known of, too.
+        missed = (~found & (keys != _empty_key(seed))).sum()
         self._missed = missed if self._missed is None else self._missed + missed
         self._batches += 1
         self._texts += found.numel()
@@ -381,6 +389,11 @@ def describe_teacher(source: object, model: SentenceTransformer | CrossEncoder) 
     commit = getattr(config, "_commit_hash", None)
     weights = f"weights {fingerprint(model)}"
     return {"teacher": name, "teacher_revision": f"{commit}, {weights}" if commit else weights}
+
+
+@lru_cache(maxsize=32)
+def _empty_key(seed: int) -> int:
+    return int(content_keys(torch.full((1, 1), -1), seed))
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

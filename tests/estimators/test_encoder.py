@@ -13,6 +13,7 @@ from sentence_transformers.util import cos_sim
 
 from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
+from st_softinfonce.estimators.known_queries import KnownQueries
 from st_softinfonce.estimators.simcse import train_simcse
 from st_softinfonce.estimators.table import TableError
 
@@ -359,6 +360,26 @@ class TestTable:
         TrainedModelEstimator(teacher).precompute(data, transformer_model, show_progress=False)
         with pytest.raises(ValueError, match=r"dataset\['size'\] must hold texts, got a int. Remove the column"):
             TrainedModelEstimator(teacher).precompute(data.add_column("size", [1] * 16), transformer_model)
+
+    def test_several_datasets_are_refused_with_the_remedy(self, transformer_model, teacher):
+        data = {"train": triplets(), "test": triplets()}
+        with pytest.raises(ValueError, match=r"one dataset, got the 2 datasets \['train', 'test'\]. Call precompute"):
+            SimCSEEstimator(teacher).precompute(data, transformer_model)
+
+    @pytest.mark.parametrize("size", [0, 1.5, True])
+    def test_a_chunk_size_out_of_range_is_refused(self, transformer_model, teacher, size):
+        with pytest.raises(ValueError, match=f"chunk_size must be an integer of at least 1, got {size}"):
+            SimCSEEstimator(teacher).precompute(triplets(), transformer_model, chunk_size=size)
+
+    def test_negatives_whose_query_is_not_known_are_no_misses(self, transformer_model, teacher):
+        """pytest turns the warning into an error."""
+        estimator = SimCSEEstimator(teacher, on_miss="ignore")
+        estimator.precompute(triplets(), transformer_model, show_progress=False)
+        known = KnownQueries({"def none true": "find none"}, transformer_model)
+        loss = SoftInfoNCELoss(transformer_model, estimator, known_queries=known)
+        without = SoftInfoNCELoss(transformer_model, estimator)(features(transformer_model), None)
+        torch.testing.assert_close(loss(features(transformer_model), None), without)
+        assert estimator._missed == 0
 
     def test_a_teacher_with_a_single_number_among_its_weights_is_described(self, teacher):
         teacher[0].register_parameter("logit_scale", torch.nn.Parameter(torch.tensor(1.0)))
