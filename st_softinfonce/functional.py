@@ -184,11 +184,16 @@ class RelevancePosterior:
             The posterior.
 
         Raises:
-            ValueError: There are too few scores, nan or inf among them, all are equal, the known pairs do not score
-                above the random ones, or the prior is out of range.
+            ValueError: There are too few scores, nan or inf among them, all are equal, all random ones are -inf, the
+                known pairs do not score above the random ones, or the prior is out of range.
         """
         known = _score_sample("known_scores", known_scores, _MIN_KNOWN)
         random = _score_sample("random_scores", random_scores, _MIN_RANDOM)
+        if not bool(random.isfinite().any()):
+            raise ValueError(
+                "random_scores are all -inf, never relevant: their density cannot be estimated. Score pairs that the "
+                "estimator does not rule out."
+            )
         finite = torch.cat([known, random])
         finite = finite[finite.isfinite()]
         spread = float(finite.max() - finite.min()) if len(finite) else 0.0

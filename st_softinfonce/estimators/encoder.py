@@ -299,7 +299,7 @@ class EncoderEstimator(SimilarityEstimator):
         warnings.warn(
             f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
             f"{consequence}. It was probably made for other data, or with another max_length or prompt: call "
-            "precompute(dataset, model) again. Or the texts hold words unknown to the tokenizer of the model.",
+            "precompute(dataset, model) again.",
             UserWarning,
             stacklevel=2,
         )
