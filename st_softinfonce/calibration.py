@@ -21,6 +21,8 @@ from st_softinfonce.estimators.base import (
 from st_softinfonce.estimators.registry import get_estimator
 from st_softinfonce.functional import (
     RelevancePosterior,
+    check_share,
+    check_similarity,
     check_weighting,
     negative_weights,
     posterior_weights,
@@ -207,6 +209,9 @@ def calibrate(
     beta = weighting.beta if beta is None else beta
     temperature = weighting.temperature if weight_temperature is None else weight_temperature
     check_weighting(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
+    check_share("softened_share", softened_share)
+    if prior is not None:
+        check_share("prior", prior)
     texts = PairTexts(pairs, model=model, tokenizer=tokenizer)
     check_count("batch_size", batch_size, 2)
     if batches is None:
@@ -259,7 +264,8 @@ class PairTexts:
         tokenizer: A tokenizer instead.
 
     Raises:
-        ValueError: There are fewer than two columns, or not exactly one of ``model`` and ``tokenizer`` is given.
+        ValueError: There are fewer than two columns, one holds something else than texts, or not exactly one of
+            ``model`` and ``tokenizer`` is given.
     """
 
     def __init__(self, pairs: Dataset, *, model: nn.Module | None = None, tokenizer: Any = None) -> None:
@@ -277,6 +283,13 @@ class PairTexts:
         plain = pairs.with_format(None)
         self.queries: list[str] = list(plain[self.columns[0]])
         self.documents: list[str] = list(plain[self.columns[1]])
+        for name, texts in zip(self.columns, (self.queries, self.documents), strict=True):
+            for row, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise ValueError(
+                        f"pairs must hold texts, got a {type(text).__name__} in the column {name!r}, row {row}. "
+                        "Filter such rows out, or select the two columns of texts."
+                    )
         self.model = model
         self.tokenizer = tokenizer
 
@@ -343,7 +356,8 @@ def batch_similarities(
     check_count("batch_size", batch_size, 2)
     check_count("batches", batches, 1)
     if len(texts) < batch_size:
-        raise ValueError(f"pairs must fill a batch of {batch_size}, got {len(texts)}: give a smaller batch_size.")
+        remedy = "give a smaller batch_size" if len(texts) > 1 else "there is nothing to compare"
+        raise ValueError(f"pairs must fill a batch of {batch_size}, got {len(texts)}: {remedy}.")
     generator = torch.Generator().manual_seed(seed)
     in_a_pass = len(texts) // batch_size
     order: list[int] = []
@@ -361,7 +375,11 @@ def batch_similarities(
         parts = [checked_representation(estimator, texts.column(rows, role)) for role in roles]
         bound = estimator.for_batch(parts[-1])
         # A few queries at a time: an estimator's intermediate results can be much larger than the similarities.
-        yield rows, torch.cat([checked_similarity(bound, chunk, parts[-1]) for chunk in torch.split(parts[0], _CHUNK)])
+        chunks = torch.split(parts[0], _CHUNK)
+        similarity = torch.cat([checked_similarity(bound, chunk, parts[-1]) for chunk in chunks])
+        own = torch.arange(batch_size, device=similarity.device)
+        check_similarity(f"similarity of the estimator {estimator.name!r}", similarity, own, anywhere=True)
+        yield rows, similarity
 
 
 def negatives_of(matrix: Tensor, positives: Tensor) -> Tensor:
@@ -385,6 +403,11 @@ def _fit_posterior(
     if relative:
         own = similarity.gather(1, positives.unsqueeze(1))
         usable = (own > 0).squeeze(1)  # a text without content is not even similar to itself
+        if not bool(usable.any()):
+            raise ValueError(
+                "no text is similar to itself (above 0), which scores are made relative to: all are empty, or the "
+                "statistics of so small a batch say nothing. Give a larger batch_size, or statistics of a corpus."
+            )
         similarity, positives = similarity[usable] / own[usable], positives[usable]
     known = similarity.gather(1, positives.unsqueeze(1))
     return RelevancePosterior.fit(known, negatives_of(similarity, positives), prior, relative=relative)

@@ -49,6 +49,7 @@ def negative_weights(
     temperature: float,
     min_weight: float = 0.1,
     positives: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Compute the weight of every negative from its similarity to the query.
 
@@ -68,9 +69,11 @@ def negative_weights(
         temperature: Above 0, in units of ``similarity``. Small: only the most similar negative is softened.
         min_weight: In (0, 1]. Floor of a negative's weight.
         positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
+        known: Which candidates the similarity says something about, the positives among them; by default all. The
+            others have weight 1, and are none of the ``K``.
 
     Shape:
-        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
+        similarity: ``(N, M)``; positives: ``(N,)`` of integers; known: ``(M,)`` bool.
 
     Returns:
         Weights ``(N, M)``, 1 at the positive, in float32 (float64 if ``similarity`` is), without gradient.
@@ -88,6 +91,8 @@ def negative_weights(
     check_weighting(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
     similarity = _prepare("similarity", similarity.detach())
     positives = _positive_columns(similarity, positives)
+    if known is not None:
+        similarity = similarity.masked_fill(~_known_columns(known, similarity), -math.inf)
     similarity = _without_values_at(similarity, positives)
     negatives = similarity.size(1) - 1
     # With rounding, 0.4 * 3 is above 1.2, and the normaliser 1e-16 instead of 0.
@@ -95,7 +100,9 @@ def negative_weights(
         if alpha != 0 and negatives > 0:
             _warn_small_batch(negatives, alpha, beta)
         return torch.ones_like(similarity)
-    share = _similarity_softmax(similarity, temperature, positives)  # (N, M), sums to 1 over the negatives
+    share = _similarity_softmax(similarity, temperature, positives, known)  # (N, M), sums to 1 over the negatives
+    if known is not None:
+        return _weights_of_known(share, known, alpha, beta, min_weight).scatter(1, positives, 1.0)
     weights = (beta - alpha * share) / (beta - alpha / negatives)
     return weights.clamp(min=min_weight).scatter(1, positives, 1.0)
 
@@ -149,7 +156,7 @@ class RelevancePosterior:
             if not all(map(is_number, values)) or any(a >= b if rising else a > b for a, b in steps):
                 rule = "strictly ascending" if rising else "never falling"
                 raise ValueError(f"{name} must be finite numbers, {rule}, got {values}. Sort and merge them.")
-        _check_share("prior", self.prior)
+        check_share("prior", self.prior)
 
     @classmethod
     def fit(
@@ -177,11 +184,16 @@ class RelevancePosterior:
             The posterior.
 
         Raises:
-            ValueError: There are too few scores, nan or inf among them, all are equal, the known pairs do not score
-                above the random ones, or the prior is out of range.
+            ValueError: There are too few scores, nan or inf among them, all are equal, all random ones are -inf, the
+                known pairs do not score above the random ones, or the prior is out of range.
         """
         known = _score_sample("known_scores", known_scores, _MIN_KNOWN)
         random = _score_sample("random_scores", random_scores, _MIN_RANDOM)
+        if not bool(random.isfinite().any()):
+            raise ValueError(
+                "random_scores are all -inf, never relevant: their density cannot be estimated. Score pairs that the "
+                "estimator does not rule out."
+            )
         finite = torch.cat([known, random])
         finite = finite[finite.isfinite()]
         spread = float(finite.max() - finite.min()) if len(finite) else 0.0
@@ -202,7 +214,7 @@ class RelevancePosterior:
             )
         if prior is None:
             prior = _largest_prior(known, random)
-        _check_share("prior", prior)
+        check_share("prior", prior)
         knots, log_ratios = _isotonic_log_ratio(known, random)
         return cls(knots, log_ratios, prior, relative, len(known), len(random))
 
@@ -305,8 +317,8 @@ def temperature_for_share(
         ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
     """
     check_weighting(alpha=alpha, beta=beta, temperature=1.0, min_weight=1.0)
-    _check_share("share", share)
-    _check_share("below", below)
+    check_share("share", share)
+    check_share("below", below)
     similarity = _prepare("similarity", similarity.detach())
     columns = _positive_columns(similarity, positives)
     negatives = similarity.size(1) - 1
@@ -631,6 +643,20 @@ def check_positive(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}.")
 
 
+def check_share(name: str, value: object) -> None:
+    """Refuse a value that is no share of a whole.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: It is not in (0, 1].
+    """
+    if not (is_number(value) and 0 < value <= 1):
+        raise ValueError(f"{name} must be in (0, 1], got {value!r}.")
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Tell a finite number from everything else, nan, inf and bool among it.
 
@@ -709,11 +735,33 @@ def _positive_columns(matrix: Tensor, positives: Tensor | None) -> Tensor:
     return positives.to(matrix.device, torch.int64).unsqueeze(1)
 
 
-def _similarity_softmax(similarity: Tensor, temperature: float, positives: Tensor) -> Tensor:
-    """Softmax over each row's negatives, 0 at the positive."""
+def _weights_of_known(share: Tensor, known: Tensor, alpha: float, beta: float, min_weight: float) -> Tensor:
+    """Compute weights where the number of negatives is on the device: nothing here waits for it."""
+    negatives = known.sum().to(share.dtype) - 1
+    too_few = beta * negatives <= alpha * (1 + 1e-9)
+    if _can_look_at(known) and bool(too_few) and negatives > 0:
+        _warn_small_batch(int(negatives), alpha, beta)
+    weights = (beta - alpha * share) / (beta - alpha / negatives)
+    return weights.clamp(min=min_weight).masked_fill(too_few | ~known, 1.0)
+
+
+def _known_columns(known: object, matrix: Tensor) -> Tensor:
+    if not isinstance(known, Tensor) or known.dtype != torch.bool or known.shape != (matrix.size(1),):
+        got = f"{known.dtype} of shape {tuple(known.shape)}" if isinstance(known, Tensor) else type(known).__name__
+        raise ValueError(f"known must be a bool tensor, one for each of {matrix.size(1)} candidates, got {got}.")
+    return known
+
+
+def _similarity_softmax(
+    similarity: Tensor, temperature: float, positives: Tensor, known: Tensor | None = None
+) -> Tensor:
+    """Softmax over each row's known negatives, 0 at the positive."""
     if similarity.size(1) == 1:
         return torch.zeros_like(similarity)
-    negatives = _divided(_without_positives(similarity, positives), temperature).softmax(dim=1)  # (N, M - 1)
+    logits = _divided(_without_positives(similarity, positives), temperature)  # (N, M - 1)
+    if known is not None:
+        logits = logits.masked_fill(_without_positives(~known.expand_as(similarity), positives), -math.inf)
+    negatives = logits.softmax(dim=1)
     columns = torch.arange(negatives.size(1), device=similarity.device)
     return torch.zeros_like(similarity).scatter(1, columns + (columns >= positives), negatives)
 
@@ -758,11 +806,6 @@ _MIN_KNOWN = 50
 _MIN_RANDOM = 1000
 _BINS = 32
 _MAX_PRIOR = 0.1
-
-
-def _check_share(name: str, value: object) -> None:
-    if not (is_number(value) and 0 < value <= 1):
-        raise ValueError(f"{name} must be in (0, 1], got {value!r}.")
 
 
 def _score_sample(name: str, scores: Tensor | Sequence[float], least: int) -> Tensor:

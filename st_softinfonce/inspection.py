@@ -157,9 +157,8 @@ def inspect_pairs(
         "with weight below 0.5": scan.share(scan.below_0_5),
         "with the query's own text": scan.share(scan.twins),
     }
-    return Inspection(
-        scan.table(pairs), summary, dict(scan.weights), dict(scan.similarities), _WEIGHT_BIN, scan.similarity_bin
-    )
+    similarities, similarity_bin = scan.similarities.histogram()
+    return Inspection(scan.table(pairs), summary, dict(scan.weights), similarities, _WEIGHT_BIN, similarity_bin)
 
 
 def softened_negatives(pairs: Dataset, estimator: str | SimilarityEstimator, **options: Any) -> pd.DataFrame:
@@ -181,6 +180,49 @@ def softened_negatives(pairs: Dataset, estimator: str | SimilarityEstimator, **o
     return inspect_pairs(pairs, estimator, **options).negatives
 
 
+class _FineCounts:
+    """Counts values whose range is not known before all have been seen.
+
+    The bins are a power of ten wide, so that they can be put together into any wider ones of 1, 2 or 5 times such a
+    power, and made wider as the range grows: never more than 10,000 of them.
+    """
+
+    _MOST = 10_000
+    # Of float32, whose values differ by more than rounding beyond this share of them.
+    _PRECISION = 1e-6
+
+    def __init__(self) -> None:
+        self.low, self.high = math.inf, -math.inf
+        self.power = 0
+        self.counts: Counter[int] = Counter()
+
+    def add(self, values: Tensor) -> None:
+        if values.numel() == 0:
+            return
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        finest = max((self.high - self.low) / self._MOST, max(abs(self.low), abs(self.high)) * self._PRECISION)
+        power = math.ceil(math.log10(finest)) if finest > 0 else -300  # while all are 0, in whose bin they stay
+        if not self.counts:
+            self.power = power
+        elif power > self.power:
+            factor = 10 ** (power - self.power)
+            merged: Counter[int] = Counter()
+            for place, count in self.counts.items():
+                merged[place // factor] += count
+            self.counts, self.power = merged, power
+        # A little more than the edge: 0.7 in float32 is not quite seven bins of 0.1.
+        _count(self.counts, values.double() + 1e-3 * 10.0**self.power, 10.0**self.power)
+
+    def histogram(self) -> tuple[dict[int, int], float]:
+        """Return counts by multiples of a bin's width, and the width: about 40 bins from the lowest to the highest."""
+        width = _nice((self.high - self.low) / 40) if self.high > self.low else 1.0
+        factor = max(1, round(width / 10.0**self.power))
+        merged: Counter[int] = Counter()
+        for place, count in self.counts.items():
+            merged[place // factor] += count
+        return dict(merged), factor * 10.0**self.power
+
+
 @dataclass
 class _Scan:
     """What is kept of the batches seen so far: counts, and the best negative of each two queries."""
@@ -191,9 +233,8 @@ class _Scan:
     below_0_9: int = 0
     below_0_5: int = 0
     twins: int = 0
-    similarity_bin: float = 0.0
     weights: Counter[int] = field(default_factory=Counter)
-    similarities: Counter[int] = field(default_factory=Counter)
+    similarities: _FineCounts = field(default_factory=_FineCounts)
     best: dict[tuple[str, str], tuple[float, float, int, int]] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
 
@@ -207,15 +248,11 @@ class _Scan:
         self.twins += int(((own.unsqueeze(0) == own.unsqueeze(1)) & negative).sum())
         # A little more than the edge: 0.1 in float32 is not quite two bins of 0.05.
         _count(self.weights, weights[negative] + 1e-6, _WEIGHT_BIN)
-        finite = similarity[negative & similarity.isfinite()]
-        if self.similarity_bin == 0 and len(finite):
-            self.similarity_bin = _nice(float(finite.max() - finite.min()) / 40 or 1.0)
-        if len(finite):
-            _count(self.similarities, finite, self.similarity_bin)
+        self.similarities.add(similarity[negative & similarity.isfinite()])
         self._keep(rows, similarity, weights, negative)
 
     def share(self, count: int) -> str:
-        return f"{count:,} ({100 * count / max(1, self.count):.2g}%)"
+        return f"{count:,} ({100 * count / max(1, self.count):.3g}%)"
 
     def table(self, pairs: Dataset) -> pd.DataFrame:
         entries = sorted(self.best.values(), key=lambda entry: (entry[0], -entry[1], entry[2], entry[3]))[: self.top]
@@ -312,7 +349,7 @@ def _histogram(counts: dict[int, int], width: float, label: str) -> str:
     for place in range(first, last + 2):
         if place % every == 0:
             parts.append(f'<text x="{x(place):.1f}" y="{high - bottom + 18}" text-anchor="middle">')
-            parts.append(f"{round(place * width, 6):g}</text>")
+            parts.append(f"{place * width:.6g}</text>")
     name = html.escape(label)
     parts.append(f'<text class="name" x="{left}" y="18">{name}</text>')
     parts.append(f'<text x="{(left + wide - right) / 2}" y="{high - 8}" text-anchor="middle">{name}</text>')

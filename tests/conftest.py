@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import copy
 import gzip
 import json
 from pathlib import Path
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
@@ -135,3 +137,47 @@ NEGATIVES = [
     "def count bytes return number",
     "def find value return last index",
 ]
+
+
+class ForbidWaiting(TorchDispatchMode):
+    """Fails on what makes the host wait for a device: reading a value, or a size that depends on values."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "repeat_interleave.Tensor", "bincount")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in self.waiting):
+            raise AssertionError(f"{func} waits for the device")
+        indices = args[1] if str(func).startswith(("aten.index.", "aten.index_put")) else ()
+        if any(index is not None and index.dtype == torch.bool for index in indices):
+            raise AssertionError(f"{func} with a mask waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+def features(model, texts=(QUERIES, DOCUMENTS, NEGATIVES), tasks=None, **options):
+    """Make a batch as the trainer's collator does, one dict a column."""
+    tasks = tasks or [None] * len(texts)
+    return [model.preprocess(column, task=task, **options) for column, task in zip(texts, tasks, strict=True)]
+
+
+def run(model, loss, batch=None, scale=1.0):
+    """Take a step without an optimizer: the loss, and the gradients by the name of their parameter."""
+    model.zero_grad()
+    value = loss(features(model) if batch is None else copy.deepcopy(batch), None)
+    value = sum(value.values()) if isinstance(value, dict) else value
+    (value * scale).backward()
+    return value.detach(), gradients(model)
+
+
+def gradients(model):
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert sum(gradient.abs().sum() for gradient in found.values()) > 0
+    return found
+
+
+def assert_same(one, other, rtol=1e-9, atol=1e-12):
+    """Compare two steps: value and gradients, none of which may be all zero."""
+    torch.testing.assert_close(one[0], other[0], rtol=rtol, atol=atol)
+    assert one[1].keys() == other[1].keys()
+    assert sum(tensor.abs().sum() for tensor in one[1].values()) > 0
+    for name in one[1]:
+        torch.testing.assert_close(one[1][name], other[1][name], rtol=rtol, atol=atol)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, gradients, run
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
@@ -29,30 +29,6 @@ def make(cls, model, options, **more):
     return cls(model, **options, **more)
 
 
-def features(model, texts=TEXTS):
-    return [model.preprocess(column) for column in texts]
-
-
-def gradients(model):
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    assert sum(gradient.abs().sum() for gradient in found.values()) > 0
-    return found
-
-
-def run(loss, batch=None, scale=1.0):
-    loss.model.zero_grad()
-    value = loss(copy.deepcopy(batch) if batch else features(loss.model), None)
-    (value * scale).backward()
-    return value.detach(), gradients(loss.model)
-
-
-def assert_same(one, other, rtol=1e-9, atol=1e-12):
-    torch.testing.assert_close(one[0], other[0], rtol=rtol, atol=atol)
-    assert one[1].keys() == other[1].keys()
-    for name in one[1]:
-        torch.testing.assert_close(one[1][name], other[1][name], rtol=rtol, atol=atol)
-
-
 @pytest.fixture
 def transformer_model(transformer_model):
     """In float64, so that only a difference in what is computed can show."""
@@ -74,11 +50,11 @@ def dropout_model(transformer_model):
 @configurations
 @chunks
 def test_cached_equals_plain(transformer_model, options, chunk):
-    plain = run(make(SoftInfoNCELoss, transformer_model, options))
-    cached = run(make(CachedSoftInfoNCELoss, transformer_model, options, mini_batch_size=chunk))
+    plain = run(transformer_model, make(SoftInfoNCELoss, transformer_model, options))
+    cached = run(transformer_model, make(CachedSoftInfoNCELoss, transformer_model, options, mini_batch_size=chunk))
     assert_same(cached, plain)
     if options.get("alpha") != 0:
-        unweighted = run(make(SoftInfoNCELoss, transformer_model, options | {"alpha": 0}))
+        unweighted = run(transformer_model, make(SoftInfoNCELoss, transformer_model, options | {"alpha": 0}))
         assert abs(unweighted[0] - plain[0]) > 1e-4
 
 
@@ -89,15 +65,17 @@ def test_cached_equals_plain(transformer_model, options, chunk):
     ids=["default", "both-ways", "both-ways-apart"],
 )
 def test_without_weights_cached_equals_the_hosts_cached_loss(transformer_model, options, chunk):
-    ours = run(CachedSoftInfoNCELoss(transformer_model, alpha=0, mini_batch_size=chunk, **options))
-    host = run(CachedMultipleNegativesRankingLoss(transformer_model, mini_batch_size=chunk, **options))
+    ours = run(transformer_model, CachedSoftInfoNCELoss(transformer_model, alpha=0, mini_batch_size=chunk, **options))
+    host = run(
+        transformer_model, CachedMultipleNegativesRankingLoss(transformer_model, mini_batch_size=chunk, **options)
+    )
     assert_same(ours, host)
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 1000])
 def test_mini_batches_by_tokens_equal_plain(transformer_model, tokens):
     cached = CachedSoftInfoNCELoss(transformer_model, mini_batch_num_tokens=tokens, mini_batch_size=3)
-    assert_same(run(cached), run(SoftInfoNCELoss(transformer_model)))
+    assert_same(run(transformer_model, cached), run(transformer_model, SoftInfoNCELoss(transformer_model)))
 
 
 def test_dropout_is_replayed(dropout_model):
@@ -105,7 +83,7 @@ def test_dropout_is_replayed(dropout_model):
     loss = CachedSoftInfoNCELoss(dropout_model, mini_batch_size=3)
     batch = features(dropout_model)
     torch.manual_seed(5)
-    _, found = run(loss, batch)
+    _, found = run(dropout_model, loss, batch)
     name = next(n for n in found if n.endswith("word_embeddings.weight"))
     parameter = dict(dropout_model.named_parameters())[name]
     direction = found[name] / found[name].norm()
@@ -122,7 +100,7 @@ def test_dropout_is_replayed(dropout_model):
 def test_two_forwards_before_one_backward_keep_their_own_gradients(transformer_model):
     loss = CachedSoftInfoNCELoss(transformer_model, mini_batch_size=3)
     one, other = features(transformer_model), features(transformer_model, [column[::-1][:6] for column in TEXTS])
-    expected_one, expected_other = run(loss, one), run(loss, other)
+    expected_one, expected_other = run(transformer_model, loss, one), run(transformer_model, loss, other)
     transformer_model.zero_grad()
     (loss(copy.deepcopy(one), None) + loss(copy.deepcopy(other), None)).backward()
     together = gradients(transformer_model)
@@ -134,8 +112,8 @@ def test_two_forwards_before_one_backward_keep_their_own_gradients(transformer_m
 
 @pytest.mark.parametrize("scale", [0.25, 1024.0], ids=["accumulation", "fp16-scaler"])
 def test_the_outer_scale_reaches_the_gradients(transformer_model, scale):
-    _, plain = run(CachedSoftInfoNCELoss(transformer_model, mini_batch_size=3))
-    _, scaled = run(CachedSoftInfoNCELoss(transformer_model, mini_batch_size=3), scale=scale)
+    _, plain = run(transformer_model, CachedSoftInfoNCELoss(transformer_model, mini_batch_size=3))
+    _, scaled = run(transformer_model, CachedSoftInfoNCELoss(transformer_model, mini_batch_size=3), scale=scale)
     for name in plain:
         torch.testing.assert_close(scaled[name], plain[name] * scale, rtol=1e-9, atol=1e-12 * scale)
 

@@ -1,6 +1,7 @@
 """calibrate: its counts against the weights themselves, what it reports, and what it refuses."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -128,3 +129,44 @@ def test_bad_input_is_refused(static_model, pairs, options, message):
     call = {"estimator": "bm25", "pairs": pairs, "batch_size": 20, "model": static_model} | options
     with pytest.raises(ValueError, match=message):
         calibrate(**call)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"softened_share": 0}, r"softened_share must be in \(0, 1\], got 0"),
+        ({"prior": 5}, r"prior must be in \(0, 1\], got 5"),
+    ],
+    ids=["softened_share", "prior"],
+)
+def test_a_share_out_of_range_is_refused_by_name(static_model, pairs, options, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate("bm25", pairs, 16, model=static_model, **options)
+
+
+@pytest.mark.parametrize(("bad", "name"), [(None, "NoneType"), (3, "int")])
+def test_something_else_than_a_text_is_refused_by_its_place(static_model, bad, name):
+    column = [None, bad] if bad is None else [bad, bad]
+    data = Dataset.from_dict({"query": ["read", "write"], "code": column})
+    with pytest.raises(ValueError, match=f"pairs must hold texts, got a {name} in the column 'code', row 0. Filter"):
+        calibrate("bm25", data, 2, model=static_model)
+
+
+@pytest.mark.filterwarnings("ignore::st_softinfonce.functional.SmallBatchWarning")
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_texts_that_are_not_even_similar_to_themselves_are_named(static_model, pairs, batch_size):
+    """BM25 says nothing about two texts, nor about empty ones."""
+    data = pairs if batch_size == 2 else Dataset.from_dict({"query": [""] * 64, "code": [""] * 64})
+    report = calibrate("bm25", data, batch_size, model=static_model)
+    assert report.posterior is None
+    assert "no text is similar to itself" in report.advice
+    assert "Give a larger batch_size" in report.advice
+
+
+def test_an_estimator_that_returns_nan_is_named(static_model, pairs):
+    class Nan(Constant):
+        def similarity(self, queries, candidates):
+            return super().similarity(queries, candidates) * math.nan
+
+    with pytest.raises(ValueError, match="similarity of the estimator 'Nan' holds nan at row 0, column 1"):
+        calibrate(Nan(), pairs, 16, model=static_model)

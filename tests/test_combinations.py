@@ -5,7 +5,7 @@ import copy
 import peft
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, run
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import (
@@ -43,26 +43,6 @@ class Counting(BM25Estimator):
     def represent(self, column):
         self.represented += 1
         return super().represent(column)
-
-
-def features(model, texts=TEXTS, tasks=(None, None, None)):
-    return [model.preprocess(column, task=task) for column, task in zip(texts, tasks, strict=False)]
-
-
-def run(model, loss, batch=None):
-    model.zero_grad()
-    value = loss(features(model) if batch is None else copy.deepcopy(batch), None)
-    value.backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    assert sum(gradient.abs().sum() for gradient in found.values()) > 0
-    return value.detach(), found
-
-
-def assert_same(one, other, rtol=1e-9, atol=1e-12):
-    torch.testing.assert_close(one[0], other[0], rtol=rtol, atol=atol)
-    assert one[1].keys() == other[1].keys()
-    for name in one[1]:
-        torch.testing.assert_close(one[1][name], other[1][name], rtol=rtol, atol=atol)
 
 
 def differ(one, other):

@@ -7,7 +7,7 @@ import sys
 import distributed_worker as worker
 import pytest
 import torch
-from conftest import make_transformer_model
+from conftest import assert_same, make_transformer_model
 
 from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
 
@@ -39,14 +39,6 @@ def results(folder):
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output[-5000:]
     return [torch.load(folder / f"results-{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
-
-
-def assert_same(one, other, rtol=1e-9, atol=1e-12):
-    torch.testing.assert_close(one[0], other[0], rtol=rtol, atol=atol)
-    assert one[1].keys() == other[1].keys()
-    assert sum(tensor.abs().sum() for tensor in one[1].values()) > 0
-    for name in one[1]:
-        torch.testing.assert_close(one[1][name], other[1][name], rtol=rtol, atol=atol)
 
 
 @pytest.mark.filterwarnings("ignore::st_softinfonce.functional.SmallBatchWarning")  # of the half that must differ

@@ -303,6 +303,34 @@ class TestWeights:
             reference.negative_weights(similarity.tolist(), **options),
         )
 
+    @pytest.mark.parametrize("fill", [0.0, 99.0, float("nan"), float("inf")], ids=str)
+    @pytest.mark.parametrize("ruled_out", [False, True], ids=["finite", "all-ruled-out"])
+    def test_of_known_candidates_are_those_without_the_others(self, fill, ruled_out):
+        _, similarity = random_batch(2, 6, 14)
+        similarity = similarity - 1000
+        known = torch.tensor([True] * 7 + [False, True, False, True, True, False, True])
+        if ruled_out:
+            similarity[3] = float("-inf")
+        options = {"alpha": 1.3, "beta": 0.7, "temperature": 0.5}
+        expected = functional.negative_weights(similarity[:, known], **options)
+        weights = functional.negative_weights(similarity.masked_fill(~known, fill), known=known, **options)
+        assert_close(weights[:, known], expected)
+        assert (weights[:, ~known] == 1).all()
+        assert (expected < 0.9).any()
+
+    @pytest.mark.parametrize("negatives", [0, 2], ids=lambda n: f"{n}-known")
+    @pytest.mark.filterwarnings("ignore::st_softinfonce.functional.SmallBatchWarning")
+    def test_too_few_known_candidates_weigh_1(self, negatives):
+        similarity = torch.randn(1, 9, generator=torch.Generator().manual_seed(0))
+        known = torch.arange(9) <= negatives
+        weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0, known=known)
+        assert torch.equal(weights, torch.ones_like(weights))
+
+    @pytest.mark.parametrize("known", [torch.ones(3), torch.ones(4).bool(), [True] * 3], ids=["float", "4", "list"])
+    def test_a_mask_that_does_not_fit_is_refused(self, known):
+        with pytest.raises(ValueError, match="known must be a bool tensor, one for each of 3 candidates, got"):
+            functional.negative_weights(torch.zeros(2, 3), alpha=0.5, beta=1.5, temperature=1.0, known=known)
+
     def test_unclamped_weights_sum_to_the_number_of_negatives(self):
         _, similarity = random_batch(4, 8, 12)
         weights = functional.negative_weights(similarity, alpha=0.2, beta=1.0, temperature=5.0, min_weight=1e-6)

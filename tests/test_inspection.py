@@ -1,6 +1,8 @@
 """inspection: the right negatives are found, and the page holds everything it shows."""
 
+import math
 import re
+from collections import Counter
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -8,10 +10,11 @@ import pytest
 import torch
 from datasets import Dataset
 
-from st_softinfonce import BM25Estimator
+from st_softinfonce import BM25Estimator, SimilarityEstimator, WeightingParameters
 from st_softinfonce.calibration import calibrate
+from st_softinfonce.estimators.table import content_keys
 from st_softinfonce.functional import RelevancePosterior, negative_weights
-from st_softinfonce.inspection import inspect_pairs, softened_negatives
+from st_softinfonce.inspection import _FineCounts, inspect_pairs, softened_negatives
 
 VERBS = "read write open close sort merge count find parse send".split()
 NOUNS = "file list number socket string lines bytes".split()
@@ -75,6 +78,56 @@ def test_the_histograms_count_every_negative(static_model, pairs, batch_size):
     assert sum(inspection.weights.values()) == seen
     assert sum(inspection.similarities.values()) == seen
     assert inspection.summary["negatives seen"] == f"{seen:,}"
+
+
+class NineTenths(SimilarityEstimator):
+    """0.9 for equal texts, 0 for all others."""
+
+    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+    compares = "queries"
+
+    def represent(self, column):
+        return content_keys(column.content_ids).unsqueeze(1)
+
+    def similarity(self, queries, candidates):
+        return (queries == candidates.T) * 0.9
+
+
+def test_twins_are_seen_in_the_histogram_though_the_first_batch_has_none(static_model, pairs):
+    twins = [{0, 70}, {1, 71}, {2, 72}]
+    orders = (torch.randperm(73, generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(99))
+    halves = [(set(order[:36]), set(order[36:72])) for order in orders]
+    seed = next(n for n, (one, two) in enumerate(halves) if not any(t <= one for t in twins) and twins[0] <= two)
+    inspection = inspect_pairs(pairs, NineTenths(), model=static_model, batch_size=36, seed=seed)
+    (zero, others), (twin, found) = sorted(inspection.similarities.items())
+    assert (zero * inspection.similarity_bin, twin * inspection.similarity_bin) == (0.0, pytest.approx(0.9))
+    assert found == 2 * sum(twin <= halves[seed][1] for twin in twins)
+    assert others + found == 2 * 36 * 35
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [[0.0, 0.0], [0.0, 1e-7], [0.31, 0.9], [-1.0, 1.0]],
+        [[1.0, 1.0], [1.0, 0.999999], [0.2, 0.7]],
+        [[5.0], [5.0]],
+        [[0.0], [0.0]],
+        [[1e9, -1e9], [0.1, 0.2]],
+        [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], [1e-4], [120.0, 34.5]],
+    ],
+    ids=["growing", "rounding", "equal", "zero", "wide", "decimals"],
+)
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+def test_the_bins_hold_what_lies_in_them_in_whatever_order_it_comes(batches, order):
+    fine = _FineCounts()
+    for batch in batches[::order]:
+        fine.add(torch.tensor(batch))
+    values = [value for batch in batches for value in batch]
+    counts, width = fine.histogram()
+    expected = Counter(math.floor(round(value / width, 6)) for value in values)
+    assert counts == expected
+    assert len(fine.counts) <= len(values)
+    assert max(counts) - min(counts) <= 41
 
 
 class Page(HTMLParser):

@@ -3,11 +3,13 @@
 import copy
 import math
 import warnings
+from functools import partial
 
+import conftest
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, run
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import cos_sim, dot_score
 
@@ -42,26 +44,11 @@ class Table(SimilarityEstimator):
         return self.table[queries.squeeze(1)][:, candidates.squeeze(1) - first]
 
 
-def features(model, texts, **options):
-    return [model.preprocess(column, **options) for column in texts]
-
-
 def loss_and_gradients(loss, texts):
-    loss.model.zero_grad()
-    value = loss(features(loss.model, texts), None)
-    value.backward()
-    gradients = {
-        name: parameter.grad.clone() for name, parameter in loss.model.named_parameters() if parameter.grad is not None
-    }
-    assert any(gradient.abs().sum() > 0 for gradient in gradients.values())
-    return value.detach(), gradients
+    return run(loss.model, loss, features(loss.model, texts))
 
 
-def assert_same(one, other, **tolerance):
-    torch.testing.assert_close(one[0], other[0], **tolerance)
-    assert one[1].keys() == other[1].keys()
-    for name in one[1]:
-        torch.testing.assert_close(one[1][name], other[1][name], **tolerance)
+assert_same = partial(conftest.assert_same, rtol=1.3e-6, atol=1e-5)  # in float32
 
 
 class TestWithoutWeights:

@@ -1,13 +1,14 @@
 """The paper's alternatives, and Soft-InfoNCE for sparse and multi-vector models."""
 
-import copy
 import json
 import math
+from functools import partial
 
+import conftest
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_tokenizer
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, make_tokenizer, run
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
@@ -40,6 +41,8 @@ from st_softinfonce.losses import (
 
 TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
 
+assert_same = partial(conftest.assert_same, rtol=1e-5, atol=1e-6)  # in float32
+
 BASELINES = {
     "bce": (InBatchBCELoss, {"weight_temperature": 0.5}, lambda s, e: reference.bce(s, e, 0.5)),
     "weighted": (
@@ -63,27 +66,6 @@ BASELINES = {
         lambda s, e: reference.soft_info_nce(s, reference.cancellation_weights(e, ratio=0.5)),
     ),
 }
-
-
-def features(model, texts=TEXTS, **options):
-    return [model.preprocess(column, **options) for column in texts]
-
-
-def run(model, loss, batch=None):
-    model.zero_grad()
-    value = loss(features(model) if batch is None else copy.deepcopy(batch), None)
-    value = sum(value.values()) if isinstance(value, dict) else value
-    value.backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    assert sum(gradient.abs().sum() for gradient in found.values()) > 0
-    return value.detach(), found
-
-
-def assert_same(one, other, rtol=1e-5, atol=1e-6):
-    torch.testing.assert_close(one[0], other[0], rtol=rtol, atol=atol)
-    assert one[1].keys() == other[1].keys()
-    for name in one[1]:
-        torch.testing.assert_close(one[1][name], other[1][name], rtol=rtol, atol=atol)
 
 
 class TestBaselines:

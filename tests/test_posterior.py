@@ -133,6 +133,7 @@ class TestFit:
             (torch.ones(49), torch.zeros(1000), {}, "known_scores must be at least 50 scores, got 49"),
             (torch.ones(50), torch.zeros(999), {}, "random_scores must be at least 1000 scores, got 999"),
             (torch.ones(50), torch.ones(1000), {}, "known_scores and random_scores are all equal"),
+            (torch.ones(50), torch.full((1000,), -math.inf), {}, "random_scores are all -inf, never relevant"),
             (torch.zeros(50), torch.arange(1000.0), {}, "known_scores must lie above random_scores"),
             (torch.full((50,), math.nan), torch.zeros(1000), {}, "known_scores must be numbers or -inf, got nan"),
             (torch.ones(50), torch.full((1000,), math.inf), {}, "random_scores must be numbers or -inf, got inf"),

@@ -265,6 +265,23 @@ class SimilarityEstimator(ABC):
         """
         return self
 
+    def for_known(self, candidates: Tensor, known: Tensor) -> SimilarityEstimator:
+        """As :meth:`for_batch`, where only some candidates have a text to be judged by.
+
+        By default it asks :meth:`for_batch` about those alone. To find them makes every step wait for the device, so
+        that an estimator with statistics over the batch may want to leave the others out by itself.
+
+        Args:
+            candidates: ``(m, ...)`` representations of all the candidates of the batch.
+            known: ``(m,)`` bool. The others must not count; nobody reads their similarities.
+
+        Returns:
+            As :meth:`for_batch`.
+        """
+        if type(self).for_batch is SimilarityEstimator.for_batch:
+            return self
+        return self.for_batch(candidates[known])
+
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card, as JSON primitives.
 

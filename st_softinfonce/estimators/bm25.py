@@ -238,6 +238,20 @@ class BM25Estimator(SimilarityEstimator):
         bound._statistics, bound._documents = self._weigh(candidates)
         return bound
 
+    def for_known(self, candidates: Tensor, known: Tensor) -> BM25Estimator:
+        """Take the statistics of the known candidates of a batch once, unless a corpus has given them.
+
+        Args:
+            candidates: ``(m, length)`` token ids of all the candidates of the batch.
+            known: ``(m,)`` bool.
+
+        Returns:
+            As :meth:`for_batch`.
+        """
+        bound = copy.copy(self)
+        bound._statistics, bound._documents = self._weigh(candidates, known)
+        return bound
+
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card.
 
@@ -259,12 +273,14 @@ class BM25Estimator(SimilarityEstimator):
         split = TOKENIZERS[self.tokenizer] if isinstance(self.tokenizer, str) else self.tokenizer
         return word_ids(column.texts, split).to(column.device)
 
-    def _weigh(self, candidates: Tensor) -> tuple[BM25Statistics, _SparseDocuments | _PaddedDocuments]:
+    def _weigh(
+        self, candidates: Tensor, known: Tensor | None = None
+    ) -> tuple[BM25Statistics, _SparseDocuments | _PaddedDocuments]:
         """Compute what each token of each candidate adds to the score of a query that has it once."""
         if self._statistics is not None:
             self._statistics = self._statistics.to(candidates.device)
         weigh = _SparseDocuments.weigh if _sizes_are_known(candidates) else _PaddedDocuments.weigh
-        return weigh(candidates, self._statistics, k1=self.k1, b=self.b, average_length=self.average_length)
+        return weigh(candidates, self._statistics, known, k1=self.k1, b=self.b, average_length=self.average_length)
 
     def _count_corpus(self, tokenizer: Any) -> None:
         if self._corpus is None:
@@ -306,14 +322,16 @@ class _SparseDocuments:
         cls,
         candidates: Tensor,
         statistics: BM25Statistics | None,
+        known: Tensor | None = None,
         *,
         k1: float,
         b: float,
         average_length: float | None,
     ) -> tuple[BM25Statistics, _SparseDocuments]:
-        """Weigh documents ``(m, length)`` by the statistics given, or else by their own."""
-        tokens, starts = _content(candidates)
+        """Weigh documents ``(m, length)`` by the statistics given, or else by those of the known ones among them."""
+        tokens, starts = _content(candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1))
         lengths = np.diff(starts)
+        number = len(candidates) if known is None else int(known.sum())
         vocabulary, terms = np.unique(tokens, return_inverse=True)
         if not len(vocabulary):
             vocabulary = np.array([-1])  # what no text holds, so that there is a term to look up
@@ -325,13 +343,15 @@ class _SparseDocuments:
         if statistics is None:
             statistics = BM25Statistics(
                 torch.from_numpy(vocabulary),
-                torch.from_numpy(np.log((len(candidates) - holding + 0.5) / (holding + 0.5))),
-                torch.tensor(lengths.mean() if average_length is None else average_length, dtype=torch.float64),
+                torch.from_numpy(np.log((number - holding + 0.5) / (holding + 0.5))),
+                torch.tensor(
+                    lengths.sum() / number if average_length is None else average_length, dtype=torch.float64
+                ),
             )
             idf = statistics.idf.numpy()
         else:
-            place, known = _find_on_cpu(statistics.tokens.numpy(), vocabulary)
-            idf = np.where(known, statistics.idf.numpy()[place], 0.0)
+            place, present = _find_on_cpu(statistics.tokens.numpy(), vocabulary)
+            idf = np.where(present, statistics.idf.numpy()[place], 0.0)
         discount = k1 * (1 - b + b * lengths / max(float(statistics.average_length), _TINY))
         weight = idf[terms] * (k1 + 1) * count / (count + discount[document])
 
@@ -375,33 +395,36 @@ class _PaddedDocuments:
         cls,
         candidates: Tensor,
         statistics: BM25Statistics | None,
+        known: Tensor | None = None,
         *,
         k1: float,
         b: float,
         average_length: float | None,
     ) -> tuple[BM25Statistics, _PaddedDocuments]:
-        """Weigh documents ``(m, length)`` by the statistics given, or else by their own."""
+        """Weigh documents ``(m, length)`` by the statistics given, or else by those of the known ones among them."""
         dtype = _score_dtype(candidates.device)
-        ordered = candidates.sort(dim=1).values
+        texts = candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1)
+        ordered = texts.sort(dim=1).values
         first = torch.ones_like(ordered, dtype=torch.bool)  # of a document's equal tokens
         first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
         first &= ordered >= 0
-        length = (candidates >= 0).sum(dim=1, keepdim=True)
+        length = (texts >= 0).sum(dim=1, keepdim=True)
         if statistics is None:
-            tokens = candidates.flatten().sort().values  # (t,), with repeats
+            number = len(texts) if known is None else known.sum()
+            tokens = texts.flatten().sort().values  # (t,), with repeats
             holding = torch.zeros(tokens.numel(), dtype=dtype, device=tokens.device)
             place = torch.searchsorted(tokens, ordered)
             holding.scatter_add_(0, place.flatten(), first.flatten().to(dtype))
-            idf = torch.log((candidates.size(0) - holding + 0.5) / (holding + 0.5))
-            statistics = BM25Statistics(tokens, idf, length.to(dtype).mean())
+            idf = torch.log((number - holding + 0.5) / (holding + 0.5))
+            statistics = BM25Statistics(tokens, idf, length.sum().to(dtype) / number)
             if average_length is not None:
                 average = torch.full_like(statistics.average_length, average_length)
                 statistics = replace(statistics, average_length=average)
-        place, known = _find(statistics.tokens, ordered)
+        place, present = _find(statistics.tokens, ordered)
         count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
         relative_length = length / statistics.average_length.clamp(min=_TINY)
         weight = statistics.idf[place] * (k1 + 1) * count / (count + k1 * (1 - b + b * relative_length))
-        return statistics, cls(candidates, ordered, weight.masked_fill(~(first & known), 0.0))
+        return statistics, cls(candidates, ordered, weight.masked_fill(~(first & present), 0.0))
 
     def score(self, queries: Tensor) -> Tensor:
         """Sum up the weights of every query's tokens: ``(n, m)``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
 from st_softinfonce.estimators.base import Compares, PairwiseEstimator, SimilarityEstimator, WeightingParameters
-from st_softinfonce.estimators.encoder import fingerprint
+from st_softinfonce.estimators.encoder import describe_teacher
 
 
 class CrossEncoderEstimator(PairwiseEstimator):
@@ -84,7 +83,7 @@ class CrossEncoderEstimator(PairwiseEstimator):
                 "known to mean 'relevant'. Take a reranker (num_labels=1), not a classifier."
             )
         self.batch_size = batch_size
-        self._teacher = _describe(model, self.encoder)
+        self._teacher = describe_teacher(model, self.encoder)
 
     def attach(self, model: nn.Module) -> None:
         """Refuse to share weights with the model in training; freeze otherwise.
@@ -133,17 +132,3 @@ class CrossEncoderEstimator(PairwiseEstimator):
             The teacher's name and revision, and those of :class:`PairwiseEstimator`.
         """
         return self._teacher | super().get_config_dict()
-
-
-def _describe(source: str | os.PathLike[str] | CrossEncoder, encoder: CrossEncoder) -> dict[str, Any]:
-    if isinstance(source, (str, os.PathLike)):
-        # The folder's name says enough, and a whole path would only say where it lay on one machine.
-        name = Path(source).name if Path(source).exists() else os.fspath(source)
-    else:
-        card = encoder.model_card_data
-        loaded_from = getattr(getattr(encoder.model, "config", None), "_name_or_path", "") or ""
-        local = Path(loaded_from).name if Path(loaded_from).exists() else loaded_from
-        name = card.model_name or card.base_model or local or "unnamed model"
-    commit = getattr(getattr(encoder.model, "config", None), "_commit_hash", None)
-    weights = f"weights {fingerprint(encoder)}"
-    return {"teacher": str(name), "teacher_revision": f"{commit}, {weights}" if commit else weights}

@@ -7,12 +7,14 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import normalize_embeddings
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from tqdm import tqdm
 
 from st_softinfonce import _host
 from st_softinfonce.estimators.base import SimilarityEstimator, TextColumn, WeightingParameters
-from st_softinfonce.estimators.table import RepresentationTable, content_keys
+from st_softinfonce.estimators.table import AS_READ, RepresentationTable, content_keys, text_sources
 
 Role = Literal["query", "document"]
 MISSES = ("encode", "ignore")
@@ -38,7 +40,8 @@ class EncoderEstimator(SimilarityEstimator):
 
     Vectors are kept in a table by the content of their text, so that each text is encoded once. :meth:`precompute`
     fills it before training, from the original texts: then the encoder sees all of a text that the model in training
-    truncates, which is the one thing that a table changes.
+    truncates, which is the one thing that a table changes. Different texts that the model in training reads alike
+    (they differ beyond its truncation, or by case, or hold words unknown to it) share one vector: of what it reads.
 
     Args:
         model: The encoder: a name, a path, or an instance (which is put into evaluation mode and frozen).
@@ -82,8 +85,7 @@ class EncoderEstimator(SimilarityEstimator):
             )
         self.batch_size = batch_size
         self.on_miss = on_miss
-        self._source = self.encoder if isinstance(model, SentenceTransformer) else os.fspath(model)
-        self._teacher = self._describe_teacher()
+        self._teacher = describe_teacher(model, self.encoder)
         self._table_folder = table
         self._table: RepresentationTable | None = None
         self._tokenizers: dict[int, tuple[Any, int]] = {}
@@ -121,9 +123,10 @@ class EncoderEstimator(SimilarityEstimator):
             ``(n, D)`` in half precision. nan marks what is missing with ``on_miss="ignore"``.
         """
         table = self._open_table(column.tokenizer)
-        keys = content_keys(column.key_ids, self._seed(column.role, column.tokenizer))
+        seed = self._seed(column.role, column.tokenizer)
+        keys = content_keys(column.key_ids, seed)
         vectors, found = table.look_up(keys)
-        self._count_misses(found)
+        self._count_misses(found, keys, seed)
         if self.on_miss == "ignore":
             return self._without_misses(vectors, found)
         if vectors is None or not bool(found.all()):
@@ -175,11 +178,16 @@ class EncoderEstimator(SimilarityEstimator):
             show_progress: Whether to show a progress bar; ``None`` shows it in a terminal only.
 
         Raises:
-            ValueError: ``chunk_size`` is out of range, a column holds something else than texts, or the table was
-                made by something else.
+            ValueError: ``chunk_size`` is out of range, ``dataset`` is several ones, a column holds something else than
+                texts, or the table was made by something else.
         """
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {chunk_size!r}.")
+        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"chunk_size must be an integer of at least 1, got {chunk_size!r}.")
+        if not isinstance(dataset, Dataset) and any(isinstance(column, Dataset) for column in dataset.values()):
+            raise ValueError(
+                f"dataset must be one dataset, got the {len(dataset)} datasets {list(dataset)}. Call precompute() for "
+                "each in turn."
+            )
         names = dataset.column_names if isinstance(dataset, Dataset) else list(dataset)
         names = [name for name in names if name not in _host.LABEL_COLUMNS]
         options: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
@@ -203,7 +211,9 @@ class EncoderEstimator(SimilarityEstimator):
                     features = model.preprocess(chunk, prompt=prompt, task=task, **options)
                     column = TextColumn(features, _host.column_tokenizer(model, {"task": task}), role=role)
                     self._precompute_chunk(column, chunk)
-                    bar.update(len(texts[start : start + chunk_size]))
+                    bar.update(len(chunk))
+        if self._table is not None:
+            self._table.compact()
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card, as JSON primitives.
@@ -212,20 +222,6 @@ class EncoderEstimator(SimilarityEstimator):
             The teacher's name, its revision (a commit, or a fingerprint of its weights), and what is compared.
         """
         return self._teacher | {"compares": self.compares, "vectors": "normalized" if self.normalize else "raw"}
-
-    def _describe_teacher(self) -> dict[str, Any]:
-        card = self.encoder.model_card_data
-        config = getattr(getattr(self.encoder[0], "model", None), "config", None)
-        loaded_from = getattr(config, "_name_or_path", "") or ""
-        local = Path(loaded_from).name if Path(loaded_from).exists() else loaded_from
-        name = card.model_name or card.base_model or local or "unnamed model"
-        if isinstance(self._source, str):
-            # The folder's name says enough, and a whole path would only say where it lay on one machine.
-            name = Path(self._source).name if Path(self._source).exists() else self._source
-        commit = getattr(config, "_commit_hash", None)
-        # A commit alone would still be there after further training.
-        weights = f"weights {fingerprint(self.encoder)}"
-        return {"teacher": str(name), "teacher_revision": f"{commit}, {weights}" if commit else weights}
 
     def _open_table(self, tokenizer: Any) -> RepresentationTable:
         if self._table is None:
@@ -244,13 +240,19 @@ class EncoderEstimator(SimilarityEstimator):
 
     def _precompute_chunk(self, column: TextColumn, texts: list[str]) -> None:
         table = self._open_table(column.tokenizer)
-        keys = content_keys(column.key_ids, self._seed(column.role, column.tokenizer)).to(self.encoder.device)
-        _, found = table.look_up(keys)
-        # Texts with unknown tokens read the same as others: they are encoded in training, as they read.
-        missing = (~(found | column.has_unknown.to(found.device))).nonzero().squeeze(1)
-        if missing.numel():
-            rows = missing.tolist()
-            table.add(keys[missing], self._encode([texts[row] for row in rows], column.role, self.encoder.device))
+        device = self.encoder.device
+        keys = content_keys(column.key_ids, self._seed(column.role, column.tokenizer)).to(device)
+        sources = text_sources(texts)
+        stored, found = (tensor.cpu() for tensor in table.sources(keys))
+        # Nothing in training can tell texts with one key apart, nor those that are one but for unknown tokens.
+        alike = _shared(keys, sources) | column.has_unknown.cpu() | (found & (stored != sources))
+        sources = sources.masked_fill(alike, AS_READ)
+        missing = (~found | ((stored != sources) & (stored != AS_READ))).tolist()
+        # Each key once.
+        rows = list({key: row for row, key in enumerate(keys.tolist()) if missing[row]}.values())
+        if rows:
+            chosen = [column.texts[row] if alike[row] else texts[row] for row in rows]
+            table.add(keys[rows], self._encode(chosen, column.role, device), sources[rows])
             table.save()
         self._filled_before = True
 
@@ -278,11 +280,12 @@ class EncoderEstimator(SimilarityEstimator):
             )
         return vectors.masked_fill(~found.unsqueeze(1), torch.nan)
 
-    def _count_misses(self, found: Tensor) -> None:
+    def _count_misses(self, found: Tensor, keys: Tensor, seed: int) -> None:
         """Count what a table that was filled before training lacks, and say so once: it may be for other data."""
         if not self._filled_before or self._warned_of_misses:
             return
-        missed = (~found).sum()
+        # Empty is what no query is known of, too.
+        missed = (~found & (keys != _empty_key(seed))).sum()
         self._missed = missed if self._missed is None else self._missed + missed
         self._batches += 1
         self._texts += found.numel()
@@ -296,7 +299,7 @@ class EncoderEstimator(SimilarityEstimator):
         warnings.warn(
             f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
             f"{consequence}. It was probably made for other data, or with another max_length or prompt: call "
-            "precompute(dataset, model) again. Or the texts hold words unknown to the tokenizer of the model.",
+            "precompute(dataset, model) again.",
             UserWarning,
             stacklevel=2,
         )
@@ -325,7 +328,8 @@ class TrainedModelEstimator(EncoderEstimator):
 
     def __init__(self, model: str | os.PathLike[str] | SentenceTransformer, **options: Any) -> None:
         super().__init__(model, **options)
-        if any(isinstance(module, Normalize) for module in self.encoder):
+        # Of a Router model the modules of each route.
+        if any(isinstance(module, Normalize) for module in self.encoder.modules()):
             self.weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
 
 
@@ -365,6 +369,33 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def describe_teacher(source: object, model: SentenceTransformer | CrossEncoder) -> dict[str, str]:
+    """Say which teacher it is, for a model card and for what is kept on disk.
+
+    Args:
+        source: What the user gave: a name, a path, or the model.
+        model: The model.
+
+    Returns:
+        ``teacher``, its name, of a folder its last part alone; and ``teacher_revision``, its commit if it is known,
+        and always a fingerprint of its weights, as a commit would still be there after further training.
+    """
+    card = model.model_card_data
+    config = getattr(getattr(model[0], "model", None), "config", None)
+    given = os.fspath(source) if isinstance(source, (str, os.PathLike)) else card.model_name or card.base_model
+    name = given or getattr(config, "_name_or_path", "") or "unnamed model"
+    # A whole path would only say where it lay on one machine.
+    name = Path(name).resolve().name if Path(name).exists() else name
+    commit = getattr(config, "_commit_hash", None)
+    weights = f"weights {fingerprint(model)}"
+    return {"teacher": name, "teacher_revision": f"{commit}, {weights}" if commit else weights}
+
+
+@lru_cache(maxsize=32)
+def _empty_key(seed: int) -> int:
+    return int(content_keys(torch.full((1, 1), -1), seed))
+
+
 def _tokenizer_fingerprint(tokenizer: Any) -> str:
     vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
     digest = hashlib.blake2b(digest_size=8)
@@ -376,6 +407,16 @@ def _tokenizer_fingerprint(tokenizer: Any) -> str:
 def _modules_fingerprint(model: SentenceTransformer) -> str:
     """Hash what the modules are set to: pooling and the like change vectors without changing a weight."""
     settings: list[list[Any]] = [
-        [type(module).__name__, getattr(module, "get_config_dict", dict)()] for module in model
+        [name, type(module).__name__, module.get_config_dict()]
+        for name, module in model.named_modules()
+        if isinstance(module, Module)
     ]
     return hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
+def _shared(keys: Tensor, sources: Tensor) -> Tensor:
+    """Find the rows whose key comes with different sources: ``(n,)`` bool, on the CPU."""
+    first: dict[int, int] = {}
+    pairs = list(zip(keys.tolist(), sources.tolist(), strict=True))
+    several = {key for key, source in pairs if first.setdefault(key, source) != source}
+    return torch.tensor([key in several for key, _ in pairs], dtype=torch.bool)

@@ -20,12 +20,12 @@ class KnownQueries:
     """The query of each document that has one, found by the document's tokens on their device.
 
     A mined hard negative is some other query's positive, and where false negatives live. Knowing that query, an
-    estimator that compares queries can weigh it like any negative of the batch. What is not known keeps weight 1;
-    leaving it out makes every step wait for the device once.
+    estimator that compares queries can weigh it like any negative of the batch. What is not known keeps weight 1,
+    and does not count among the negatives that the others' weights are made from.
 
     Args:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
-            mined from. Of equal documents the last one's query counts.
+            mined from. Documents with different queries that the model reads alike count as not known.
         model: The model in training: its tokenizer makes both.
         max_length: As given to the trainer, if it is: it decides where documents are truncated.
         prompt: The documents' prompt as given to the trainer, if it is: it takes up length.
@@ -65,8 +65,13 @@ class KnownQueries:
             column = TextColumn(model.preprocess(documents[chunk], prompt=prompt, **options), tokenizer)
             keys.append(content_keys(column.key_ids).cpu())
             ids.append(TextColumn(model.preprocess(queries[chunk], **options), tokenizer).content_ids.cpu())
-        self._keys, order = torch.cat(keys).sort()
-        self._ids = join_representations(ids, -1)[order]
+        all_keys, order = torch.cat(keys).sort()
+        all_ids = join_representations(ids, -1)[order]
+        self._keys, first, number = _different(all_keys)
+        self._ids = all_ids[first]
+        # Truncated, say: which of the queries it is cannot be known.
+        several = number[(all_ids != self._ids[number]).any(dim=1)]
+        self._certain = torch.ones_like(self._keys, dtype=torch.bool).index_fill(0, several, False)
         self.documents = len(documents)
 
     def of(self, documents: TextColumn) -> tuple[TextColumn, Tensor]:
@@ -80,9 +85,17 @@ class KnownQueries:
         """
         if self._keys.device != documents.device:
             self._keys, self._ids = self._keys.to(documents.device), self._ids.to(documents.device)
+            self._certain = self._certain.to(documents.device)
         keys = content_keys(documents.key_ids)
         place = torch.searchsorted(self._keys, keys).clamp(max=self._keys.numel() - 1)
-        found = self._keys[place] == keys
+        found = (self._keys[place] == keys) & self._certain[place]
         ids = self._ids[place].masked_fill(~found.unsqueeze(1), -1)  # (n, longest known query)
         features = {"input_ids": ids.clamp(min=0), "attention_mask": ids >= 0}
         return TextColumn(features, documents.tokenizer, special_ids=(), role="query"), found
+
+
+def _different(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the different ones among ordered keys, the place of each one's first, and the number of each key's."""
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_first], is_first.nonzero().squeeze(1), is_first.cumsum(0) - 1

@@ -166,11 +166,19 @@ class MixtureEstimator(SimilarityEstimator):
         Returns:
             A mixture of the bound parts.
         """
-        bound = copy.copy(self)
-        bound._packed = candidates
-        bound._candidates = self._unpack(candidates)
-        bound.parts = [part.for_batch(rows) for part, rows in zip(self.parts, bound._candidates, strict=True)]
-        return bound
+        return self._bound(candidates, None)
+
+    def for_known(self, candidates: Tensor, known: Tensor) -> MixtureEstimator:
+        """Bind every part to a batch of whose candidates only some are known.
+
+        Args:
+            candidates: ``(m, width)`` packed representations of all the candidates of the batch.
+            known: ``(m,)`` bool.
+
+        Returns:
+            A mixture of the bound parts.
+        """
+        return self._bound(candidates, known)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card, as JSON primitives.
@@ -190,6 +198,16 @@ class MixtureEstimator(SimilarityEstimator):
                 for part, share in zip(self.parts, self.shares, strict=True)
             ],
         }
+
+    def _bound(self, candidates: Tensor, known: Tensor | None) -> MixtureEstimator:
+        bound = copy.copy(self)
+        bound._packed = candidates
+        bound._candidates = self._unpack(candidates)
+        bound.parts = [
+            part.for_batch(rows) if known is None else part.for_known(rows, known)
+            for part, rows in zip(self.parts, bound._candidates, strict=True)
+        ]
+        return bound
 
     def _unpack(self, packed: Tensor) -> list[Tensor]:
         layouts = self._layouts.get(packed.device)

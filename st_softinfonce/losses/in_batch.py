@@ -278,9 +278,11 @@ class InBatchLoss(nn.Module, ABC):
             masks = [mask.to(torch.uint8) for mask in representations.known]
             masks = [_host.gather_padded(mask, None) for mask in masks] if self.gather_across_devices else masks
             known = torch.cat([masks[0].new_ones(parts[0].size(0)), *masks]).bool()
-            # Not even as empty candidates: they would count in the statistics and in the number of negatives.
-            candidates = candidates[known]
-        return Compared(self.estimator.for_batch(candidates), parts[0], candidates, self._watch.is_due, known)
+            # Not even as empty candidates: they would count in the statistics.
+            estimator = self.estimator.for_known(candidates, known)
+        else:
+            estimator = self.estimator.for_batch(candidates)
+        return Compared(estimator, parts[0], candidates, self._watch.is_due, known)
 
     def _scores(self, batch: Batch, rows: Tensor) -> Tensor:
         """Score some queries with every document: ``(rows, M)``."""
@@ -305,16 +307,15 @@ class Compared:
     known: Tensor | None = None
 
     def similarity(self, rows: Tensor) -> Tensor:
-        """Compare some queries with every candidate: ``(rows, candidates)``."""
-        return self._usable(checked_similarity(self.estimator, self.queries[rows], self.candidates), rows)
+        """Compare some queries with every candidate: ``(rows, candidates)``, -inf for those that are not known."""
+        similarity = checked_similarity(self.estimator, self.queries[rows], self.candidates)
+        if self.known is not None:
+            similarity = similarity.masked_fill(~self.known, -torch.inf)
+        return self._usable(similarity, rows)
 
     def spread(self, values: Tensor, width: int, fill: float) -> Tensor:
         """Lay values of the compared candidates out over all: ``(rows, width)``, with ``fill`` for the others."""
-        if self.known is None:
-            return F.pad(values, (0, width - values.size(1)), value=fill)
-        full = values.new_full((values.size(0), width), fill)
-        full[:, : self.known.numel()].masked_scatter_(self.known.expand(values.size(0), -1), values)
-        return full
+        return F.pad(values, (0, width - values.size(1)), value=fill)
 
     def transposed(self, rows: Tensor) -> Tensor:
         """Compare the positives of some rows with every query: ``(rows, N)``."""

@@ -209,8 +209,10 @@ class SoftInfoNCELoss(InBatchLoss):
     def _set_temperature(self, compared: Compared) -> None:
         """Choose the temperature from this batch, unless nothing in it can be told apart."""
         rows = torch.arange(min(len(compared.queries), _AUTO_ROWS), device=compared.queries.device)
+        similarity = compared.similarity(rows)
+        similarity = similarity if compared.known is None else similarity[:, compared.known]
         temperature = temperature_for_share(
-            compared.similarity(rows), alpha=self.alpha, beta=self.beta, share=AUTO_SHARE, positives=rows
+            similarity, alpha=self.alpha, beta=self.beta, share=AUTO_SHARE, positives=rows
         )
         chosen = torch.tensor(temperature or 0.0, dtype=torch.float32, device=rows.device)
         if get_world_size() > 1:
@@ -223,7 +225,7 @@ class SoftInfoNCELoss(InBatchLoss):
         scores = self._scores(batch, rows)  # (rows, M)
         weights = transposed_weights = None
         if batch.compared is not None:
-            weights = self._weights(batch.compared.similarity(rows), rows)
+            weights = self._weights(batch.compared.similarity(rows), rows, batch.compared.known)
             # Explicit negatives that no query of their own is known of have weight 1.
             weights = batch.compared.spread(weights, scores.size(1), 1.0)
         if "doc_to_query" not in self.directions:
@@ -240,7 +242,7 @@ class SoftInfoNCELoss(InBatchLoss):
             weights = torch.cat([weights, transposed_weights], dim=1)
         return soft_info_nce(torch.cat([scores, transposed], dim=1), weights, positives=rows)
 
-    def _weights(self, similarity: Tensor, rows: Tensor) -> Tensor:
+    def _weights(self, similarity: Tensor, rows: Tensor, known: Tensor | None = None) -> Tensor:
         if self.posterior is not None:
             return posterior_weights(similarity, posterior=self.posterior, min_weight=self.min_weight, positives=rows)
         temperature = self.weight_temperature
@@ -252,6 +254,7 @@ class SoftInfoNCELoss(InBatchLoss):
             temperature=self.estimator.weighting.temperature if isinstance(temperature, str) else temperature,
             min_weight=self.min_weight,
             positives=rows,
+            known=known,
         )
 
 

@@ -5,9 +5,8 @@ import random
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, QUERIES
+from conftest import DOCUMENTS, QUERIES, ForbidWaiting
 from rank_bm25 import BM25Okapi
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from st_softinfonce import BM25Estimator, TextColumn, get_estimator
 from st_softinfonce.estimators import bm25
@@ -130,23 +129,9 @@ def test_both_device_classes_agree_on_a_batch_of_frequent_and_rare_terms(monkeyp
     torch.testing.assert_close(scores[True], scores[False], rtol=1e-12, atol=1e-12)
 
 
-class Forbid(TorchDispatchMode):
-    """Fails on what makes the host wait for a device: reading a value, or a size that depends on values."""
-
-    waiting = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "repeat_interleave.Tensor", "bincount")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if any(name in str(func) for name in self.waiting):
-            raise AssertionError(f"{func} waits for the device")
-        indices = args[1] if str(func).startswith(("aten.index.", "aten.index_put")) else ()
-        if any(index is not None and index.dtype == torch.bool for index in indices):
-            raise AssertionError(f"{func} with a mask waits for the device")
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("wait", [lambda x: x.max().item(), torch.nonzero, torch.unique, lambda x: x[x > 1]])
 def test_waiting_for_the_device_is_noticed(wait):
-    with Forbid(), pytest.raises(AssertionError, match="waits for the device"):
+    with ForbidWaiting(), pytest.raises(AssertionError, match="waits for the device"):
         wait(torch.arange(4))
 
 
@@ -154,7 +139,7 @@ def test_waiting_for_the_device_is_noticed(wait):
 def test_no_device_but_the_cpu_is_waited_for(tokenizer, monkeypatch, options):
     monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids: False)
     features = dict(tokenizer(QUERIES, padding=True, return_tensors="pt"))
-    with Forbid():
+    with ForbidWaiting():
         ids = BM25Estimator(**options).represent(TextColumn(features, tokenizer))
         scores = BM25Estimator(**options).for_batch(ids).similarity(ids, ids)
     assert scores.max() > 0

@@ -5,14 +5,15 @@ import json
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_transformer_model
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, make_transformer_model
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Router
 from sentence_transformers.util import cos_sim
 
 from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
+from st_softinfonce.estimators.known_queries import KnownQueries
 from st_softinfonce.estimators.simcse import train_simcse
 from st_softinfonce.estimators.table import TableError
 
@@ -110,6 +111,11 @@ class TestSimilarity:
         normalised = SentenceTransformer(modules=[*teacher, Normalize()], device="cpu")
         assert TrainedModelEstimator(teacher).weighting.temperature == 5.0
         assert TrainedModelEstimator(normalised).weighting.temperature == 0.1
+
+    def test_so_does_a_model_that_normalises_on_its_routes(self, teacher):
+        routes = Router.for_query_document([*teacher, Normalize()], [*teacher, Normalize()])
+        estimator = TrainedModelEstimator(SentenceTransformer(modules=[routes], device="cpu"))
+        assert estimator.weighting.temperature == 0.1
 
     @kinds
     def test_a_name_a_path_and_an_instance_are_the_same(self, teacher, tmp_path, name):
@@ -272,15 +278,69 @@ class TestTable:
         with pytest.raises(TableError, match="teacher_modules"):
             SimCSEEstimator(other, table=tmp_path).precompute(triplets(), transformer_model)
 
-    @pytest.mark.filterwarnings("ignore:The table of the estimator 'simcse' lacks:UserWarning")
+    def test_a_teacher_that_pools_otherwise_on_a_route_is_another(self, transformer_model, teacher, tmp_path):
+        for pooling in ("mean", "cls"):
+            routes = Router.for_query_document([teacher[0], Pooling(16, pooling)], [*teacher])
+            estimator = SimCSEEstimator(SentenceTransformer(modules=[routes], device="cpu"), table=tmp_path)
+            if pooling == "mean":
+                estimator.precompute(triplets(), transformer_model, show_progress=False)
+        with pytest.raises(TableError, match="teacher_modules"):
+            estimator.precompute(triplets(), transformer_model)
+
     def test_texts_with_unknown_words_are_told_apart_or_encoded_as_they_read(self, transformer_model, teacher):
         queries = ["sort unheardof", "sort unknown", "sort", "unheardof"]
-        estimator = SimCSEEstimator(teacher)
+        estimator = SimCSEEstimator(teacher, on_miss="ignore")
         estimator.precompute({"query": queries}, transformer_model, show_progress=False)
-        assert len(estimator._table) == 1
         vectors = estimator.represent(TextColumn(transformer_model.preprocess(queries), transformer_model.tokenizer))
         expected = teacher.encode(["sort", "sort", "sort", ""], convert_to_tensor=True, normalize_embeddings=True)
         torch.testing.assert_close(vectors.float(), expected, rtol=2e-3, atol=2e-3)
+
+    @pytest.mark.parametrize("folder", [None, "table"], ids=["memory", "disk"])
+    @pytest.mark.parametrize("chunk_size", [1, 2, 4096])
+    @pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+    def test_texts_that_the_student_reads_alike_share_the_vector_of_what_it_reads(
+        self, transformer_model, teacher, tmp_path, chunk_size, order, folder
+    ):
+        transformer_model.max_seq_length = 5
+        alike = ["def sort list and return first", "def sort list in file of bytes", "def sort list"][::order]
+        other = "def read a file of bytes"
+        estimator = TrainedModelEstimator(teacher, on_miss="ignore", table=folder and tmp_path / folder)
+        documents = [alike[0], other, alike[0], alike[1], alike[2]]
+        data = {"query": QUERIES[:5], "code": documents}
+        estimator.precompute(data, transformer_model, chunk_size=chunk_size, show_progress=False)
+        if folder:
+            estimator = TrainedModelEstimator(teacher, on_miss="ignore", table=tmp_path / folder)
+        features = transformer_model.preprocess(documents)
+        column = TextColumn(features, transformer_model.tokenizer, role="document")
+        vectors = estimator.represent(column).float()
+        read = "def sort list"
+        expected = teacher.encode([read, other, read, read, read], convert_to_tensor=True)
+        torch.testing.assert_close(vectors, expected, rtol=2e-3, atol=2e-3)
+        first = teacher.encode(alike[:1], convert_to_tensor=True)
+        assert order == -1 or not torch.allclose(vectors[:1], first, rtol=2e-3, atol=2e-3)
+
+    def test_data_sets_that_come_one_after_the_other_share_it_too(self, transformer_model, teacher, tmp_path):
+        transformer_model.max_seq_length = 5
+        texts = ["sort list return first", "sort list return last", "sort list return bytes"]
+        for text in (texts[0], texts[1], texts[2], texts[0]):
+            estimator = SimCSEEstimator(teacher, table=tmp_path)
+            estimator.precompute({"query": [text]}, transformer_model, show_progress=False)
+        column = TextColumn(transformer_model.preprocess(texts), transformer_model.tokenizer)
+        read = teacher.encode(["sort list return"] * 3, convert_to_tensor=True, normalize_embeddings=True)
+        torch.testing.assert_close(estimator.represent(column).float(), read, rtol=2e-3, atol=2e-3)
+        encoded = count_encodings(teacher)
+        SimCSEEstimator(teacher, table=tmp_path).precompute({"query": texts}, transformer_model, show_progress=False)
+        assert encoded == []
+
+    def test_an_empty_text_is_one_as_query_and_another_as_document(self, transformer_model, teacher):
+        teacher.prompts = {"query": "find the first ", "document": "def list "}
+        estimator = TrainedModelEstimator(teacher)
+        estimator.precompute({"query": [""], "code": [""]}, transformer_model, show_progress=False)
+        for role, encode in (("query", teacher.encode_query), ("document", teacher.encode_document)):
+            column = TextColumn(transformer_model.preprocess([""]), transformer_model.tokenizer, role=role)
+            torch.testing.assert_close(
+                estimator.represent(column).float(), encode([""], convert_to_tensor=True), rtol=2e-3, atol=2e-3
+            )
 
     def test_prompts_of_the_training_are_those_of_the_keys(self, transformer_model, teacher):
         transformer_model.max_seq_length = 6
@@ -301,6 +361,26 @@ class TestTable:
         with pytest.raises(ValueError, match=r"dataset\['size'\] must hold texts, got a int. Remove the column"):
             TrainedModelEstimator(teacher).precompute(data.add_column("size", [1] * 16), transformer_model)
 
+    def test_several_datasets_are_refused_with_the_remedy(self, transformer_model, teacher):
+        data = {"train": triplets(), "test": triplets()}
+        with pytest.raises(ValueError, match=r"one dataset, got the 2 datasets \['train', 'test'\]. Call precompute"):
+            SimCSEEstimator(teacher).precompute(data, transformer_model)
+
+    @pytest.mark.parametrize("size", [0, 1.5, True])
+    def test_a_chunk_size_out_of_range_is_refused(self, transformer_model, teacher, size):
+        with pytest.raises(ValueError, match=f"chunk_size must be an integer of at least 1, got {size}"):
+            SimCSEEstimator(teacher).precompute(triplets(), transformer_model, chunk_size=size)
+
+    def test_negatives_whose_query_is_not_known_are_no_misses(self, transformer_model, teacher):
+        """pytest turns the warning into an error."""
+        estimator = SimCSEEstimator(teacher, on_miss="ignore")
+        estimator.precompute(triplets(), transformer_model, show_progress=False)
+        known = KnownQueries({"def none true": "find none"}, transformer_model)
+        loss = SoftInfoNCELoss(transformer_model, estimator, known_queries=known)
+        without = SoftInfoNCELoss(transformer_model, estimator)(features(transformer_model), None)
+        torch.testing.assert_close(loss(features(transformer_model), None), without)
+        assert estimator._missed == 0
+
     def test_a_teacher_with_a_single_number_among_its_weights_is_described(self, teacher):
         teacher[0].register_parameter("logit_scale", torch.nn.Parameter(torch.tensor(1.0)))
         assert SimCSEEstimator(teacher).get_config_dict()["teacher_revision"].startswith("weights ")
@@ -316,6 +396,18 @@ class TestTable:
         expected = SoftInfoNCELoss(transformer_model, SimCSEEstimator(teacher))(features(transformer_model), None)
         assert torch.isfinite(value)
         assert (abs(value - expected) < 1e-4) == (on_miss == "encode")
+
+    @kinds
+    def test_no_device_is_waited_for_where_misses_are_ignored(self, transformer_model, teacher, name):
+        estimator = KINDS[name](teacher, on_miss="ignore")
+        estimator.precompute(triplets(), transformer_model, show_progress=False)
+        loss = SoftInfoNCELoss(transformer_model, estimator)
+        expected = loss.represent(features(transformer_model))  # whether the table is for other data is looked at here
+        batch = features(transformer_model)
+        with ForbidWaiting():
+            representations = loss.represent(batch)
+            estimator.similarity(representations[0], representations[-1])
+        assert all(torch.equal(one, other) for one, other in zip(representations, expected, strict=True))
 
     def test_ignoring_misses_of_an_empty_table_is_refused(self, transformer_model, teacher):
         loss = SoftInfoNCELoss(transformer_model, SimCSEEstimator(teacher, on_miss="ignore"))

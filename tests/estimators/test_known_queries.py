@@ -3,10 +3,18 @@
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting
 from sentence_transformers.util import cos_sim
 
-from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn
+from st_softinfonce import (
+    BM25Estimator,
+    CachedSoftInfoNCELoss,
+    SimilarityEstimator,
+    SoftInfoNCELoss,
+    TextColumn,
+    WeightingParameters,
+)
+from st_softinfonce.estimators import MixtureEstimator, NearDuplicateEstimator, bm25
 from st_softinfonce.estimators.known_queries import KnownQueries
 from st_softinfonce.losses import InputWarning
 
@@ -28,6 +36,17 @@ def test_a_document_is_found_by_its_tokens(model):
     queries, found = known.of(TextColumn(model.preprocess(MINED), model.tokenizer, role="document"))
     assert found.tolist() == [True] * 5 + [False] * 3
     assert queries.texts == [*QUERIES[3:], "", "", ""]
+
+
+def test_documents_that_the_model_reads_alike_have_a_query_only_if_it_is_the_same(transformer_model):
+    transformer_model.max_seq_length = 5
+    documents = ["def sort list in file", "def sort list of bytes", "def read list in file", "def read list of bytes"]
+    queries = ["sort list", "sort every list", "read list", "read list"]
+    known = KnownQueries(dict(zip(documents, queries, strict=True)), transformer_model)
+    column = TextColumn(transformer_model.preprocess(documents), transformer_model.tokenizer, role="document")
+    found, is_known = known.of(column)
+    assert is_known.tolist() == [False, False, True, True]
+    assert found.texts == ["", "", "read list", "read list"]
 
 
 def test_documents_are_truncated_as_in_training(transformer_model):
@@ -66,6 +85,74 @@ def test_prompts_take_up_length_as_in_training(transformer_model):
     known = KnownQueries(QUERY_OF, transformer_model, prompt="def ")
     features = transformer_model.preprocess(DOCUMENTS, prompt="def ")
     assert known.of(TextColumn(features, transformer_model.tokenizer))[1].all()
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    ["bm25", NearDuplicateEstimator(compares="queries"), MixtureEstimator(["bm25", BM25Estimator(b=0.2)])],
+    ids=lambda estimator: estimator if isinstance(estimator, str) else estimator.name,
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"directions": ("query_to_doc", "doc_to_query")}], ids=["one-way", "both-ways"]
+)
+@pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
+def test_no_device_is_waited_for(transformer_model, estimator, options, cls):
+    """The meta device holds no values: whatever would read one fails, and so does a size that depends on values."""
+    loss = cls(transformer_model, estimator, known_queries=KnownQueries(QUERY_OF, transformer_model), **options)
+    batch = [
+        {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in column.items()}
+        for column in features(transformer_model)
+    ]
+    embeddings = [torch.empty(len(QUERIES), 16, device="meta", requires_grad=True) for _ in batch]
+    with ForbidWaiting():
+        representations = loss.represent(batch)
+        value = loss.compute_loss_from_embeddings(embeddings, representations)
+        value.backward()
+    assert (value.device.type, value.shape) == ("meta", ())
+    assert len(representations) == 2
+    assert representations.known[0].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "make", [BM25Estimator, lambda: MixtureEstimator(["bm25", Length()])], ids=["bm25", "mixture"]
+)
+def test_unknown_negatives_do_not_count_in_the_statistics(static_model, monkeypatch, make):
+    column = TextColumn(static_model.preprocess([*QUERIES, *QUERIES[4:]]), static_model.tokenizer)
+    known = torch.arange(12) % 3 != 1
+    for sizes_are_known in (True, False):
+        monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids, known=sizes_are_known: known)
+        estimator = make()
+        rows = estimator.represent(column)
+        expected = estimator.for_batch(rows[known]).similarity(rows, rows[known])
+        bound = estimator.for_known(rows, known)
+        torch.testing.assert_close(bound.similarity(rows, rows)[:, known], expected)
+        assert not torch.allclose(estimator.for_batch(rows).similarity(rows, rows)[:, known], expected)
+
+
+def test_a_plugin_with_statistics_is_asked_about_the_known_ones_alone(static_model):
+    rows = torch.tensor([[3.0], [5.0], [7.0]])
+    known = torch.tensor([True, False, True])
+    assert Length().for_known(rows, known).mean == 5.0
+    assert NearDuplicateEstimator().for_known(rows, known).size == 5
+
+
+class Length(SimilarityEstimator):
+    """Against the mean of the batch."""
+
+    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+    compares = "queries"
+    mean = None
+
+    def represent(self, column):
+        return column.content_mask.sum(dim=1, keepdim=True).double()
+
+    def for_batch(self, candidates):
+        bound = Length()
+        bound.mean = candidates.mean()
+        return bound
+
+    def similarity(self, queries, candidates):
+        return -(queries - candidates.T).abs() / self.mean
 
 
 def test_pairs_without_negatives_are_as_before(static_model):

@@ -6,8 +6,18 @@ import sys
 
 import pytest
 import torch
+from conftest import ForbidWaiting
 
-from st_softinfonce.estimators.table import MANIFEST, RepresentationTable, TableError, content_keys
+from st_softinfonce.estimators import table as table_module
+from st_softinfonce.estimators.table import (
+    AS_READ,
+    FORMAT,
+    MANIFEST,
+    RepresentationTable,
+    TableError,
+    content_keys,
+    text_sources,
+)
 
 IDENTITY = {"teacher": "a", "teacher_revision": "1"}
 
@@ -81,17 +91,40 @@ class TestLookUp:
 
     def test_looking_up_never_waits_for_the_device(self):
         """No operation whose result's size or value the host would have to ask for."""
-        from torch.utils._python_dispatch import TorchDispatchMode
-
-        class Watch(TorchDispatchMode):
-            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-                name = str(function)
-                assert not any(w in name for w in ("_local_scalar_dense", "nonzero", "unique", "masked_select")), name
-                return function(*args, **(kwargs or {}))
-
         table = filled()[0]
-        with Watch():
+        with ForbidWaiting():
             table.look_up(content_keys(random_ids(5)))
+
+
+class TestSources:
+    def test_a_vector_of_the_text_as_read_takes_the_place_of_another_and_stays(self, tmp_path):
+        table = RepresentationTable(tmp_path, IDENTITY)
+        keys = torch.arange(3)
+        table.add(keys, torch.full((3, 2), 1.0), torch.tensor([7, 8, 9]))
+        table.save()
+        table.add(keys[1:], torch.full((2, 2), 2.0), torch.tensor([AS_READ, 5]))
+        table.add(keys, torch.full((3, 2), 3.0), torch.tensor([6, 7, 8]))
+        table.save()
+        for found in (table, RepresentationTable(tmp_path, IDENTITY)):
+            assert found.look_up(keys)[0].tolist() == [[1.0] * 2, [2.0] * 2, [1.0] * 2]
+            assert found.sources(keys)[0].tolist() == [7, AS_READ, 9]
+            assert len(found) == 3
+
+    def test_what_two_processes_made_of_different_texts_is_neither(self, tmp_path):
+        keys = torch.arange(3)
+        tables = [RepresentationTable(tmp_path, IDENTITY) for _ in range(2)]
+        for table, sources in zip(tables, ([1, 2, AS_READ], [1, 3, 4]), strict=True):
+            table.add(keys, torch.ones(3, 2), torch.tensor(sources))
+            table.save()
+        table = RepresentationTable(tmp_path, IDENTITY)
+        assert table.look_up(keys)[1].tolist() == [True, False, True]
+        assert table.sources(keys)[0].tolist() == [1, AS_READ, AS_READ]
+
+    def test_are_equal_for_equal_texts_alone(self):
+        sources = text_sources(["a", "A", "a", "", "\ud800"])
+        assert sources[0] == sources[2]
+        assert sources.unique().numel() == 4
+        assert not (sources == AS_READ).any()
 
 
 class TestFolder:
@@ -111,6 +144,34 @@ class TestFolder:
         table.save()
         assert len(list(tmp_path.glob("part-*"))) == 2
         assert len(RepresentationTable(tmp_path, IDENTITY)) == 55
+
+    def test_parts_are_put_into_one_that_holds_the_same(self, tmp_path):
+        for seed in range(3):
+            table, *_ = filled(tmp_path, seed=seed)
+            table.save()
+        table.compact()
+        assert len(list(tmp_path.glob("part-*"))) == 1
+        again = RepresentationTable(tmp_path, IDENTITY)
+        for seed in range(3):
+            _, keys, vectors = filled(seed=seed)
+            assert torch.equal(again.look_up(keys)[0], vectors)
+        assert len(again) == 150
+        before = list(tmp_path.glob("part-*"))
+        table.compact()
+        assert list(tmp_path.glob("part-*")) == before
+
+    def test_parts_that_another_process_puts_into_one_meanwhile_are_found_there(self, tmp_path, monkeypatch):
+        for seed in range(2):
+            filled(tmp_path, seed=seed)[0].save()
+        other, read = RepresentationTable(tmp_path, IDENTITY), table_module._read
+
+        def compact_first(path, identity):
+            monkeypatch.setattr(table_module, "_read", read)
+            other.compact()
+            return read(path, identity)
+
+        monkeypatch.setattr(table_module, "_read", compact_first)
+        assert len(RepresentationTable(tmp_path, IDENTITY)) == 100
 
     def test_what_is_added_is_written_by_the_thousand(self, tmp_path):
         table = RepresentationTable(tmp_path, IDENTITY)
@@ -148,6 +209,31 @@ class TestFolder:
         with pytest.raises(TableError, match=r"manifest.json is damaged"):
             RepresentationTable(tmp_path, IDENTITY)
 
+    @pytest.mark.parametrize("content", [[], {"format": FORMAT}, {"format": FORMAT, "identity": 3}], ids=str)
+    def test_a_manifest_without_an_identity_is_damaged(self, tmp_path, content):
+        (tmp_path / MANIFEST).write_text(json.dumps(content))
+        with pytest.raises(TableError, match=r"manifest.json is damaged \(no identity\). Delete the folder"):
+            RepresentationTable(tmp_path, IDENTITY)
+
+    def test_parts_whose_manifest_is_lost_or_replaced_are_not_taken_for_anothers(self, tmp_path):
+        filled(tmp_path)[0].save()
+        (tmp_path / MANIFEST).unlink()
+        assert len(RepresentationTable(tmp_path, IDENTITY)) == 50
+        with pytest.raises(TableError, match=r"part-.* was made with something else than manifest.json says, or that"):
+            RepresentationTable(tmp_path, IDENTITY | {"teacher": "b"})
+
+    def test_a_table_of_something_else_that_was_begun_meanwhile_is_noticed_at_saving(self, tmp_path):
+        one, other = filled(tmp_path)[0], filled(tmp_path, identity=IDENTITY | {"teacher": "b"})[0]
+        one.save()
+        with pytest.raises(TableError, match="was made with teacher='a', this estimator has teacher='b'"):
+            other.save()
+        assert len(RepresentationTable(tmp_path, IDENTITY)) == 50
+
+    def test_a_file_in_the_place_of_the_folder_is_refused_at_once(self, tmp_path):
+        (tmp_path / "table").write_text("")
+        with pytest.raises(TableError, match=r"table must be a folder, got the file table. Give another name"):
+            RepresentationTable(tmp_path / "table", IDENTITY)
+
     def test_another_format_is_refused(self, tmp_path):
         (tmp_path / MANIFEST).write_text(json.dumps({"format": "version 99", "identity": {}}))
         with pytest.raises(TableError, match="has the format 'version 99'"):
@@ -168,6 +254,8 @@ class TestFolder:
             "    keys = torch.arange(start + part * 10, start + part * 10 + 15)\n"
             "    table.add(keys, keys.unsqueeze(1).expand(-1, 4).float())\n"
             "    table.save()\n"
+            "    if part % 5 == 4:\n"
+            "        table.compact()\n"
         )
         commands = [[sys.executable, "-c", script, str(tmp_path / "t"), start] for start in ("0", "100")]
         processes = [subprocess.Popen(command) for command in commands]
