@@ -19,6 +19,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_softinfonce.model_card import METRICS, add_mteb_results
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "token-of-the-test"
 PUSHED = ("user/model", "user/private", "user/end", "user/every-save", "user/without-large-files")
 

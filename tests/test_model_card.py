@@ -363,6 +363,31 @@ def test_results_of_a_loaded_model_join_the_card_that_it_came_with(static_model,
     assert [line for line in body.splitlines() if line not in card.splitlines()] == []
 
 
+def test_a_loaded_cards_own_results_stay_beside_the_new_ones(static_model, tmp_path):
+    static_model.save_pretrained(str(tmp_path / "model"))
+    index = "model-index:\n- name: other\n  results:\n" + (
+        "  - task: {type: sts}\n    dataset: {name: Theirs, type: theirs, config: en}\n"
+        "    metrics:\n    - {type: spearman, value: 0.25}\n"
+    )
+    (tmp_path / "model" / "README.md").write_text(f"---\nlicense: mit\n{index}---\n\n# Theirs\n\nA text.\n")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
+    card = saved_card(loaded, tmp_path / "evaluated")
+    assert found_results(card) == {("theirs", "spearman"): 0.25, ("Mine", "mrr_at_1000"): 0.5}
+    assert ModelCard(card).data.license == "mit"
+    assert "# Theirs\n\nA text.\n\n## MTEB results\n" in card
+
+
+def test_a_loaded_card_without_metadata_gets_the_results(static_model, tmp_path):
+    static_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text("# Theirs\n")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
+    card = saved_card(loaded, tmp_path / "evaluated")
+    assert found_results(card) == {("Mine", "mrr_at_1000"): 0.5}
+    assert "# Theirs" in card
+
+
 def test_results_of_a_task_without_the_metrics_are_its_main_score(static_model):
     result = model_result(task_result("STSBenchmark", {"main_score": 0.5}))
     add_mteb_results(static_model, result, result)

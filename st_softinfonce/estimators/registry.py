@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
@@ -127,10 +128,10 @@ def describe_estimator(estimator: SimilarityEstimator) -> dict[str, Any]:
 def _distribution_of(estimator: SimilarityEstimator) -> str | None:
     cls = type(estimator)
     package = cls.__module__.partition(".")[0]
-    registered = [_info(point) for points in _discover().values() for point in points]
-    # The class itself, else the factory that made it; only then what is slow to ask.
+    registered = [_info(point) for points in _discover().values() for point in points if getattr(point, "dist", None)]
+    # The class itself, else a factory of its package that is registered under its name; only then what is slow to ask.
     exact = [info for info in registered if info.target == f"{cls.__module__}:{cls.__qualname__}"]
-    made = [info for info in registered if info.name == estimator.name and info.target.startswith(package)]
+    made = [info for info in registered if info.name == estimator.name and re.match(rf"{package}[.:]", info.target)]
     for info in exact + made:
         return f"{info.distribution} {info.version}"
     distributions = set(packages_distributions().get(package, ()))
