@@ -2,33 +2,76 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
+from textwrap import dedent, indent
 from typing import Any
 
 import torch.distributed as dist
 import torch.nn.functional as F
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 from sentence_transformers.base.losses.merged_forward import embed_columns, embed_columns_padded
 from sentence_transformers.sentence_transformer.losses import adaptive_layer, matryoshka
-from sentence_transformers.util import all_gather, cat_padded_token_embeddings, get_world_size
+from sentence_transformers.util import all_gather, cat_padded_token_embeddings, fullname, get_world_size
 from torch import Tensor, nn
 
 __all__ = [
     "LABEL_COLUMNS",
     "CachedLossMixin",
+    "add_evaluation_to_stored_card",
     "cat_padded_token_embeddings",
     "column_tokenizer",
     "embed_columns",
     "embed_columns_padded",
     "gather_padded",
     "has_static_embedding_input",
+    "update_card",
     "wrapper_step",
 ]
 
 # What the host's collator takes for labels, by name.
 LABEL_COLUMNS = ("label", "labels", "score", "scores", "dataset_name")
 
+_FENCE = "```json\n", "\n```"
+_WRAPPERS = {wrapper.__name__ for wrapper in (adaptive_layer.AdaptiveLayerLoss, matryoshka.MatryoshkaLoss)}
 _STEPS = (adaptive_layer.ForwardDecorator, matryoshka.ForwardDecorator)
+
+
+def add_evaluation_to_stored_card(model: Any) -> None:
+    """Add a model's evaluation to the card that it was loaded with, if that is the one that will be saved.
+
+    The host generates a card for a model that it has trained. One that was loaded, and not trained since, keeps its
+    card as it is: with the training it describes, but without what has been measured since.
+
+    Args:
+        model: A model of the host's.
+    """
+    data, text = model.model_card_data, model._model_card_text
+    if not text or "generated_from_trainer" in data.tags:
+        return
+    card = ModelCard(text)
+    metadata: Any = card.data
+    evaluation = data.format_eval_metrics()
+    metadata.model_name = metadata.model_name or data.model_name or data.get_default_model_name()
+    _, results = model_index_to_eval_results([{**evaluation["model-index"][0], "name": metadata.model_name}])
+    measured = {result.dataset_name for result in results}
+    earlier = [result for result in metadata.eval_results or [] if result.dataset_name not in measured]
+    metadata.eval_results = earlier + results
+    metadata.metrics = list(dict.fromkeys([*(metadata.metrics or []), *evaluation["metrics"]]))
+    section = "## MTEB results\n\n"
+    for group in evaluation["eval_metrics"]:
+        names = group["dataset_name"]
+        names = [names] if isinstance(names, str) else names
+        section += f"### {group['description']}: {', '.join(f'`{name}`' for name in names)}\n\n"
+        section += f"{dedent(group['config_code'])}\n\n{group['table']}\n\n"
+    body = re.sub(r"^## MTEB results\n.*?(?=^## |^<!--|\Z)", "", card.text, flags=re.MULTILINE | re.DOTALL)
+    place = re.search(r"^(<!--\n## Bias|## Training Details)", body, re.MULTILINE)
+    start = place.start() if place else len(body)
+    card.text = body[:start].rstrip("\n") + "\n\n" + section + body[start:]
+    model._model_card_text = str(card)
 
 
 def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
@@ -69,6 +112,42 @@ def gather_padded(tensor: Tensor, padding: float | None) -> Tensor:
         dist.all_reduce(width, op=dist.ReduceOp.MAX)
         tensor = F.pad(tensor, (0, int(width) - tensor.size(1)), value=padding)
     return all_gather(tensor)
+
+
+def update_card(
+    model: nn.Module, loss: nn.Module, before: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> None:
+    """Bring a loss's settings in the model card up to date.
+
+    The host writes them when the trainer is made, so before anything is chosen from the data; and of a loss inside a
+    wrapper loss it writes no more than the name. Which of several wrapped losses of one class belongs to which
+    dataset cannot be told, so that each dataset then has the settings of all of them.
+
+    Args:
+        model: The model in training, possibly wrapped.
+        loss: The loss.
+        before: The settings that the card has so far, if any.
+        settings: The settings in use.
+    """
+    *_, innermost = _unwrapped(model)
+    card = getattr(innermost, "model_card_data", None)
+    name = type(loss).__name__
+    for dataset in [] if card is None else [*card.train_datasets, *card.eval_datasets]:
+        shown = dataset.get("loss", {})
+        try:
+            found = json.loads(dedent(shown.get("config_code", "")).removeprefix(_FENCE[0]).removesuffix(_FENCE[1]))
+        except ValueError:  # no settings, or none that the host could write as JSON
+            continue
+        inner = str(found.get("loss")).partition("(")[0]
+        if shown["fullname"] == fullname(loss):
+            found = settings if found == before else found
+        elif inner == name or inner in _WRAPPERS:
+            others = found.get(name, [])
+            others = [
+                one for one in (others if isinstance(others, list) else [others]) if one not in (before, settings)
+            ]
+            found |= {"loss": inner, name: [*others, settings] if others else settings}
+        shown["config_code"] = indent(_FENCE[0] + json.dumps(found, indent=4) + _FENCE[1], "  ")
 
 
 def wrapper_step(model: nn.Module) -> object | None:

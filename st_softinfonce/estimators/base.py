@@ -291,7 +291,7 @@ class SimilarityEstimator(ABC):
         return {
             name: value
             for name, value in vars(self).items()
-            if not name.startswith("_") and isinstance(value, (str, int, float, type(None)))
+            if not name.startswith("_") and name != "name" and isinstance(value, (str, int, float, type(None)))
         }
 
 

@@ -19,7 +19,7 @@ from st_softinfonce.estimators.base import (
     checked_representation,
     checked_similarity,
 )
-from st_softinfonce.estimators.registry import get_estimator
+from st_softinfonce.estimators.registry import describe_estimator, get_estimator
 from st_softinfonce.functional import check_positive
 
 # Fills up packed rows. Padding passes through a float, which holds this number exactly; no token id is as large, a
@@ -184,17 +184,12 @@ class MixtureEstimator(SimilarityEstimator):
         """Return the options worth reading in a model card, as JSON primitives.
 
         Returns:
-            Name, share, temperature and options of each part.
+            Name, version, options, share and temperature of each part.
         """
         return {
             "compares": self.compares,
             "estimators": [
-                {
-                    "estimator": part.name,
-                    "share": share,
-                    "temperature": part.weighting.temperature,
-                    "estimator_options": part.get_config_dict(),
-                }
+                describe_estimator(part) | {"share": share, "temperature": part.weighting.temperature}
                 for part, share in zip(self.parts, self.shares, strict=True)
             ],
         }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import warnings
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from typing import Any
 
 from st_softinfonce.estimators.base import SimilarityEstimator, check_estimator
@@ -102,6 +103,40 @@ def get_estimator(
         # The class names itself after itself; what its user knows it by is the name it is registered under.
         vars(estimator)["name"] = name
     return estimator
+
+
+def describe_estimator(estimator: SimilarityEstimator) -> dict[str, Any]:
+    """Describe an estimator for a model card, as JSON primitives.
+
+    Args:
+        estimator: The estimator.
+
+    Returns:
+        Its name, the distribution that it comes from with its version (``None`` if it is in none), and its options.
+
+    Example:
+        >>> describe_estimator(get_estimator("bm25"))["estimator"]
+        'bm25'
+    """
+    return {
+        "estimator": estimator.name,
+        "estimator_version": _distribution_of(estimator),
+        "estimator_options": estimator.get_config_dict(),
+    }
+
+
+def _distribution_of(estimator: SimilarityEstimator) -> str | None:
+    cls = type(estimator)
+    package = cls.__module__.partition(".")[0]
+    registered = [_info(point) for points in _discover().values() for point in points if getattr(point, "dist", None)]
+    # The class itself, else a factory of its package that is registered under its name; only then what is slow to ask.
+    exact = [info for info in registered if info.target == f"{cls.__module__}:{cls.__qualname__}"]
+    made = [info for info in registered if info.name == estimator.name and re.match(rf"{package}[.:]", info.target)]
+    for info in exact + made:
+        return f"{info.distribution} {info.version}"
+    distributions = set(packages_distributions().get(package, ()))
+    # A namespace package has several, of which none can be named.
+    return f"{(name := distributions.pop())} {version(name)}" if len(distributions) == 1 else None
 
 
 def _load(name: str) -> tuple[str, Any]:

@@ -22,7 +22,7 @@ from st_softinfonce.estimators.base import (
     join_representations,
 )
 from st_softinfonce.estimators.known_queries import KnownQueries
-from st_softinfonce.estimators.registry import get_estimator
+from st_softinfonce.estimators.registry import describe_estimator, get_estimator
 from st_softinfonce.functional import check_positive, check_similarity
 
 
@@ -91,6 +91,7 @@ class InBatchLoss(nn.Module, ABC):
                 stacklevel=3,
             )
         self._watch = _InputWatch()
+        self._card_settings: dict[str, Any] | None = None
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Compute the loss of one batch.
@@ -124,6 +125,8 @@ class InBatchLoss(nn.Module, ABC):
         """
         self._check_columns(len(features))
         self._watch.look(self.model, features, labels)
+        if self._card_settings is None:
+            self._update_card()
         return self.represent(features)
 
     def represent(self, features: Sequence[dict[str, Tensor]]) -> Representations:
@@ -175,8 +178,7 @@ class InBatchLoss(nn.Module, ABC):
             Names and values.
         """
         return {
-            "estimator": self.estimator.name,
-            "estimator_options": self.estimator.get_config_dict(),
+            **describe_estimator(self.estimator),
             "scale": self.scale,
             "similarity_fct": similarity_fct_name(self.similarity_fct),
             "gather_across_devices": self.gather_across_devices,
@@ -206,6 +208,12 @@ class InBatchLoss(nn.Module, ABC):
 
     def _needs_estimator(self) -> bool:
         return True
+
+    def _update_card(self) -> None:
+        """Bring the model card up to date: the host asks for the settings once, before training."""
+        settings = self.get_config_dict()
+        _host.update_card(self.model, self, self._card_settings, settings)
+        self._card_settings = settings
 
     @abstractmethod
     def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:

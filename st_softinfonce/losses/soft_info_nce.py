@@ -219,6 +219,7 @@ class SoftInfoNCELoss(InBatchLoss):
             dist.broadcast(chosen, src=0)  # one temperature for all devices, whose batches differ
         if chosen > 0:
             self.weight_temperature = float(chosen)
+            self._update_card()
             logger.info("weight_temperature='auto' is %.4g from here on.", self.weight_temperature)
 
     def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ class Length(SimilarityEstimator):
 
 class NotAnEstimator:
     pass
+
+def make_length():
+    return Length(power=2.0)
 """
 
 
@@ -124,3 +127,20 @@ def test_a_plugin_that_is_no_estimator_is_refused(installed):
     installed("wrong", "length_plugin:NotAnEstimator", "length-plugin")
     with pytest.raises(TypeError, match=r"'wrong' \(length-plugin 1.0\) must be .* got NotAnEstimator"):
         get_estimator("wrong")
+
+
+@pytest.mark.parametrize(("attribute", "power"), [("Length", 1.0), ("make_length", 2.0)], ids=["class", "factory"])
+def test_an_estimator_is_described_with_its_plugins_version(installed, attribute, power):
+    installed("length", f"length_plugin:{attribute}", "length-plugin")
+    assert registry.describe_estimator(get_estimator("length")) == {
+        "estimator": "length",
+        "estimator_version": "length-plugin 1.0",
+        "estimator_options": {"power": power},
+    }
+
+
+def test_an_estimator_of_no_distribution_has_no_version(installed):
+    installed("length", "length_plugin:Length", "length-plugin")
+    plugin = type(get_estimator("length"))
+    own = type("Own", (plugin,), {"__module__": "a_module_of_no_distribution"})()
+    assert registry.describe_estimator(own)["estimator_version"] is None

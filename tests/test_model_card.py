@@ -1,0 +1,435 @@
+"""What model cards say of our losses, whatever they are wrapped in, and of MTEB results."""
+
+import json
+import re
+from importlib.metadata import version
+
+import mteb
+import pytest
+import torch
+from conftest import DOCUMENTS, QUERIES, make_tokenizer, make_transformer_model
+from datasets import Dataset, DatasetDict
+from hub_server import check_card
+from huggingface_hub import ModelCard
+from mteb.results import ModelResult, TaskResult
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+    SparseEncoder,
+    SparseEncoderTrainer,
+    SparseEncoderTrainingArguments,
+)
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss, Matryoshka2dLoss, MatryoshkaLoss
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+from st_softinfonce import CachedSoftInfoNCELoss, SimilarityEstimator, SoftInfoNCELoss, get_estimator
+from st_softinfonce.estimators import CrossEncoderEstimator, MixtureEstimator
+from st_softinfonce.estimators.registry import describe_estimator
+from st_softinfonce.functional import RelevancePosterior
+from st_softinfonce.losses import (
+    CancelledInfoNCELoss,
+    InBatchBCELoss,
+    KLRegularizedInfoNCELoss,
+    SoftSpladeLoss,
+    WeightedInfoNCELoss,
+)
+from st_softinfonce.model_card import add_mteb_results
+from st_softinfonce.tasks import task_from_pairs
+
+OURS = f"st-softinfonce {version('st-softinfonce')}"
+PAPER = "Rethinking Negative Pairs in Code Search"
+
+
+@pytest.fixture
+def pairs():
+    return Dataset.from_dict({"query": QUERIES, "code": DOCUMENTS})
+
+
+def train(model, dataset, loss, folder, trainer=SentenceTransformerTrainer, arguments=None):
+    """One step, then the card that is saved with the model."""
+    arguments = arguments or SentenceTransformerTrainingArguments
+    trainer(
+        model=model,
+        args=arguments(
+            output_dir=str(folder / "checkpoints"),
+            max_steps=1,
+            per_device_train_batch_size=len(QUERIES),
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
+        train_dataset=dataset,
+        loss=loss,
+    ).train()
+    return saved_card(model, folder / "model")
+
+
+def saved_card(model, folder):
+    model.save_pretrained(str(folder))
+    card = (folder / "README.md").read_text()
+    assert check_card(card) == []
+    return card
+
+
+def settings(card):
+    """The losses' settings, one for each training dataset."""
+    blocks = re.findall(r"\* Loss: .*? with these parameters:\s+```json\s+(\{.*?\n  \})", card, re.DOTALL)
+    return [json.loads(block) for block in blocks]
+
+
+@pytest.fixture
+def cross_encoder_folder(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        num_labels=1,
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "reranker")
+    tokenizer.save_pretrained(tmp_path / "reranker")
+    return tmp_path / "reranker"
+
+
+def estimators(bert_folder, cross_encoder_folder):
+    teacher = make_transformer_model(bert_folder)
+    return {
+        "bm25": get_estimator("bm25", b=0.5),
+        "near-duplicate": get_estimator("near-duplicate"),
+        "simcse": get_estimator("simcse", model=teacher),
+        "trained-model": get_estimator("trained-model", model=teacher),
+        "cross-encoder": CrossEncoderEstimator(str(cross_encoder_folder), device="cpu"),
+        "mixture": MixtureEstimator(["bm25", get_estimator("near-duplicate", compares="queries")]),
+    }
+
+
+@pytest.mark.parametrize("name", ["bm25", "near-duplicate", "simcse", "trained-model", "cross-encoder", "mixture"])
+def test_the_card_names_every_estimator_with_its_version_and_options(
+    name, static_model, pairs, bert_folder, cross_encoder_folder, tmp_path
+):
+    estimator = estimators(bert_folder, cross_encoder_folder)[name]
+    card = train(static_model, pairs, SoftInfoNCELoss(static_model, estimator), tmp_path)
+    (found,) = settings(card)
+    assert found["estimator"] == name
+    assert found["estimator_version"] == OURS
+    assert found["estimator_options"] == estimator.get_config_dict() != {}
+    weighting = estimator.weighting
+    assert [found[key] for key in ("weighting", "alpha", "beta", "weight_temperature")] == [
+        "paper",
+        weighting.alpha,
+        weighting.beta,
+        weighting.temperature,
+    ]
+    for text in ("st_softinfonce.losses.soft_info_nce.SoftInfoNCELoss", PAPER, f"* Size: {len(QUERIES)} training"):
+        assert text in card
+    assert " object at 0x" not in card
+    assert str(tmp_path) not in card
+    if name == "mixture":
+        assert [part["estimator_version"] for part in found["estimator_options"]["estimators"]] == [OURS, OURS]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [InBatchBCELoss, WeightedInfoNCELoss, KLRegularizedInfoNCELoss, CancelledInfoNCELoss, CachedSoftInfoNCELoss],
+)
+def test_the_card_of_every_other_loss_names_it_and_the_paper(make, transformer_model, pairs, tmp_path):
+    options = {"top_k": 1} if make is CancelledInfoNCELoss else {}
+    loss = make(transformer_model, "bm25", **options)
+    card = train(transformer_model, pairs, loss, tmp_path)
+    (found,) = settings(card)
+    assert found == json.loads(json.dumps(loss.get_config_dict()))
+    assert found["estimator_version"] == OURS
+    assert f"{make.__module__}.{make.__name__}</code>" in card
+    assert f"loss:{make.__name__}" in card
+    assert f"#### {make.__name__}\n```bibtex" in card
+    assert PAPER in loss.citation
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model, loss: MatryoshkaLoss(model, loss, [16, 8]),
+        lambda model, loss: Matryoshka2dLoss(model, loss, [16, 8]),
+        AdaptiveLayerLoss,
+        lambda model, loss: AdaptiveLayerLoss(model, MatryoshkaLoss(model, loss, [16, 8])),
+    ],
+    ids=["matryoshka", "matryoshka-2d", "adaptive-layer", "both"],
+)
+def test_the_card_of_a_wrapper_loss_has_the_inner_losses_settings(wrap, transformer_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(transformer_model, weight_temperature="auto")
+    card = train(transformer_model, pairs, wrap(transformer_model, loss), tmp_path)
+    (found,) = settings(card)
+    assert found["SoftInfoNCELoss"] == json.loads(json.dumps(loss.get_config_dict()))
+    assert found["SoftInfoNCELoss"]["weight_temperature"] == loss.weight_temperature > 0
+    assert "SoftInfoNCELoss\n```bibtex" in card
+    assert PAPER in card
+
+
+def test_the_card_of_a_sparse_wrapper_loss_has_the_inner_losses_settings(pairs, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    transformer = Transformer(str(tmp_path / "bert"), transformer_task="fill-mask")
+    model = SparseEncoder(modules=[transformer, SpladePooling()], device="cpu")
+    loss = SoftInfoNCELoss.paper(model, weight_temperature="auto")
+    wrapper = SoftSpladeLoss(model, loss, document_regularizer_weight=0.1)
+    card = train(model, pairs, wrapper, tmp_path, SparseEncoderTrainer, SparseEncoderTrainingArguments)
+    (found,) = settings(card)
+    assert found["loss"] == "SoftInfoNCELoss"
+    assert found["SoftInfoNCELoss"]["weight_temperature"] == loss.weight_temperature > 0
+    assert found["document_regularizer_weight"] == 0.1
+    assert PAPER in card
+
+
+def test_the_card_has_the_temperature_that_was_chosen(static_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
+    (found,) = settings(train(static_model, pairs, loss, tmp_path))
+    assert found["weight_temperature"] == loss.weight_temperature > 0
+    assert found["weight_temperature_from"].startswith("first batch")
+
+
+def test_the_card_has_the_posterior_instead_of_what_it_does_not_use(static_model, pairs, tmp_path):
+    posterior = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-9.0, 10.0), prior=0.01, relative=True)
+    loss = SoftInfoNCELoss(static_model, weighting="posterior", posterior=posterior)
+    (found,) = settings(train(static_model, pairs, loss, tmp_path))
+    assert found["weighting"] == "posterior"
+    assert found["posterior"]["prior"] == posterior.prior
+    assert not {"alpha", "beta", "weight_temperature"} & set(found)
+
+
+def test_losses_of_several_datasets_keep_their_own_settings(static_model, pairs, tmp_path):
+    losses = {
+        "one": SoftInfoNCELoss(static_model, weight_temperature="auto", alpha=1.0),
+        "two": SoftInfoNCELoss(static_model, weight_temperature=3.0),
+    }
+    train_both(static_model, pairs, losses, tmp_path)
+    one, two = settings(saved_card(static_model, tmp_path / "model"))
+    assert (one["alpha"], one["weight_temperature"]) == (1.0, losses["one"].weight_temperature)
+    assert one["weight_temperature"] > 0
+    assert (two["alpha"], two["weight_temperature"]) == (1.5, 3.0)
+
+
+def test_several_wrapped_losses_of_one_class_are_all_named(static_model, pairs, tmp_path):
+    inner = [SoftInfoNCELoss(static_model, alpha=alpha) for alpha in (0.5, 1.0)]
+    losses = {
+        name: MatryoshkaLoss(static_model, loss, [16, 8]) for name, loss in zip(("one", "two"), inner, strict=True)
+    }
+    train_both(static_model, pairs, losses, tmp_path)
+    for found in settings(saved_card(static_model, tmp_path / "model")):
+        assert sorted(one["alpha"] for one in found["SoftInfoNCELoss"]) == [0.5, 1.0]
+
+
+def train_both(model, pairs, losses, folder):
+    """One epoch of two datasets, a batch of each; two objects, as the host marks the object with its name."""
+    SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(folder / "checkpoints"),
+            num_train_epochs=1,
+            per_device_train_batch_size=len(QUERIES),
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
+        train_dataset=DatasetDict({"one": pairs, "two": pairs.select(range(len(pairs)))}),
+        loss=losses,
+    ).train()
+
+
+class Constant(SimilarityEstimator):
+    weighting = get_estimator("bm25").weighting
+    compares = "queries"
+
+    def represent(self, column):
+        return torch.zeros(len(column), 1)
+
+    def similarity(self, queries, candidates):
+        return torch.zeros(len(queries), len(candidates))
+
+
+def test_an_estimators_version_is_its_distributions(monkeypatch):
+    assert describe_estimator(get_estimator("bm25"))["estimator_version"] == OURS
+    # Not registered under a name, but in a distribution all the same.
+    monkeypatch.setattr(Constant, "__module__", "mteb.estimators")
+    assert describe_estimator(Constant())["estimator_version"] == f"mteb {version('mteb')}"
+    monkeypatch.setattr(Constant, "__module__", "__main__")
+    assert describe_estimator(Constant()) == {
+        "estimator": "Constant",
+        "estimator_version": None,
+        "estimator_options": {},
+    }
+
+
+# MTEB results
+
+
+@pytest.fixture
+def tasks(pairs):
+    languages = pairs.add_column("language", ["python"] * 4 + ["go"] * 4)
+    return [task_from_pairs(languages, name="MyCode"), task_from_pairs(pairs, name="Other")]
+
+
+def evaluate(model, tasks):
+    return mteb.evaluate(model, tasks=tasks, cache=None, co2_tracker=False, show_progress_bar=False)
+
+
+def change(model):
+    """As training would, but more of it."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+
+
+def expected_results(after, before, metrics=("mrr_at_1000", "ndcg_at_10", "recall_at_10")):
+    """(dataset, metric) to value, read off MTEB's own structure."""
+    expected = {}
+    for result, suffix in ((after, ""), (before, "_before_fine_tuning")):
+        for task in result.task_results:
+            for scores in task.scores["test"]:
+                subset = f" ({scores['hf_subset']})" if scores["hf_subset"] != "default" else ""
+                for metric in metrics:
+                    expected[f"{task.task_name}{subset}", metric + suffix] = scores[metric]
+    return expected
+
+
+def found_results(card):
+    return {
+        (result.dataset_type, result.metric_type): result.metric_value for result in ModelCard(card).data.eval_results
+    }
+
+
+def test_results_before_and_after_are_in_the_metadata_and_in_a_table(static_model, pairs, tasks, tmp_path):
+    before = evaluate(static_model, tasks)
+    train(static_model, pairs, SoftInfoNCELoss(static_model), tmp_path)
+    change(static_model)
+    after = evaluate(static_model, tasks)
+    add_mteb_results(static_model, after, before)
+    card = saved_card(static_model, tmp_path / "evaluated")
+    expected = expected_results(after, before)
+    assert len(expected) == 3 * 2 * 3  # subsets, moments, metrics
+    assert found_results(card) == expected
+    values = {
+        moment: {v for (_, name), v in expected.items() if name.endswith("tuning") == moment} for moment in (0, 1)
+    }
+    assert values[0] != values[1]
+    assert all(result.task_type == "retrieval" for result in ModelCard(card).data.eval_results)
+    for task in after.task_results:
+        assert f'"revision": "{task.dataset_revision}"' in card
+        names = [f"{task.task_name} ({language})" for language in ("python", "go")]
+        columns = names if task.task_name.startswith("MyCode") else [task.task_name]
+        row = " *\\| *".join(
+            re.escape(str(round(expected[name, "mrr_at_1000_before_fine_tuning"], 4))) for name in columns
+        )
+        assert re.search(rf"^\| mrr_at_1000_before_fine_tuning *\| *{row} *\|$", card, re.MULTILINE)
+
+
+def test_adding_results_again_replaces_them(static_model, pairs, tasks, tmp_path):
+    train(static_model, pairs, SoftInfoNCELoss(static_model), tmp_path)
+    first = evaluate(static_model, tasks)
+    change(static_model)
+    second = evaluate(static_model, tasks)
+    add_mteb_results(static_model, first)
+    add_mteb_results(static_model, second, first)
+    assert found_results(saved_card(static_model, tmp_path / "again")) == expected_results(second, first)
+
+
+def test_results_of_a_loaded_model_join_the_card_that_it_came_with(static_model, pairs, tasks, tmp_path):
+    original = train(static_model, pairs, SoftInfoNCELoss(static_model), tmp_path)
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    before = evaluate(loaded, tasks)
+    change(loaded)
+    after = evaluate(loaded, tasks)
+    add_mteb_results(loaded, before)
+    add_mteb_results(loaded, after, before)
+    card = saved_card(loaded, tmp_path / "evaluated")
+    assert found_results(card) == expected_results(after, before)
+    assert card.count("## MTEB results") == 1
+    assert re.search(r"^\| mrr_at_1000_before_fine_tuning *\|", card, re.MULTILINE)
+    assert settings(card) == settings(original) != []
+    # Nothing of the card is lost.
+    body = original.split("---\n", 2)[2]
+    assert [line for line in body.splitlines() if line not in card.splitlines()] == []
+
+
+def test_a_loaded_cards_own_results_stay_beside_the_new_ones(static_model, tmp_path):
+    static_model.save_pretrained(str(tmp_path / "model"))
+    index = "model-index:\n- name: other\n  results:\n" + (
+        "  - task: {type: sts}\n    dataset: {name: Theirs, type: theirs, config: en}\n"
+        "    metrics:\n    - {type: spearman, value: 0.25}\n"
+    )
+    (tmp_path / "model" / "README.md").write_text(f"---\nlicense: mit\n{index}---\n\n# Theirs\n\nA text.\n")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
+    card = saved_card(loaded, tmp_path / "evaluated")
+    assert found_results(card) == {("theirs", "spearman"): 0.25, ("Mine", "mrr_at_1000"): 0.5}
+    assert ModelCard(card).data.license == "mit"
+    assert "# Theirs\n\nA text.\n\n## MTEB results\n" in card
+
+
+def test_a_loaded_card_without_metadata_gets_the_results(static_model, tmp_path):
+    static_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text("# Theirs\n")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
+    card = saved_card(loaded, tmp_path / "evaluated")
+    assert found_results(card) == {("Mine", "mrr_at_1000"): 0.5}
+    assert "# Theirs" in card
+
+
+def test_results_of_a_task_without_the_metrics_are_its_main_score(static_model):
+    result = model_result(task_result("STSBenchmark", {"main_score": 0.5}))
+    add_mteb_results(static_model, result, result)
+    (evaluation,) = static_model.model_card_data.format_eval_metrics()["model-index"][0]["results"]
+    assert evaluation["task"] == {"type": "sts", "name": "STS"}
+    assert [metric["type"] for metric in evaluation["metrics"]] == ["main_score", "main_score_before_fine_tuning"]
+
+
+def task_result(name, scores, revision="1", split="test", subset="default"):
+    return TaskResult(
+        task_name=name,
+        dataset_revision=revision,
+        mteb_version="2",
+        evaluation_time=1.0,
+        scores={split: [{"hf_subset": subset, "languages": ["eng-Latn"], **scores}]},
+    )
+
+
+def model_result(*results):
+    return ModelResult(model_name="m", model_revision="1", task_results=list(results))
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "message"),
+    [
+        ([], [], "after holds no scores"),
+        ([("a", "1", "test", "default")], [], "before holds no scores"),
+        ([("a", "1", "test", "go")], [("a", "1", "test", "php")], r"before has no results for \['a \(go\)'\]"),
+        ([("a", "1", "dev", "default")], [("a", "1", "test", "default")], r"no results for \['a \(dev\)'\]"),
+        ([("a", "1", "test", "default")], [("a", "2", "test", "default")], r"another revision of \['a'\]"),
+    ],
+    ids=["nothing", "nothing-before", "subset", "split", "revision"],
+)
+def test_results_that_cannot_be_compared_are_refused(static_model, after, before, message):
+    def results(rows):
+        return model_result(
+            *(
+                task_result(name, {"main_score": 0.5}, revision, split, subset)
+                for name, revision, split, subset in rows
+            )
+        )
+
+    with pytest.raises(ValueError, match=message):
+        add_mteb_results(static_model, results(after), results(before))
+    assert static_model.model_card_data.eval_results_dict == {}
