@@ -16,6 +16,14 @@ FILE_RULES = {
     "binary": "holds null bytes",
     "undecodable": "encoding unknown, or other than declared",
     "unreadable": "cannot be read",
+    "unsafe_path": "leads out of its archive",
+    "link": "link in an archive",
+}
+ARCHIVE_RULES = {
+    "corrupt": "broken or cut short; read as far as possible",
+    "too_large": "unpacks to more than the limits; read as far as these",
+    "unsupported": "cannot be unpacked here",
+    "nested": "inside another archive; not opened",
 }
 FOLDER_RULES = {
     "hidden": "name begins with a dot",
@@ -37,7 +45,7 @@ FUNCTION_RULES = {
     "trivial": "a stub, or too few lines of code",
     "duplicate": "same code as an earlier function",
 }
-PROBLEMS = ("binary", "undecodable", "unreadable")
+PROBLEMS = ("binary", "undecodable", "unreadable", "unsafe_path", "corrupt", "unsupported")
 
 
 @dataclass
@@ -52,12 +60,14 @@ class MiningReport:
         files_seen: Files with the extension of a language, in the folders that were entered.
         files_mined: Files whose functions were looked at.
         files_skipped: Number of the other files by rule (`FILE_RULES`).
+        archives_seen: Archives that were opened, and those inside them.
+        archives_skipped: Number of those not read, or not to their end, by rule (`ARCHIVE_RULES`).
         folders_skipped: Number of folders that were not entered by rule (`FOLDER_RULES`); their files are not seen.
         functions_seen: All functions of the mined files, with or without documentation.
         functions_kept: Functions that became pairs.
         functions_dropped: Number of the other functions by rule (`FUNCTION_RULES`).
-        problems: Files and folders that could not be read, decoded or wholly parsed, as `path (rule)`. A file in
-            which only some parts do not parse, `path (syntax_error)`, is mined as far as it does.
+        problems: Files, folders and archives that could not be read, decoded or wholly parsed, as `path (rule)`. A
+            file in which only some parts do not parse, `path (syntax_error)`, is mined as far as it does.
 
     Example:
         >>> report = MiningReport(functions_seen=3, functions_kept=1)
@@ -69,6 +79,8 @@ class MiningReport:
     files_seen: int = 0
     files_mined: int = 0
     files_skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FILE_RULES, 0))
+    archives_seen: int = 0
+    archives_skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ARCHIVE_RULES, 0))
     folders_skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FOLDER_RULES, 0))
     functions_seen: int = 0
     functions_kept: int = 0
@@ -81,6 +93,8 @@ class MiningReport:
         lines += _rule_lines(self.files_skipped, FILE_RULES)
         partly = sum(problem.endswith("(syntax_error)") for problem in self.problems)
         lines += [_line("files with syntax errors", partly, "mined as far as they parse")] if partly else []
+        if self.archives_seen:
+            lines += [_line("archives seen", self.archives_seen), *_rule_lines(self.archives_skipped, ARCHIVE_RULES)]
         skipped = _rule_lines(self.folders_skipped, FOLDER_RULES)
         lines += [_line("folders not entered", sum(self.folders_skipped.values())), *skipped] if skipped else []
         lines += [_line("functions seen", self.functions_seen), _line("  kept", self.functions_kept)]
@@ -90,6 +104,7 @@ class MiningReport:
         """Name the rules that dropped something, with their counts, on one line."""
         parts = (
             ("files", self.files_skipped),
+            ("archives", self.archives_skipped),
             ("folders", self.folders_skipped),
             ("functions", self.functions_dropped),
         )

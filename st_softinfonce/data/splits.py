@@ -14,24 +14,35 @@ from datasets import Dataset, DatasetDict
 _SHOWN_NAMES = 10
 
 
-def split_by_package(pairs: Dataset, test_packages: Iterable[str] | float, *, seed: int = 0) -> DatasetDict:
-    """Split pairs so that no package is on both sides: near-duplicates inside one would leak into the test data.
+def split_by_package(
+    pairs: Dataset,
+    test_packages: Iterable[str] | float,
+    *,
+    validation_packages: Iterable[str] | float | None = None,
+    drop_leaks: bool = False,
+    seed: int = 0,
+) -> DatasetDict:
+    """Split pairs so that no package is on two sides: near-duplicates inside one would leak into the test data.
 
     Given a share, packages are taken in an order that depends on their names and `seed` alone, each if it still fits;
     the smallest of the others then fills what is missing. The test side has at least that share of the rows,
-    and more only by what whole packages make necessary.
+    and more only by what whole packages make necessary. Packages also copy from each other: rows whose code, or whose
+    `duplicate_group` if there is such a column, is also on a side that is held out are leaks.
 
     Args:
         pairs: Any dataset with a string column `package`, such as `mine_pairs` returns.
         test_packages: Names of the packages to hold out, or the share of the rows to hold out, between 0 and 1.
+        validation_packages: Names or share, of all rows, of a third side between the two; None makes none.
+        drop_leaks: Whether to drop leaks, from `train` those that are in `validation` or `test`, and from
+            `validation` those in `test`. Otherwise they are kept, with a warning.
         seed: Chooses other packages for the same share; of no effect on names.
 
     Returns:
-        `train` and `test`, with the rows of each in the order they had.
+        `train`, `validation` if asked for, and `test`, with the rows of each in the order they had.
 
     Raises:
-        ValueError: If there is no such column or it has empty values, a package is unknown, the share is not between
-            0 and 1, one side would be empty, or a single string is given for the names.
+        ValueError: If there is no such column or it has empty values, a package is unknown or named twice, a share is
+            not between 0 and 1, one side would be empty, or a single string is given for the names.
 
     Example:
         >>> pairs = Dataset.from_dict({"query": ["a", "b", "c"], "package": ["x", "y", "x"]})
@@ -47,37 +58,49 @@ def split_by_package(pairs: Dataset, test_packages: Iterable[str] | float, *, se
         nameless = pairs.num_rows - len(packages)
         raise ValueError(f"pairs must have a package name in each row, got {nameless} without: fill or drop those.")
     sizes = Counter(packages)
-    if isinstance(test_packages, str):
-        raise ValueError(f"test_packages must be several names or a share, got {test_packages!r}: put it in a list.")
-    if isinstance(test_packages, Real):
-        held_out = _choose(sizes, float(test_packages), seed)
-    else:
-        held_out = set(test_packages)  # type: ignore[arg-type]  # mypy takes no float for a Real
-    _check_names(held_out, sizes)
-    is_test = [name in held_out for name in packages]
-    if all(is_test) or not any(is_test):
-        empty = "train" if pairs.num_rows and all(is_test) else "test"
-        raise ValueError(
-            f"test_packages must leave rows on both sides, got {_list(held_out)}, and {empty!r} is empty: "
-            f"pairs has the packages {_list(sizes)}; choose fewer or more of them, or mine more packages."
-        )
-    splits = DatasetDict(
-        train=pairs.select([row for row, test in enumerate(is_test) if not test]),
-        test=pairs.select([row for row, test in enumerate(is_test) if test]),
-    )
-    _warn_of_leaks(pairs, is_test)
-    return splits
+    sides = {"test": _held_out("test_packages", test_packages, sizes, set(), seed)}
+    if validation_packages is not None:
+        sides["validation"] = _held_out("validation_packages", validation_packages, sizes, sides["test"], seed)
+    side_of = {name: side for side, names in sides.items() for name in names}
+    rows: dict[str, list[int]] = {side: [] for side in ("train", "validation", "test") if side in {"train", *sides}}
+    for row, name in enumerate(packages):
+        rows[side_of.get(name, "train")].append(row)
+    for side, found in reversed(rows.items()):
+        if not found:
+            argument = "validation_packages" if side == "validation" else "test_packages"
+            named = sides.get(side, set().union(*sides.values()))
+            raise ValueError(
+                f"{argument} must leave rows on {'both' if len(rows) == 2 else 'all'} sides, got {_list(named)}, and "
+                f"{side!r} is empty: pairs has the packages {_list(sizes)}; choose fewer or more of them, or mine "
+                "more packages."
+            )
+    _handle_leaks(pairs, rows, drop_leaks)
+    return DatasetDict({side: pairs.select(found) for side, found in rows.items()})
+
+
+def _held_out(
+    argument: str, packages: Iterable[str] | float, sizes: Counter[str], taken: set[str], seed: int
+) -> set[str]:
+    if isinstance(packages, str):
+        raise ValueError(f"{argument} must be several names or a share, got {packages!r}: put it in a list.")
+    if isinstance(packages, Real):
+        return _choose(argument, sizes, taken, float(packages), seed)
+    names = set(packages)  # type: ignore[arg-type]  # mypy takes no float for a Real
+    _check_names(argument, names, sizes)
+    if names & taken:
+        raise ValueError(f"{argument} must not name test packages, got {_list(names & taken)}: name each once.")
+    return names
 
 
 def _column(pairs: Dataset, name: str) -> list[object]:
     return list(pairs.with_format(None)[name])
 
 
-def _choose(sizes: Counter[str], share: float, seed: int) -> set[str]:
+def _choose(argument: str, sizes: Counter[str], taken: set[str], share: float, seed: int) -> set[str]:
     if not 0 < share < 1:
-        raise ValueError(f"test_packages must be names or a share between 0 and 1, got {share}: give e.g. 0.1.")
+        raise ValueError(f"{argument} must be names or a share between 0 and 1, got {share}: give e.g. 0.1.")
     wanted = share * sizes.total()
-    order = sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    order = sorted(set(sizes) - taken, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     chosen: set[str] = set()
     rows = 0
     for name in order:
@@ -90,11 +113,11 @@ def _choose(sizes: Counter[str], share: float, seed: int) -> set[str]:
     return chosen
 
 
-def _check_names(names: set[str], sizes: Counter[str]) -> None:
+def _check_names(argument: str, names: set[str], sizes: Counter[str]) -> None:
     for name in sorted(names - set(sizes), key=str):
         near = difflib.get_close_matches(str(name), sizes, n=3)
         remedy = f"did you mean {_list(near)}?" if near else f"choose from {_list(sizes)}."
-        raise ValueError(f"test_packages must be packages of pairs, got {name!r}: {remedy}")
+        raise ValueError(f"{argument} must be packages of pairs, got {name!r}: {remedy}")
 
 
 def _list(names: Iterable[str]) -> str:
@@ -103,16 +126,34 @@ def _list(names: Iterable[str]) -> str:
     return f"{shown} and {len(ordered) - _SHOWN_NAMES} more" if len(ordered) > _SHOWN_NAMES else shown or "none"
 
 
-def _warn_of_leaks(pairs: Dataset, is_test: list[bool]) -> None:
-    if "code" not in pairs.column_names:
-        return
-    codes = _column(pairs, "code")
-    test_codes = {code for code, test in zip(codes, is_test, strict=True) if test}
-    leaked = sum(code in test_codes for code, test in zip(codes, is_test, strict=True) if not test)
-    if leaked:
-        warnings.warn(
-            f"{leaked} rows of 'train' have a code that is also in 'test': drop one side of them, "
-            "or what is measured is memory.",
-            UserWarning,
-            stacklevel=3,
-        )
+def _handle_leaks(pairs: Dataset, rows: dict[str, list[int]], drop: bool) -> None:
+    """Drop the rows that are also on a later side, or warn of them."""
+    columns = [_column(pairs, name) for name in ("code", "duplicate_group") if name in pairs.column_names]
+    sides = list(rows)
+    # From the last side on, so that what is dropped from one is no reason to drop it from another.
+    for number in range(len(sides) - 2, -1, -1):
+        side, later = sides[number], sides[number + 1 :]
+        held_out = [{column[row] for name in later for row in rows[name]} - {None} for column in columns]
+        kept = [
+            row
+            for row in rows[side]
+            if not any(column[row] in values for column, values in zip(columns, held_out, strict=True))
+        ]
+        leaked = len(rows[side]) - len(kept)
+        if not leaked:
+            continue
+        where = " or ".join(map(repr, later))
+        if drop:
+            if not kept:
+                raise ValueError(
+                    f"test_packages must leave rows on all sides, and all {leaked} of {side!r} have a code that is "
+                    f"also in {where}: hold out other packages."
+                )
+            rows[side] = kept
+        else:
+            warnings.warn(
+                f"{leaked} rows of {side!r} have a code that is also in {where}, exactly or nearly: pass "
+                "drop_leaks=True to drop them, or what is measured is memory.",
+                UserWarning,
+                stacklevel=3,
+            )

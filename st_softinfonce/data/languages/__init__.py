@@ -16,11 +16,11 @@ _MODULES = {
 EXTENSIONS = {extension: language for language, (_, extensions) in _MODULES.items() for extension in extensions}
 
 
-def load_miners(languages: str | Iterable[str]) -> dict[str, LanguageMiner]:
+def load_miners(languages: str | Iterable[str] | None) -> dict[str, LanguageMiner]:
     """Load the miners of some languages.
 
     Args:
-        languages: One name, or several. Order and repetition do not matter.
+        languages: One name, or several; None for all. Order and repetition do not matter.
 
     Returns:
         One miner a language, in the order of the table above.
@@ -28,6 +28,8 @@ def load_miners(languages: str | Iterable[str]) -> dict[str, LanguageMiner]:
     Raises:
         ValueError: If there is no language, or one is not known.
     """
+    if languages is None:
+        languages = _MODULES
     names = {languages} if isinstance(languages, str) else set(languages)
     unknown = sorted(name for name in names if name not in _MODULES)
     if unknown or not names:

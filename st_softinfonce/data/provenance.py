@@ -1,0 +1,261 @@
+"""Name, version and licence of a package, from the files that package managers and people leave beside the code."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from typing import Any
+from xml.etree import ElementTree as ET
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_BYTES = 1_000_000
+
+_LICENSE_FILE = re.compile(r"(?:LICEN[CS]E|COPYING|UNLICENSE)(?:[-.](?:\w|-)+)*", re.IGNORECASE)
+_PROJECT_FILES = ("PKG-INFO", "METADATA", "package.json", "composer.json", "pyproject.toml", "pom.xml", "go.mod")
+
+# The first that matches counts: a licence may quote the title of another further down.
+_TEXTS = (
+    ("Apache-2.0", r"apache license,?\s+version 2\.0"),
+    ("MPL-2.0", r"mozilla public license,? version 2\.0|mozilla public license\s+={3,}\s+version 2"),
+    ("AGPL-3.0", r"gnu affero general public license\s+version 3"),
+    ("LGPL-3.0", r"gnu lesser general public license\s+version 3"),
+    ("LGPL-2.1", r"gnu lesser general public license\s+version 2\.1"),
+    ("GPL-3.0", r"gnu general public license\s+version 3"),
+    ("GPL-2.0", r"gnu general public license\s+version 2"),
+    ("EPL-2.0", r"eclipse public license\s+-\s+v\s*2\.0"),
+    ("PSF-2.0", r"python software foundation license version 2"),
+    ("BSL-1.0", r"boost software license\s+-\s+version 1\.0"),
+    ("Unlicense", r"this is free and unencumbered software released into the public domain"),
+    ("CC0-1.0", r"cc0 1\.0 universal"),
+    ("ISC", r"permission to use, copy, modify, and(?:/or)? distribute this software for any purpose"),
+    ("MIT", r"permission is hereby granted, free of charge, to any person obtaining a copy"),
+    (
+        "BSD-3-Clause",
+        r"redistribution and use in source and binary forms.*(?:neither the name|may not be used to endorse)",
+    ),
+    ("BSD-2-Clause", r"redistribution and use in source and binary forms"),
+)
+_LICENSE_TEXTS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _TEXTS)
+
+_SPDX = {
+    "mit": "MIT", "mit license": "MIT", "the mit license": "MIT", "expat": "MIT", "expat license": "MIT",
+    "apache": "Apache-2.0", "apache 2": "Apache-2.0", "apache 2.0": "Apache-2.0", "apache2": "Apache-2.0",
+    "apache-2": "Apache-2.0", "apache license 2.0": "Apache-2.0", "apache software license": "Apache-2.0",
+    "apache license, version 2.0": "Apache-2.0", "the apache license, version 2.0": "Apache-2.0",
+    "the apache software license, version 2.0": "Apache-2.0", "apache license version 2.0": "Apache-2.0",
+    "bsd 3-clause": "BSD-3-Clause", "3-clause bsd": "BSD-3-Clause", "new bsd": "BSD-3-Clause",
+    "bsd-3": "BSD-3-Clause", "bsd-3-clause": "BSD-3-Clause", "bsd 3-clause license": "BSD-3-Clause",
+    "3-clause bsd license": "BSD-3-Clause", "new bsd license": "BSD-3-Clause", "modified bsd": "BSD-3-Clause",
+    "bsd-2-clause": "BSD-2-Clause", "bsd 2-clause": "BSD-2-Clause", "simplified bsd": "BSD-2-Clause",
+    "bsd license": "BSD", "bsd": "BSD", "isc license (iscl)": "ISC", "isc": "ISC",
+    "python software foundation license": "PSF-2.0", "psf": "PSF-2.0",
+    "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0", "mpl 2.0": "MPL-2.0", "mpl-2": "MPL-2.0",
+    "the unlicense (unlicense)": "Unlicense", "zlib/libpng license": "Zlib", "zlib": "Zlib",
+    "gnu general public license v2 (gplv2)": "GPL-2.0-only",
+    "gnu general public license v2 or later (gplv2+)": "GPL-2.0-or-later",
+    "gnu general public license v3 (gplv3)": "GPL-3.0-only",
+    "gnu general public license v3 or later (gplv3+)": "GPL-3.0-or-later",
+    "gnu lesser general public license v3 (lgplv3)": "LGPL-3.0-only",
+    "gnu lesser general public license v3 or later (lgplv3+)": "LGPL-3.0-or-later",
+    "gnu lesser general public license v2 or later (lgplv2+)": "LGPL-2.0-or-later",
+}  # fmt: skip
+_GNU = re.compile(r"(a?gpl|l?gpl)-(\d)(?:\.(\d))?(\+?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where code comes from, each an empty string if it is not known.
+
+    Args:
+        name: The package's name.
+        version: Its version.
+        license: Its licence, an SPDX expression where that can be told.
+    """
+
+    name: str = ""
+    version: str = ""
+    license: str = ""
+
+    def or_else(self, other: Provenance) -> Provenance:
+        """Take from another what is not known here."""
+        return Provenance(self.name or other.name, self.version or other.version, self.license or other.license)
+
+
+def is_provenance_file(name: str) -> bool:
+    """Whether `read_provenance` would read a file of this name."""
+    return is_project_file(name) or _LICENSE_FILE.fullmatch(name) is not None or name in ("control", "copyright")
+
+
+def is_project_file(name: str) -> bool:
+    """Whether a file of this name tells that its folder is a project's own."""
+    return name in _PROJECT_FILES or name.endswith(".gemspec")
+
+
+def read_provenance(names: Iterable[str], read: Callable[[str], bytes]) -> Provenance:
+    """Read what the files of one folder say of the code in it.
+
+    Files of package managers come first, in the order of `PKG-INFO`, `METADATA`, `package.json`, `composer.json`,
+    `pyproject.toml`, `pom.xml`, `go.mod`, `*.gemspec`; then Debian's `control` and `copyright`; then licences, told
+    by their titles or first sentences. What is broken or says nothing is passed over.
+
+    Args:
+        names: The names of the folder's files.
+        read: Reads a file's content by its name; `OSError` if it cannot.
+
+    Returns:
+        What was found.
+    """
+    present = set(names)
+    order = [name for name in _PROJECT_FILES if name in present]
+    order += sorted(name for name in present if name.endswith(".gemspec"))
+    order += [name for name in ("control", "copyright") if name in present]
+    order += sorted(name for name in present if _LICENSE_FILE.fullmatch(name))
+    found = Provenance()
+    for name in order:
+        try:
+            found = found.or_else(_read(name, read(name)[:MAX_BYTES].decode("utf-8", "replace")))
+        except (OSError, ValueError, TypeError, AttributeError, ET.ParseError, RecursionError):
+            continue
+    return found
+
+
+def distribution_provenance(metadata: Any) -> Provenance:
+    """Read the metadata of an installed distribution, or of a wheel or sdist, as `email` parses them.
+
+    Args:
+        metadata: The headers of `METADATA` or `PKG-INFO`.
+
+    Returns:
+        Name, version and licence.
+    """
+    text = (metadata.get("License-Expression") or "").strip()
+    classifiers = [
+        value.split(" :: ")[-1].strip()
+        for value in metadata.get_all("Classifier") or ()
+        if value.startswith("License ::") and value != "License :: OSI Approved"
+    ]
+    old = (metadata.get("License") or "").strip()
+    if not text and old and old != "UNKNOWN":
+        # Some put the whole text into the field.
+        text = license_from_text(old) if "\n" in old else to_spdx(old)
+    text = text or " OR ".join(dict.fromkeys(map(to_spdx, classifiers)))
+    return Provenance(_line(metadata.get("Name")), _line(metadata.get("Version")), text)
+
+
+def license_from_text(text: str) -> str:
+    """Tell a licence by its title or first sentence.
+
+    Args:
+        text: The licence's text.
+
+    Returns:
+        The SPDX name, or an empty string.
+    """
+    flat = re.sub(r"[\s*#>\"]+", " ", text[:20_000].lower())
+    # The file of a licence begins with it, wherever the words of another occur later.
+    matches = [(match.start(), name) for name, pattern in _LICENSE_TEXTS if (match := pattern.search(flat))]
+    return min(matches, key=lambda item: item[0])[1] if matches else ""
+
+
+def to_spdx(name: str) -> str:
+    """Rewrite the usual names of licences, Debian's and those of classifiers among them, as SPDX does.
+
+    Args:
+        name: A name, or several with `or` and `and` between them.
+
+    Returns:
+        The SPDX expression; the name as it is if it is not known.
+    """
+    name = _line(name)
+    if name.lower() in _SPDX:
+        return _SPDX[name.lower()]
+    parts = re.split(r"\s+(or|and|OR|AND)\s+|\s*(\|)\s*", name)
+    parts = [part for part in parts if part]
+    if len(parts) > 1:
+        joints = {"or": "OR", "and": "AND", "|": "OR"}
+        return " ".join(joints.get(part.lower()) or to_spdx(part) for part in parts)
+    gnu = _GNU.fullmatch(name)
+    if gnu is not None:
+        return f"{gnu[1].upper()}-{gnu[2]}.{gnu[3] or '0'}-{'or-later' if gnu[4] else 'only'}"
+    return name
+
+
+def _read(name: str, text: str) -> Provenance:
+    if name in ("PKG-INFO", "METADATA"):
+        return distribution_provenance(HeaderParser().parsestr(text))
+    if name in ("package.json", "composer.json"):
+        return _read_json(json.loads(text))
+    if name == "pyproject.toml":
+        return _read_pyproject(tomllib.loads(text))
+    if name == "pom.xml":
+        return _read_pom(ET.fromstring(text))
+    if name == "go.mod":
+        module = re.search(r"^module\s+(\S+)", text, re.MULTILINE)
+        return Provenance(module[1] if module else "")
+    if name.endswith(".gemspec"):
+        return _read_gemspec(text)
+    if name == "control":
+        fields = HeaderParser().parsestr(text)
+        return Provenance(_line(fields.get("Package")), _line(fields.get("Version")))
+    if name == "copyright":
+        return Provenance(license=_read_copyright(text))
+    return Provenance(license=license_from_text(text))
+
+
+def _read_json(content: Any) -> Provenance:
+    field = content.get("license") or content.get("licenses") or ""
+    several = field if isinstance(field, list) else [field]
+    names = [entry.get("type", "") if isinstance(entry, dict) else str(entry) for entry in several]
+    licenses = " OR ".join(to_spdx(name.strip("()")) for name in names if name and not name.startswith("SEE "))
+    return Provenance(_line(content.get("name")), _line(content.get("version")), licenses)
+
+
+def _read_pyproject(content: dict[str, Any]) -> Provenance:
+    project = content.get("project") or content.get("tool", {}).get("poetry") or {}
+    field = project.get("license") or ""
+    text = field.get("text", "") if isinstance(field, dict) else field
+    text = license_from_text(text) if "\n" in text.strip() else to_spdx(text)
+    if not text:
+        classifiers = [value.split(" :: ")[-1] for value in project.get("classifiers", ()) if "License ::" in value]
+        text = " OR ".join(map(to_spdx, classifiers))
+    return Provenance(_line(project.get("name")), _line(project.get("version")), text)
+
+
+def _read_pom(root: ET.Element) -> Provenance:
+    def field(path: str) -> str:
+        # Both spellings occur: with Maven's namespace and without any.
+        return _line(root.findtext("/".join(f"{{*}}{part}" for part in path.split("/"))))
+
+    return Provenance(
+        field("artifactId"), field("version") or field("parent/version"), to_spdx(field("licenses/license/name"))
+    )
+
+
+def _read_gemspec(text: str) -> Provenance:
+    def field(name: str) -> str:
+        found = re.search(rf"\.{name}\s*=\s*\[?\s*['\"]([^'\"]+)['\"]", text)
+        return found[1] if found else ""
+
+    return Provenance(field("name"), field("version"), to_spdx(field("licenses?")))
+
+
+def _read_copyright(text: str) -> str:
+    """The licence of most files by Debian's machine-readable format, of the whole text else."""
+    for paragraph in re.split(r"\n\s*\n", text):
+        files = re.search(r"^Files:\s*\*\s*$", paragraph, re.MULTILINE)
+        name = re.search(r"^License:[ \t]*(\S.*)$", paragraph, re.MULTILINE)
+        if files and name:
+            return to_spdx(name[1])
+    return license_from_text(text)
+
+
+def _line(value: Any) -> str:
+    return " ".join(value.split()) if isinstance(value, str) else ""
