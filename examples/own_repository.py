@@ -19,7 +19,6 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from st_softinfonce import SoftInfoNCELoss
 from st_softinfonce.data import MiningReport, mine_pairs, split_by_package
 from st_softinfonce.data.advice import ENOUGH_PAIRS, advice_on
-from st_softinfonce.data.languages import EXTENSIONS
 from st_softinfonce.tasks import task_from_pairs
 
 
@@ -88,8 +87,7 @@ def main():
     model.max_seq_length = arguments.max_tokens
 
     report = MiningReport()
-    languages = arguments.language or set(EXTENSIONS.values())
-    pairs = mine_pairs(arguments.paths, languages=languages, report=report)
+    pairs = mine_pairs(arguments.paths, languages=arguments.language, report=report)
     print(report)
     if advice := advice_on(report, arguments.min_pairs):
         raise SystemExit("\n".join(advice))
