@@ -3,7 +3,8 @@
     accelerate launch --num_processes 4 examples/multi_gpu.py src --model NAME_OR_FOLDER --output output/multi-gpu
 
 With `gather_across_devices` four devices of 32 pairs are one batch of 128. The weights' statistics are logged beside
-the loss; add `--report-to tensorboard` (or wandb, ...) to see them drawn.
+the loss; add `--report-to tensorboard` (or wandb, ...) to see them drawn. To try it without a GPU: `accelerate launch
+--multi_gpu --num_processes 2 ...`, which then runs two processes on the CPU.
 """
 
 import argparse

@@ -106,6 +106,7 @@ def main():
         per_device_train_batch_size=arguments.batch_size,
         learning_rate=2e-5,
         warmup_steps=10,
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         save_strategy="no",
