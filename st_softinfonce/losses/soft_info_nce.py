@@ -146,6 +146,8 @@ class SoftInfoNCELoss(InBatchLoss):
             raise ValueError(f"partition_mode must be one of {PARTITION_MODES}, got {partition_mode!r}.")
         self.directions = tuple(directions)
         self.partition_mode = partition_mode
+        # Sees each block of weights (rows, M) and its positives' columns; WeightStatisticsCallback sets it.
+        self.observer: Callable[[Tensor, Tensor], None] | None = None
         if partition_mode != "joint" and len(self.directions) == 1:
             warnings.warn(
                 f"partition_mode={partition_mode!r} has no effect in one direction. Add 'doc_to_query' to directions.",
@@ -228,20 +230,25 @@ class SoftInfoNCELoss(InBatchLoss):
         if batch.compared is not None:
             weights = self._weights(batch.compared.similarity(rows), rows, batch.compared.known)
             # Explicit negatives that no query of their own is known of have weight 1.
-            weights = batch.compared.spread(weights, scores.size(1), 1.0)
+            weights = self._observed(batch.compared.spread(weights, scores.size(1), 1.0), rows)
         if "doc_to_query" not in self.directions:
             return soft_info_nce(scores, weights, positives=rows)
 
         # The positives are the first documents, so row i of the transposed block has its query in column i.
         transposed = self._transposed_scores(batch, rows)  # (rows, N)
         if batch.compared is not None:
-            transposed_weights = self._weights(batch.compared.transposed(rows), rows)
+            transposed_weights = self._observed(self._weights(batch.compared.transposed(rows), rows), rows)
         if self.partition_mode == "per_direction":
             one_way = soft_info_nce(scores, weights, positives=rows)
             return (one_way + soft_info_nce(transposed, transposed_weights, positives=rows)) / 2
         if weights is not None and transposed_weights is not None:
             weights = torch.cat([weights, transposed_weights], dim=1)
         return soft_info_nce(torch.cat([scores, transposed], dim=1), weights, positives=rows)
+
+    def _observed(self, weights: Tensor, positives: Tensor) -> Tensor:
+        if self.observer is not None:
+            self.observer(weights, positives)
+        return weights
 
     def _weights(self, similarity: Tensor, rows: Tensor, known: Tensor | None = None) -> Tensor:
         if self.posterior is not None:
