@@ -353,3 +353,30 @@ class TestPairs:
     def test_too_few_pairs_for_a_batch_are_refused(self):
         with pytest.raises(ValueError, match="batch_size=8 is more than the 5 training pairs"):
             training_order(make_pairs("one", 0, 5), batch_size=8, steps=1, seed=0)
+
+
+DUPLICATES = """
+[duplicates]
+shares = [0.0, 0.25]
+"""
+
+
+class TestDuplicates:
+    def test_shares_are_runs_of_their_own_with_one_choice_of_settings(self, tiny, config, tmp_path):
+        config.write_text(config.read_text() + DUPLICATES)
+        output = tmp_path / "out"
+        assert compare.main([str(config), "--output", str(output), "--only", "info-nce", "soft-teacher"]) == 0
+        settings = [result["settings"] for result in lines(output)]
+        tuned = [one["duplicates"]["share"] for one in settings if one["stage"] == "tune"]
+        tested = [(one["row"]["name"], one["duplicates"]["share"]) for one in settings if one["stage"] == "test"]
+        assert tuned == [0.0] * 4
+        assert sorted(tested) == [
+            (row, share) for row in ("info-nce", "soft-teacher") for share in (0.0, 0.25) for _ in (1, 2)
+        ]
+        values = {
+            one["duplicates"]["share"]: Store(output).values(result["key"])[1]["ndcg_at_10"]
+            for result in lines(output)
+            for one in [result["settings"]]
+            if one["stage"] == "test" and one["row"]["name"] == "info-nce" and one["seed"] == 2
+        }
+        assert not np.array_equal(values[0.0], values[0.25])
