@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None, *, description: str = __doc__ or ""
     parser.add_argument("--corpus", help="folder or name of the corpus (default: as the file says)")
     parser.add_argument("--output", type=Path, help="folder of the results (default: output/evaluation/CONFIG)")
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows alone")
+    parser.add_argument("--languages", nargs="+", metavar="NAME", help="of those that the file names")
     parser.add_argument("--list", action="store_true", help="say what would be run")
     parser.add_argument("--processes", type=int, help="runs at a time (default: as the file says)")
     parser.add_argument("--threads", type=int, help="threads of each run (default: as the file says)")
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None, *, description: str = __doc__ or ""
     for name in ("processes", "threads"):
         if getattr(given, name) is not None:
             matrix.machine[name] = getattr(given, name)
+    if given.languages is not None:
+        matrix.keep_languages(given.languages)
     if given.list:
         done, todo = pending(matrix, output, corpus=corpus, only=given.only)
         for run in todo:

@@ -141,6 +141,20 @@ class Matrix:
                     seen.add((model, regime, share, language, row))
                     yield Cell(model, language, regime, row, tuple(block["seeds"]), share)
 
+    def keep_languages(self, languages: Sequence[str]) -> None:
+        """Leave out the other languages; those of tuning stay.
+
+        Args:
+            languages: To keep.
+
+        Raises:
+            ValueError: None of them is in the matrix.
+        """
+        for block in self.content["matrix"]:
+            block["languages"] = [language for language in block["languages"] if language in languages]
+        if not any(block["languages"] for block in self.content["matrix"]):
+            raise ValueError(f"{self.name} has none of the languages {list(languages)}.")
+
     def grid(self, cell: Cell) -> list[tuple[float | None, float | None]]:
         """List the learning rates and scales that are tried for a cell: the same for every row.
 

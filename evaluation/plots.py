@@ -124,5 +124,11 @@ def _curve(
         low = [value - width for value, width in zip(middle, spread, strict=True)]
         high = [value + width for value, width in zip(middle, spread, strict=True)]
     shares = [100 * point["share"] for point in points]
+    if against_baseline:  # a little apart: bands of this width would lie on one another
+        shares = [share + 0.4 * (number - 5) for share in shares]
+        below = [max(0.0, value - end) for value, end in zip(middle, low, strict=True)]
+        above = [max(0.0, end - value) for value, end in zip(middle, high, strict=True)]
+        axis.errorbar(shares, middle, yerr=[below, above], capsize=1.5, elinewidth=0.7, **style)
+        return
     axis.plot(shares, middle, label=row, **style)
     axis.fill_between(shares, low, high, color=colour, alpha=0.1, linewidth=0)

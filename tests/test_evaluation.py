@@ -178,6 +178,17 @@ class TestMatrix:
         with pytest.raises(ValueError, match=message):
             Matrix(tomllib.loads(TOML.replace(old, new).format(corpus="x")), name="tiny")
 
+    def test_languages_can_be_left_out(self, config):
+        config.write_text(
+            config.read_text().replace('languages = ["python"]\nregimes', 'languages = ["python", "go"]\nregimes')
+        )
+        matrix = Matrix.from_file(config)
+        assert {cell.language for cell in matrix.cells()} == {"python", "go"}
+        matrix.keep_languages(["go"])
+        assert {cell.language for cell in matrix.cells()} == {"go"}
+        with pytest.raises(ValueError, match="has none of the languages"):
+            matrix.keep_languages(["perl"])
+
     def test_an_unknown_row_is_refused(self, config):
         with pytest.raises(ValueError, match="--only names the row 'other'"):
             list(Matrix.from_file(config).cells(["other"]))
