@@ -13,7 +13,7 @@ import pytest
 import tomllib
 from datasets import Dataset
 
-from evaluation import compare, models, training
+from evaluation import compare, figures, models, training
 from evaluation.matrix import Matrix
 from evaluation.pairs import check_packages, load_corpus, sample, training_order
 from evaluation.schedule import pending
@@ -391,3 +391,36 @@ class TestDuplicates:
             if one["stage"] == "test" and one["row"]["name"] == "info-nce" and one["seed"] == 2
         }
         assert not np.array_equal(values[0.0], values[0.25])
+
+
+class TestFigures:
+    def test_weights_are_those_of_the_loss_and_the_page_holds_one_batch(self, tiny, config, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "load_model", training.load_model)
+        arguments = ["--output", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--batch-size", "8"]
+        assert figures.main([str(config), *arguments]) == 0
+        content = json.loads((tmp_path / "results" / "weights.json").read_text())
+        assert list(content["rows"]) == ["soft-bm25", "soft-teacher"]
+        assert content["rows"]["soft-bm25"]["alpha"] == 1.5
+        assert content["rows"]["soft-bm25"]["below_0_9"] > 0
+        assert "soft-teacher" in (tmp_path / "results" / "weights.svg").read_text()
+        assert "One batch of 8, weighed by soft-bm25" in (tmp_path / "runs" / "tiny" / "case_study.html").read_text()
+
+    def test_weights_of_a_row_without_strength_are_one(self, tiny, config, corpus, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "load_model", training.load_model)
+        text = config.read_text().replace('estimator = "bm25"', 'estimator = "bm25"\noptions = { alpha = 0.0 }')
+        workshop = training.Workshop(str(corpus), tmp_path / "cache", {})
+        matrix = Matrix(tomllib.loads(text), name="tiny", fingerprints=workshop.fingerprint)
+        weights, used = figures.weights_of(workshop, figures.soft_runs(matrix)["soft-bm25"], batch_size=8, batches=2)
+        assert used["alpha"] == 0
+        assert weights.tolist() == [1.0] * (2 * 8 * 7)
+
+    def test_alpha_and_beta_are_plotted_where_they_were_run(self, tiny, config, tmp_path):
+        config.write_text(
+            config.read_text().replace(
+                'estimator = "bm25"', 'estimator = "bm25"\noptions = { alpha = 1.0, beta = 1.0 }'
+            )
+        )
+        compare.main([str(config), "--output", str(tmp_path / "runs" / "tiny"), "--only", "info-nce", "soft-bm25"])
+        arguments = ["--output", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--alpha-beta"]
+        assert figures.main([str(config), *arguments]) == 0
+        assert "beta 1" in (tmp_path / "results" / "tiny.svg").read_text()
