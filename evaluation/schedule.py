@@ -12,9 +12,11 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -150,12 +152,13 @@ class Progress:
         self.say(f"{time.strftime('%H:%M:%S')} {run}: {outcome}; {total} runs left, {self.estimate()}")
 
     def estimate(self) -> str:
-        """Say how long what is left takes, from the mean of runs alike; of all runs where there are none yet.
+        """Say how long what is left takes, from the median of runs alike; of all runs where there are none yet.
 
         Returns:
             A few words.
         """
-        known = {group: sum(values) / len(values) for group, values in self.seconds.items() if values}
+        # Not the mean: the run that first needs a teacher makes it.
+        known = {group: median(values) for group, values in self.seconds.items() if values}
         if not known:
             return "time unknown"
         usual = sum(known.values()) / len(known)
@@ -216,7 +219,13 @@ def _work_off(
             at_work[submit(run)] = run
         for future in wait(at_work, return_when=FIRST_COMPLETED).done:
             run = at_work.pop(future)
-            result = future.result()
+            try:
+                result = future.result()
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    "a worker died, probably killed for its memory: start the command again, it goes on where it "
+                    "stopped; fewer --processes need less."
+                ) from error
             if "error" in result:
                 failures += 1
                 store.add_failure(result)
