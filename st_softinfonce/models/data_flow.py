@@ -84,7 +84,7 @@ def extract_data_flow(code: str, language: str) -> DataFlow | None:
         tree = parser.parse(wrapped)
         if not tree.root_node.has_error:
             begin = len(before)
-            root, words = _read_tree(tree.walk(), syntax, begin, begin + len(data))
+            root, words = _read_tree(tree.walk(), wrapped, syntax, begin, begin + len(data))
             return _data_flow(root, words, wrapped, syntax) if words else None
     return None
 
@@ -120,47 +120,39 @@ class _Node:
         self.children: list[_Node] = []
 
 
-def _read_tree(cursor: TreeCursor, syntax: Syntax, begin: int, stop: int) -> tuple[_Node, list[tuple[int, int]]]:
+def _read_tree(
+    cursor: TreeCursor, data: bytes, syntax: Syntax, begin: int, stop: int
+) -> tuple[_Node, list[tuple[int, int]]]:
     """Copy a tree without recursion, and list its words between two positions."""
     words: list[tuple[int, int]] = []
-    path: list[_Node] = [_Node("", None, "", 0, 0)]
+    root = parent = _Node("", None, "", 0, 0)
+    path: list[_Node] = []
     atom_end = 0
-    going_down = True
     while True:
-        if going_down:
-            node = cursor.node
-            assert node is not None
-            kind, parent = node.type, path[-1]
-            sigil = syntax.sigil if kind in syntax.variables else 0
-            copy = _Node(kind, cursor.field_name, parent.kind, node.start_byte + sigil, node.end_byte)
-            if (
-                (node.is_named or copy.field is not None or kind == ":=")
-                and kind not in syntax.ignored_kinds
-                and (parent.kind, copy.field) not in syntax.ignored
-                and (parent.kind, kind) not in syntax.ignored_children
-            ):
-                parent.children.append(copy)
-            is_word = kind in syntax.atoms or node.child_count == 0
-            if (
-                is_word
-                and begin <= copy.start
-                and copy.end <= stop
-                and copy.start >= atom_end
-                and "comment" not in kind
-            ):
-                if node.text and node.text.strip():
-                    words.append((copy.start, copy.end))
-                atom_end = copy.end
-            if cursor.goto_first_child():
-                path.append(copy)
-                continue
-        if cursor.goto_next_sibling():
-            going_down = True
-        elif cursor.goto_parent():
-            path.pop()
-            going_down = False
-        else:
-            return path[0].children[0], words
+        node = cursor.node
+        assert node is not None
+        kind, field, start, end = node.type, cursor.field_name, node.start_byte, node.end_byte
+        copy = _Node(kind, field, parent.kind, start + syntax.sigil * (kind in syntax.variables), end)
+        if (
+            (field is not None or node.is_named or kind == ":=")
+            and kind not in syntax.ignored_kinds
+            and (parent.kind, field) not in syntax.ignored
+            and (parent.kind, kind) not in syntax.ignored_children
+        ):
+            parent.children.append(copy)
+        has_children = cursor.goto_first_child()
+        if atom_end <= start and begin <= start and end <= stop and (not has_children or kind in syntax.atoms):
+            if "comment" not in kind and data[start:end].strip():
+                words.append((start, end))
+            atom_end = end
+        if has_children:
+            path.append(parent)
+            parent = copy
+            continue
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                return root.children[0], words
+            parent = path.pop()
 
 
 _Variable: TypeAlias = tuple[int, int]
@@ -194,7 +186,7 @@ class _Flow:
 
     def run(self, root: _Node) -> dict[_Variable, set[_Variable]]:
         """Go through a tree and return, for each variable read or written, where its value comes from."""
-        stack = [self._visit(root)]
+        stack = [self._in_order([root])]
         value: list[_Variable] | None = None
         while stack:
             try:
@@ -208,8 +200,6 @@ class _Flow:
         return self._sources
 
     def _visit(self, node: _Node) -> _Step:
-        if node.kind in self._syntax.variables:
-            return self._read(node)
         if node.kind in self._syntax.scopes:
             return self._in_scope(node)
         return self._inside(node)
@@ -244,7 +234,10 @@ class _Flow:
     def _in_order(self, nodes: Iterable[_Node]) -> _Step:
         found: list[_Variable] = []
         for node in nodes:
-            found += yield self._visit(node)
+            if node.kind in self._syntax.variables:
+                found += self._read(node)
+            elif node.children:
+                found += yield self._visit(node)
         return found
 
     def _in_scope(self, node: _Node) -> _Step:
@@ -265,8 +258,7 @@ class _Flow:
     def _name(self, node: _Node) -> str:
         return self._data[node.start : node.end].decode()
 
-    def _read(self, node: _Node) -> _Step:
-        yield from ()
+    def _read(self, node: _Node) -> list[_Variable]:
         name, variable = self._name(node), (node.start, node.end)
         if name in self._syntax.blank:
             return []
@@ -314,7 +306,7 @@ class _Flow:
                 named = [child for child in node.children if child.field in ("name", "left")]
                 fallback = yield self._in_order(child for child in node.children if child not in named)
                 written += yield self._targets(named, sources + fallback, declares, update)
-            else:
+            elif node.children:
                 written += yield self._targets(node.children, sources, declares, update)
         return written
 
@@ -329,7 +321,7 @@ class _Flow:
         found = sources + (yield self._in_order(others))
         if node.kind in self._syntax.variables:
             return self._write(node, found, None, update=True)
-        return (yield self._visit(node))
+        return (yield self._in_order([node]))
 
     # Rules
 
@@ -354,7 +346,7 @@ class _Flow:
         ):
             sources = []
             for value in values:
-                sources.append((yield self._visit(value)))
+                sources.append((yield self._in_order([value])))
             written: list[_Variable] = []
             for target, source in zip(targets, sources, strict=True):
                 written += yield self._targets([target], source, declares, update)
@@ -380,7 +372,7 @@ class _Flow:
         ends = []
         for branch in branches:
             self._state = dict(before)
-            found += yield self._visit(branch)
+            found += yield self._in_order([branch])
             ends.append(self._state)
         has_else = any(child.field == "alternative" and child.kind not in _ELSE_IFS for child in branches)
         self._state = _merged(ends if has_else else [before, *ends])

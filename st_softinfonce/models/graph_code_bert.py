@@ -38,8 +38,9 @@ class GraphCodeBERT(Transformer):
 
     Shape:
         ``input_ids`` and ``attention_mask`` are ``(n, length)``, tokens only, as for any text. Where a text of the
-        batch has nodes, ``node_tokens`` ``(n, nodes, length)`` says which tokens each is written with, and
-        ``node_sources`` ``(n, nodes, nodes)`` where its value comes from, both bool.
+        batch has nodes, ``node_tokens`` ``(n, length, nodes)`` says which tokens each is written with, and
+        ``node_sources`` ``(n, nodes, nodes)`` where its value comes from, both bool. Tokens come first, as in all of
+        the host's features, which it may cut to a shorter length.
 
     Raises:
         ValueError: An option is out of range, the model is no RoBERTa, or its attention takes no mask.
@@ -95,13 +96,13 @@ class GraphCodeBERT(Transformer):
         features = super().preprocess(texts, prompt, options, **kwargs)
         offsets = features.pop("offset_mapping") - len(prompt or "")
         nodes = [self._nodes(flow, row) for flow, row in zip(flows, offsets, strict=True)]
-        count = max(len(tokens) for tokens, _ in nodes)
+        count = max(len(sources) for _, sources in nodes)
         if count:
-            node_tokens = torch.zeros(len(texts), count, offsets.size(1), dtype=torch.bool)
+            node_tokens = torch.zeros(len(texts), offsets.size(1), count, dtype=torch.bool)
             node_sources = torch.zeros(len(texts), count, count, dtype=torch.bool)
             for row, (tokens, sources) in enumerate(nodes):
-                node_tokens[row, : len(tokens)] = tokens
-                node_sources[row, : len(tokens), : len(tokens)] = sources
+                node_tokens[row, :, : len(sources)] = tokens
+                node_sources[row, : len(sources), : len(sources)] = sources
             features |= {"node_tokens": node_tokens, "node_sources": node_sources}
         return features
 
@@ -109,16 +110,16 @@ class GraphCodeBERT(Transformer):
         """Match the variables of a text with its tokens, and keep those that have any, up to the limit.
 
         Returns:
-            ``(nodes, length)`` and ``(nodes, nodes)``, bool.
+            ``(length, nodes)`` and ``(nodes, nodes)``, bool.
         """
         variables = torch.tensor(() if flow is None else flow.variables, dtype=torch.int64).reshape(-1, 2)
-        start, end = offsets.unbind(1)  # (length,) each; both at the text's beginning or before it for special tokens
-        tokens = (start < variables[:, 1:]) & (end > variables[:, :1]) & (end > start)
+        start, end = offsets[:, :1], offsets[:, 1:]  # (length, 1) each; the same for special tokens
+        tokens = (start < variables[:, 1]) & (end > variables[:, 0]) & (end > start)
         sources = torch.zeros(len(variables), len(variables), dtype=torch.bool)
         for number, row in enumerate(() if flow is None else flow.sources):
             sources[number, list(row)] = True
-        kept = tokens.any(dim=1).nonzero().flatten()[: self.data_flow_length]
-        return tokens[kept], sources[kept][:, kept]
+        kept = tokens.any(dim=0).nonzero().flatten()[: self.data_flow_length]
+        return tokens[:, kept], sources[kept][:, kept]
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Embed the tokens, with the nodes beside them where there are any.
@@ -137,12 +138,12 @@ class GraphCodeBERT(Transformer):
             return plain
         ids, length = features["input_ids"], features["input_ids"].size(1)
         padding = self.config.pad_token_id
-        is_node = node_tokens.any(dim=2)  # (n, nodes)
+        is_node = node_tokens.any(dim=1)  # (n, nodes)
         is_token = ids != padding
         # RoBERTa's own positions for the tokens, which it does not find by itself where embeddings are given.
         positions = torch.cat([is_token.cumsum(dim=1) * is_token + padding, (~is_node) * padding], dim=1)
         embeddings = self.model.get_input_embeddings()(ids)  # (n, length, D)
-        mean = node_tokens.to(embeddings.dtype)
+        mean = node_tokens.transpose(1, 2).to(embeddings.dtype)
         mean = mean / mean.sum(dim=2, keepdim=True).clamp(min=1)
         outputs: dict[str, Any] = super().forward(
             {
@@ -169,16 +170,16 @@ class GraphCodeBERT(Transformer):
             ``(n, length + nodes, length + nodes)`` bool: row attends to column. Padding, to which nothing attends,
             attends to the tokens or to itself, since a softmax over nothing is nan.
         """
-        ids, tokens_of = features["input_ids"], features["node_tokens"]
-        n, nodes, length = tokens_of.shape
+        ids, nodes_of = features["input_ids"], features["node_tokens"]
+        n, length, nodes = nodes_of.shape
         is_token = features["attention_mask"].bool()
-        is_node = tokens_of.any(dim=2)
+        is_node = nodes_of.any(dim=1)
         tokenizer: Any = self.tokenizer
         special = torch.isin(ids, ids.new_tensor([tokenizer.cls_token_id, tokenizer.sep_token_id]))
         to_tokens = is_token.unsqueeze(1).expand(n, length, length)
-        to_nodes = tokens_of.transpose(1, 2) | (special.unsqueeze(2) & is_node.unsqueeze(1))
+        to_nodes = nodes_of | (special.unsqueeze(2) & is_node.unsqueeze(1))
         itself = torch.eye(nodes, dtype=torch.bool, device=ids.device)
-        of_nodes = torch.cat([tokens_of, features["node_sources"] | itself], dim=2)
+        of_nodes = torch.cat([nodes_of.transpose(1, 2), features["node_sources"] | itself], dim=2)
         return torch.cat([torch.cat([to_tokens, to_nodes], dim=2), of_nodes], dim=1)
 
     def _additive(self, allowed: Tensor, dtype: torch.dtype) -> Tensor:
