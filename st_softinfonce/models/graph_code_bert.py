@@ -149,7 +149,7 @@ class GraphCodeBERT(Transformer):
             {
                 "inputs_embeds": torch.cat([embeddings, mean @ embeddings], dim=1),
                 "position_ids": positions,
-                "attention_mask": self._additive(self.attention(features), embeddings.dtype),
+                "attention_mask": self._mask(self.attention(features), embeddings.dtype),
                 "modality": features.get("modality", "text"),
             },
             **kwargs,
@@ -182,7 +182,7 @@ class GraphCodeBERT(Transformer):
         of_nodes = torch.cat([nodes_of.transpose(1, 2), features["node_sources"] | itself], dim=2)
         return torch.cat([torch.cat([to_tokens, to_nodes], dim=2), of_nodes], dim=1)
 
-    def _additive(self, allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    def _mask(self, allowed: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn a mask into what the model's attention takes, ``(n, 1, length, length)``."""
         allowed = allowed.unsqueeze(1)
         if self.config._attn_implementation == "sdpa":
