@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DOCUMENTS, QUERIES
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import ByteLevelBPETokenizer
@@ -164,10 +164,12 @@ def oracle_embedding(module, code):
 
 
 def test_code_is_read_as_the_paper_describes(model):
-    embeddings = model.encode_document(CODES[:2])
-    for embedding, code in zip(embeddings, CODES, strict=False):
+    codes = [*CODES[:2], "def f(quixotic_zebra):\n    é = quixotic_zebra\n    return f'{é} {quixotic_zebra}'"]
+    for embedding, code in zip(model.encode_document(codes), codes, strict=True):
         assert extract_data_flow(code, "python").variables
         np.testing.assert_allclose(embedding, oracle_embedding(model[0], code), atol=1e-5)
+    # The last one has variables of several tokens.
+    assert model.preprocess(codes[2:], task="document")["node_tokens"].sum(dim=1).max() > 1
 
 
 def test_attention_follows_a_graph_made_by_hand(model):
@@ -471,7 +473,19 @@ def run_script(monkeypatch, folder, source, name, *options):
 @pytest.mark.parametrize("name", ["codebert", "graphcodebert", "unixcoder", "modern"])
 def test_the_script_trains(name, roberta, unixcoder_folder, qwen, source, monkeypatch, capsys):
     folder = {"unixcoder": unixcoder_folder, "modern": qwen}.get(name, roberta)
+    batches = []
+    forward = SoftInfoNCELoss.forward
+    monkeypatch.setattr(
+        SoftInfoNCELoss,
+        "forward",
+        lambda loss, features, labels: batches.append(features) or forward(loss, features, labels),
+    )
     run_script(monkeypatch, folder, source, name, "--output", "out")
+    queries, codes = batches[0]
+    assert ("prompt_length" in queries) == (name in ("unixcoder", "modern"))
+    assert ("prompt_length" in codes) == (name == "unixcoder")
+    assert ("node_tokens" in codes) == (name == "graphcodebert")
+    assert "node_tokens" not in queries
     printed = capsys.readouterr().out
     assert "_mrr@1000: " in printed
     assert ("Data flow: 7 of the first 7 functions parse" in printed) == (name == "graphcodebert")
@@ -492,6 +506,29 @@ def test_the_script_trains_with_a_teacher_of_its_own(roberta, source, monkeypatc
     run_script(monkeypatch, roberta, source, "graphcodebert", "--teacher", "teacher", "--output", "student")
     assert "SentenceTransformer('student', trust_remote_code=True)" in capsys.readouterr().out
     assert '"estimator": "trained-model"' in (source.parent / "student" / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+def test_the_script_reads_code_search_net_without_its_test_split(roberta, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def load(directory, language, *, splits):
+        asked.append((directory, language, splits))
+        # Tokens joined by spaces, as GraphCodeBERT's files have them.
+        codes = [f"def f ( a ) : {document.split()[1]} = a return a" for document in DOCUMENTS]
+        return DatasetDict({split: Dataset.from_dict({"query": QUERIES, "code": codes}) for split in splits})
+
+    monkeypatch.setattr("st_softinfonce.data.load_code_search_net", load, raising=False)
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", roberta, "--epochs", "1", "--batch-size", "8", "--seed", "12345"]
+    arguments = ["graphcodebert", "--language", "python", "--code-search-net", "data", *options]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert asked == [("data", "python", ["train", "validation"])]
+    printed = capsys.readouterr().out
+    assert "0 of the first 8 functions parse" in printed
+    assert "have lost their line breaks" in printed
+    assert (tmp_path / "output" / "graphcodebert-python-12345" / "modules.json").exists()
 
 
 def test_mining_needs_packages_to_validate_on(monkeypatch, capsys):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Literal
@@ -141,7 +141,7 @@ class Syntax:
     defaulted: frozenset[str] = frozenset()
     sequences: frozenset[str] = frozenset()
     blank: frozenset[str] = frozenset()
-    wrappers: tuple[tuple[str, str], ...] = field(default=(("", ""),))
+    wrappers: tuple[tuple[str, str], ...] = (("", ""),)
 
 
 _PYTHON = Syntax(
