@@ -220,6 +220,7 @@ CASES = [
     # Names that are no variables.
     case("python", "attribute-name", "def f(a, b):\n    return a.b(b=b).a", "a1<a0 b3<b0"),
     case("java", "method-name", "int f(A a, int b) { return a.b(b).a; }", "a1<a0 b2<b0"),
+    case("javascript", "tag-name", "function f(a) { return <a b={a}><a/></a>; }", "a2<a0"),
     case("ruby", "method-name", "def f(a, b)\n  a.b(b)\nend", "a1<a0 b2<b0"),
     # Inner variables of the same name: of functions, ...
     case(

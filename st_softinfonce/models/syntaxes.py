@@ -211,7 +211,15 @@ _JAVASCRIPT = Syntax(
         "method_definition": Function(assigns_outside=True),
         "try_statement": Try(),
     },
-    ignored=frozenset({("function_expression", "name"), ("generator_function", "name")}),
+    ignored=frozenset(
+        {
+            ("function_expression", "name"),
+            ("generator_function", "name"),
+            ("jsx_opening_element", "name"),
+            ("jsx_closing_element", "name"),
+            ("jsx_self_closing_element", "name"),
+        }
+    ),
     atoms=frozenset({"string", "template_string", "regex"}),
     scopes=frozenset(
         {"statement_block", "for_statement", "for_in_statement", "switch_body", "catch_clause", "class_body"}
