@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
@@ -472,8 +473,12 @@ class _Tree:
                 self._known[folder] = Provenance(above.name, above.version, own.license or above.license)
         return self._known[folder]
 
+    def held(self, folder: tuple[str, ...]) -> dict[str, bytes]:
+        """The files of a folder that say where code comes from."""
+        return self._held.get(folder, {})
+
     def _own(self, folder: tuple[str, ...]) -> Provenance:
-        held = self._held.get(folder, {})
+        held = self.held(folder)
         return read_provenance(held, held.__getitem__)
 
 
@@ -516,6 +521,23 @@ class _TreeFolder:
 
     def iterdir(self) -> Iterator[_TreeFolder]:
         return (self / name for name in sorted(self._tree.folders.get(self.parts, ())))
+
+    def glob(self, pattern: str) -> Iterator[_TreeFolder]:
+        return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
+
+    def read_bytes(self) -> bytes:
+        """What a file that tells where code comes from holds; no other content is kept."""
+        held = self._tree.held(self.parts[:-1])
+        if self.name not in held:
+            raise FileNotFoundError(f"{'/'.join(self.parts)} is not kept")
+        return held[self.name]
+
+    # `LanguageMiner.is_package` may remember its answers.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _TreeFolder) and self._tree is other._tree and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash((id(self._tree), self.parts))
 
 
 def _is_generated(head: bytes) -> bool:
