@@ -80,7 +80,7 @@ def main():
 
     print("1/4 Mining (docstring, function) pairs from installed packages")
     pairs = mine_pairs([sysconfig.get_path("stdlib"), *map(folder_of, TRAIN_PACKAGES + TEST_PACKAGES)])
-    split = split_by_package(pairs, test_packages=TEST_PACKAGES)
+    split = split_by_package(pairs, test_packages=TEST_PACKAGES, drop_leaks=True)
     test = split["test"].shuffle(seed=0).select(range(min(arguments.test_pairs, len(split["test"]))))
     train = split["train"].select_columns(["query", "code"]).shuffle(seed=arguments.seed)
     print(f"    {len(train):,} training pairs; {len(test):,} test pairs from other packages {list(TEST_PACKAGES)}")

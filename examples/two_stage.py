@@ -42,7 +42,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("output/two-stage"), help="default: %(default)s")
     arguments = parser.parse_args()
 
-    pairs = split_by_package(mine_pairs(arguments.paths), test_packages=arguments.test_packages)
+    pairs = split_by_package(mine_pairs(arguments.paths), arguments.test_packages, drop_leaks=True)
     train = pairs["train"].select_columns(["query", "code"])
 
     # alpha=0 is InfoNCE.

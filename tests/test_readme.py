@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from hub_server import Hub, connect
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -27,10 +28,19 @@ def working_folder(monkeypatch, tmp_path, static_model):
         )
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on loopback that the real client takes for the Hub."""
+    with Hub("token-of-the-test") as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        yield hub
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")  # the client's own
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")  # the trainer's default on a CPU
 @pytest.mark.filterwarnings("ignore::st_softinfonce.losses.InputWarning")
 @pytest.mark.filterwarnings("ignore::st_softinfonce.functional.SmallBatchWarning")
-def test_every_python_block_runs(working_folder, capsys):
+def test_every_python_block_runs(working_folder, hub, capsys):
     assert len(BLOCKS) >= 3
     session = {"__name__": "readme"}
     for block in BLOCKS:
