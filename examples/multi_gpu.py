@@ -54,6 +54,9 @@ def main():
     if trainer.is_world_process_zero():
         model.save_pretrained(str(arguments.output / "model"))
         print(f"{training.world_size} processes: SentenceTransformer({str(arguments.output / 'model')!r})")
+    # A process that leaves while its group still works may be aborted.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
