@@ -322,6 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--languages", nargs="+", help="default: all of the description")
     parser.add_argument("--output", type=Path, default=Path("output/corpora"), help="default: %(default)s")
     parser.add_argument("--downloads", type=Path, default=Path("output/downloads"), help="default: %(default)s")
+    parser.add_argument("--counts", type=Path, metavar="FILE", help="write the counts there too, as JSON")
     options = parser.parse_args(arguments)
     if not sys.stderr.isatty():
         disable_progress_bars()
@@ -355,6 +356,8 @@ def main(arguments: list[str] | None = None) -> None:
         summary = {name: summary[name] for name in corpora if name in summary}
         summary_path.write_text(json.dumps({"version": version, "languages": summary}, indent=2) + "\n")
         (options.output / "README.md").write_text(card(version, corpora, summary), encoding="utf-8")
+    if options.counts is not None:
+        options.counts.write_text(json.dumps({"version": version, "languages": summary}, indent=2) + "\n")
     print("\n".join(table(summary, corpora)))
 
 
