@@ -386,9 +386,18 @@ def _distributions(folder: Path) -> dict[str, Provenance]:
     found: dict[str, Provenance] = {}
     for distribution in importlib.metadata.distributions(path=[str(folder)]):
         provenance = distribution_provenance(distribution.metadata)
-        for top in {file.parts[0] for file in distribution.files or () if len(file.parts) > 1}:
+        for top in _top_folders(distribution):
             found.setdefault(top, provenance)
     return found
+
+
+def _top_folders(distribution: importlib.metadata.Distribution) -> set[str]:
+    record = distribution.read_text("RECORD")
+    if record is None:
+        return {file.parts[0] for file in distribution.files or () if len(file.parts) > 1}
+    # `files` would make a path of each of thousands of lines.
+    parts = (line.lstrip('"').partition("/") for line in record.splitlines())
+    return {top for top, slash, _ in parts if slash}
 
 
 def _open(location: Path) -> BinaryIO:
