@@ -10,8 +10,8 @@ packages. The model and the scores before and after land in the output folder.
 import argparse
 import importlib.util
 import json
-import math
 import logging
+import math
 import os
 import platform
 import sysconfig
