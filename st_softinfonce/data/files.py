@@ -188,10 +188,10 @@ def read_source(file: SourceFile, miner: LanguageMiner, max_bytes: int) -> tuple
         return "binary", ""
     if _is_generated(data[:_HEAD_BYTES]):
         return "generated", ""
-    if len(data) > _LONG_LINE and 2 * sum(len(line) for line in data.splitlines() if len(line) > _LONG_LINE) > len(
-        data
-    ):
-        return "minified", ""
+    if len(data) > _LONG_LINE:
+        lengths = list(map(len, data.splitlines()))
+        if max(lengths) > _LONG_LINE and 2 * sum(length for length in lengths if length > _LONG_LINE) > len(data):
+            return "minified", ""
     try:
         text = miner.decode(data)
         text.encode()
