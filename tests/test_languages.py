@@ -352,6 +352,7 @@ def test_documentation_without_leading_stars_keeps_its_text():
         ("add(a) -> number\n\nSums all of it.", "Sums all of it."),
         ("add(a) -> number\nadd(a) { |x| } => other\nSums all of it.", "Sums all of it."),
         ("Sums all of it.\n  add([1, 2],\n    3)\n  #  =>  6\nMore.", "Sums all of it."),
+        ("Sums all of it.\n add(1, 2) # => 3", "Sums all of it."),
         ("Sums all\n  of it.", "Sums all of it."),
         ("= Adding\nSums all of it.", "Sums all of it."),
         ("--\nNot for all of us.\n++\nSums all of it.", "Sums all of it."),

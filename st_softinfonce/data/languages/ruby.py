@@ -15,7 +15,7 @@ _HIDDEN = re.compile(r"^--[ \t]*$.*?(?:^\+\+[ \t]*$|\Z)", re.MULTILINE | re.DOTA
 _CALLS = re.compile(r"^[ \t]*:?call-seq:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^[ \t]*(?::[a-z-]+:(?!`).*|=+ .*)$", re.MULTILINE)
 _CALL = re.compile(r"\A(?:[\w.:]+[?!]?[ \t]*(?:[({].*)?(?:->|=>|→).*\n)+\s*(?=\S)")
-_INDENTED = re.compile(r"^[ \t]{2,}\S.*(?:\n[ \t]{2,}\S.*)*$", re.MULTILINE)
+_INDENTED = re.compile(r"^[ \t]+\S.*(?:\n[ \t]+\S.*)*$", re.MULTILINE)
 _RESULT = re.compile(r"#[ \t]*=>")
 _MONOSPACE = re.compile(r"(?<![\w+])\+([^\s+]+)\+(?![\w+])")
 _LABEL = re.compile(r"(?:\{([^{}]+)\}|(?<=\s)(\w+))\[(?:https?:|rdoc-ref:|link:|@)[^\]\s]*\]")
