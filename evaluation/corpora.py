@@ -26,10 +26,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from datasets import Dataset, DatasetDict, disable_progress_bars
 
 from st_softinfonce.data import MiningReport, Source, mine_pairs, split_by_package
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CORPORA = Path(__file__).parent / "corpora.toml"
 SUMMARY = "summary.json"
@@ -366,8 +370,11 @@ def _column(split: Dataset, name: str) -> list[Any]:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

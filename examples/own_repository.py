@@ -9,6 +9,7 @@ package it is folders, or else files, of it, which is said. The model and the sc
 
 import argparse
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def main():
         model = SentenceTransformer(arguments.model, device=None if torch.cuda.is_available() else "cpu")
     except OSError as error:
         raise SystemExit(f"--model {arguments.model}: {error}\nWithout a network, give a folder.") from error
-    model.max_seq_length = arguments.max_tokens
+    longest = model.max_seq_length
+    if longest is None or arguments.max_tokens < longest < math.inf:  # static models take any length
+        model.max_seq_length = arguments.max_tokens
 
     report = MiningReport()
     pairs = mine_pairs(arguments.paths, languages=arguments.language, report=report)

@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import json
 import logging
+import math
 import os
 import platform
 import sysconfig
@@ -90,7 +91,9 @@ def main():
     model = SentenceTransformer(
         arguments.model or packaged_model(), device=None if torch.cuda.is_available() else "cpu"
     )
-    model.max_seq_length = arguments.max_tokens
+    longest = model.max_seq_length
+    if longest is None or arguments.max_tokens < longest < math.inf:  # static models take any length
+        model.max_seq_length = arguments.max_tokens
     task = task_from_pairs(test, name="InstalledPackages")
     before = evaluate(model, task)
     lap("evaluate_before")

@@ -181,6 +181,9 @@ def test_mine_of_nothing_fails_and_says_what_was_seen(run, tmp_path):
     assert "no_docstring" in out
     assert "no pairs found under" in complaint(err)
     assert "1 of 1 functions have no documentation" in err
+    (tmp_path / "empty").mkdir()
+    _, _, err = run("mine", tmp_path / "empty", "-o", tmp_path / "pairs", "--overwrite")
+    assert "0 pairs found, at least 200 needed. No source files of the languages to mine were seen" in complaint(err)
 
 
 def test_mine_into_what_is_no_folder_is_bad_use(run, source, tmp_path):

@@ -64,6 +64,27 @@ def test_groups_of_real_code_equal_brute_force():
     assert len(set(expected)) < len(codes) - 20
 
 
+@pytest.mark.parametrize("large", [1, 7])
+def test_groups_of_many_texts_at_once_equal_brute_force(monkeypatch, large):
+    monkeypatch.setattr("st_softinfonce.data.duplicates._LARGE_BUCKET", large)
+    codes = variants(3)
+    assert find_near_duplicates(codes) == brute_force(codes, 0.8)
+    index = NearDuplicateIndex()
+    index.add(codes * 2, ["go"] * len(codes) + ["java"] * len(codes))
+    go = brute_force(codes, 0.8)
+    groups = index.groups(lambda rows: ((codes * 2)[row] for row in rows))
+    assert groups.tolist() == go + [len(codes) + group for group in go]
+
+
+def test_many_texts_of_one_template_are_not_compared_one_by_one(monkeypatch):
+    compare, compared = NearDuplicateIndex._similar, []
+    monkeypatch.setattr(NearDuplicateIndex, "_similar", lambda *texts: compared.append(1) or compare(*texts))
+    template = " ".join(f"word{number}" for number in range(100))
+    codes = [" ".join([template, *(f"own{number}_{place}" for place in range(16))]) for number in range(800)]
+    assert find_near_duplicates(codes) == list(range(len(codes)))
+    assert len(compared) < len(codes) ** 2 / 20
+
+
 def test_numbers_do_not_depend_on_batches(monkeypatch):
     codes = variants(seed=7)
     expected = find_near_duplicates(codes)

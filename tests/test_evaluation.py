@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import tomllib
 from datasets import Dataset
 
 from evaluation import compare, figures, models, training
@@ -18,6 +17,11 @@ from evaluation.matrix import Matrix
 from evaluation.pairs import check_packages, load_corpus, sample, training_order
 from evaluation.schedule import pending
 from evaluation.store import Store, write_values
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 VERBS = ["read", "write", "open", "close", "sort", "merge", "count", "find", "parse", "send"]

@@ -114,6 +114,28 @@ def test_own_repository_with_named_test_packages(base, source, run):
     assert "8 training pairs, 8 test pairs" in output
 
 
+def test_own_repository_with_a_static_model_in_a_language_with_comments(static_model, tmp_path, run):
+    static_model.save_pretrained(str(tmp_path / "static"))
+    for package in ("one", "two", "three"):
+        (tmp_path / "src" / package).mkdir(parents=True)
+        (tmp_path / "src" / package / "code.go").write_text(
+            f"package {package}\n"
+            + "".join(
+                f"\n// {query} of data\nfunc f{number}(read int) int {{\n\tread += {number}\n"
+                f'\tprint("{package}")\n\treturn read\n}}\n'
+                for number, query in enumerate(QUERIES)
+            )
+        )
+    output = run("own_repository.py", tmp_path / "src", "--model", "static", *OWN, "--test-packages", "two")
+    assert "16 training pairs, 8 test pairs" in output
+    assert re.search(r"^go +\d\.\d{3} +\d\.\d{3} +[+-]\d\.\d{3}$", output, re.MULTILINE)
+
+
+def test_own_repository_does_not_ask_a_model_for_more_tokens_than_it_takes(base, source, tmp_path, run):
+    run("own_repository.py", source, "--model", base, "--test-packages", "two", *OWN, "--max-tokens", 4096)
+    assert SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu").max_seq_length == 32
+
+
 @pytest.mark.parametrize(
     ("files", "level"),
     [

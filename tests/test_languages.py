@@ -350,6 +350,10 @@ def test_documentation_without_leading_stars_keeps_its_text():
         (":call-seq:\n  add(a) -> b\n\nSums all of it.", "Sums all of it."),
         ("  add(a) # => 1\n\nSums all of it.", "Sums all of it."),
         ("add(a) -> number\n\nSums all of it.", "Sums all of it."),
+        ("add(a) -> number\nadd(a) { |x| } => other\nSums all of it.", "Sums all of it."),
+        ("Sums all of it.\n  add([1, 2],\n    3)\n  #  =>  6\nMore.", "Sums all of it."),
+        ("Sums all of it.\n add(1, 2) # => 3", "Sums all of it."),
+        ("Sums all\n  of it.", "Sums all of it."),
         ("= Adding\nSums all of it.", "Sums all of it."),
         ("--\nNot for all of us.\n++\nSums all of it.", "Sums all of it."),
         (":nodoc:", ""),
@@ -360,6 +364,40 @@ def test_documentation_without_leading_stars_keeps_its_text():
 )
 def test_ruby_documentation_loses_the_signs_of_rdoc_and_yard(doc, query):
     assert query_of("ruby", doc) == query
+
+
+@pytest.mark.parametrize(
+    ("language", "comment"),
+    [
+        ("ruby", "##\n# Sums all of it."),
+        ("ruby", "###\n# Sums all of it.\n###"),
+        ("ruby", "## Sums all\n## of it."),
+        ("ruby", "##\n# Sums all of it.\n##\n# More."),
+        ("go", "/// Sums all\n/// of it."),
+        ("go", "//\n// Sums all of it.\n//"),
+    ],
+)
+def test_doubled_comment_signs_are_no_text(language, comment):
+    functions = {"go": "func Do() int {\n\treturn 1\n}\n", "ruby": "def do_it\n  1\nend\n"}
+    start = "package a\n\n" if language == "go" else ""
+    assert mine_one(language, f"{start}{comment}\n{functions[language]}")[1] == "Sums all of it."
+
+
+@pytest.mark.parametrize(
+    ("doc", "query"),
+    [
+        ("{@return the sum of {@code a} and {@link B#c}}", "Returns the sum of a and B.c."),
+        ("{@return the sum of all.}\nFor each of it.", "Returns the sum of all. For each of it."),
+    ],
+)
+def test_javadocs_inline_return_is_a_sentence(doc, query):
+    assert query_of("java", doc) == query
+
+
+@pytest.mark.parametrize("language", COMMENTED)
+@pytest.mark.parametrize("end", ["todo: more of it", "#TODO(me): more of it", "```js\nadd(1)\n```", "~~~\nadd(1)"])
+def test_queries_end_before_markers_and_fences(language, end):
+    assert query_of(language, f"Sums all of it.\n{end}") == "Sums all of it."
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,11 @@ def advice_on(report: MiningReport, needed: int = ENOUGH_PAIRS) -> list[str]:
     if report.functions_kept >= needed:
         return []
     lines = [f"{report.functions_kept:,} pairs found, at least {needed:,} needed."]
-    if not report.files_mined:
+    if not report.files_seen:
+        lines.append(
+            "No source files of the languages to mine were seen: check the paths, and the languages if given."
+        )
+    elif not report.files_mined:
         lines.append(f"{report.files_seen:,} source files seen, none of which could be mined.")
     undocumented = report.functions_dropped.get("no_docstring", 0)
     if undocumented:

@@ -12,11 +12,13 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 from rensa import RMinHash
+from scipy.sparse import csr_matrix
 
 SHINGLE_TOKENS = 5
 _PERMUTATIONS = 128
 _RECALL = 0.998
 _BATCH = 2_000
+_LARGE_BUCKET = 64
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -154,6 +156,9 @@ class NearDuplicateIndex:
             members.setdefault(_root(roots, row), []).append(row)
         if len(members) == 1:
             return
+        if len(bucket) > _LARGE_BUCKET:
+            self._join_many(bucket, roots, sets, languages)
+            return
         done: list[list[int]] = []
         for rows in members.values():
             apart = []
@@ -169,6 +174,29 @@ class NearDuplicateIndex:
                 else:
                     apart.append(others)
             done = [*apart, rows]
+
+    def _join_many(
+        self, bucket: list[int], roots: list[int], sets: dict[int, NDArray[np.uint32]], languages: NDArray[np.uint8]
+    ) -> None:
+        """Do the same for many texts at once: those made from one template can be many without being similar."""
+        members = [sets[row] for row in bucket]
+        sizes = np.array(list(map(len, members)))
+        values, columns = np.unique(np.concatenate(members), return_inverse=True)
+        ends = np.concatenate(([0], np.cumsum(sizes)))
+        matrix = csr_matrix((np.ones(len(columns), dtype=np.int32), columns, ends), (len(bucket), len(values)))
+        transposed = matrix.T.tocsr()
+        for start in range(0, len(bucket), _LARGE_BUCKET):
+            groups = np.array([_root(roots, row) for row in bucket])
+            if np.all(groups == groups[0]):
+                return
+            shared = (matrix[start : start + _LARGE_BUCKET] @ transposed).tocoo()
+            ones, others = shared.row + start, shared.col
+            same_language = languages[bucket][ones] == languages[bucket][others]
+            similar = shared.data >= self._threshold * (sizes[ones] + sizes[others] - shared.data)
+            chosen = similar & same_language & (groups[ones] != groups[others])
+            for one, other in zip(ones[chosen].tolist(), others[chosen].tolist(), strict=True):
+                first, second = sorted((_root(roots, bucket[one]), _root(roots, bucket[other])))
+                roots[second] = first
 
     def _similar(self, one: NDArray[np.uint32], other: NDArray[np.uint32]) -> bool:
         small, large = sorted((len(one), len(other)))

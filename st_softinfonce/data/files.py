@@ -188,10 +188,10 @@ def read_source(file: SourceFile, miner: LanguageMiner, max_bytes: int) -> tuple
         return "binary", ""
     if _is_generated(data[:_HEAD_BYTES]):
         return "generated", ""
-    if len(data) > _LONG_LINE and 2 * sum(len(line) for line in data.splitlines() if len(line) > _LONG_LINE) > len(
-        data
-    ):
-        return "minified", ""
+    if len(data) > _LONG_LINE:
+        lengths = list(map(len, data.splitlines()))
+        if max(lengths) > _LONG_LINE and 2 * sum(length for length in lengths if length > _LONG_LINE) > len(data):
+            return "minified", ""
     try:
         text = miner.decode(data)
         text.encode()
@@ -386,9 +386,18 @@ def _distributions(folder: Path) -> dict[str, Provenance]:
     found: dict[str, Provenance] = {}
     for distribution in importlib.metadata.distributions(path=[str(folder)]):
         provenance = distribution_provenance(distribution.metadata)
-        for top in {file.parts[0] for file in distribution.files or () if len(file.parts) > 1}:
+        for top in _top_folders(distribution):
             found.setdefault(top, provenance)
     return found
+
+
+def _top_folders(distribution: importlib.metadata.Distribution) -> set[str]:
+    record = distribution.read_text("RECORD")
+    if record is None:
+        return {file.parts[0] for file in distribution.files or () if len(file.parts) > 1}
+    # `files` would make a path of each of thousands of lines.
+    parts = (line.lstrip('"').partition("/") for line in record.splitlines())
+    return {top for top, slash, _ in parts if slash}
 
 
 def _open(location: Path) -> BinaryIO:

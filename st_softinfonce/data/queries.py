@@ -24,6 +24,7 @@ _END_OF_TEXT = re.compile(
     | ^[ \t]*(?:{_SECTIONS})[ \t]*\n[ \t]*[-=~]{{3,}}[ \t]*$            # NumPy section
     | ^[ \t]*>>>                                                        # example
     | ^[ \t]*\.\.[ \t]+[\w:-]+::                                        # reStructuredText directive
+    | ^[ \t]*(?:`{{3,}}|~{{3,}})[\w{{}}.+= -]*$                             # Markdown's fence
     """,
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )

@@ -40,7 +40,7 @@ _OTHER_PURPOSE = re.compile(
     re.IGNORECASE,
 )
 _RULER_SIGNS = "-=*#/~_+"
-_MARKER = re.compile(r"^[ \t]*(?:TODO|FIXME|XXX|HACK|NOTE TO SELF)\b", re.MULTILINE)
+_MARKER = re.compile(r"^[ \t]*#?(?:(?:TODO|FIXME|XXX|HACK|NOTE TO SELF)\b|todo[:(])", re.MULTILINE)
 _CODE_LINE = re.compile(
     r".*[;{}]$|[\w.$@]+\(.*\)$|(?:end|else|\S+ :?= .*)$|(?:def|func|function|return|if|for|var|let|const) .*[({=].*"
 )
@@ -116,6 +116,9 @@ class CommentMiner:
         language = Language(type(self).grammar())
         self._parser = Parser(language)
         self._query = Query(language, self.query)
+        # RDoc's `##` and `///` are signs too; more of them rule a line, or set a heading.
+        sign, last = re.escape(self.line_sign or ""), re.escape((self.line_sign or " ")[-1])
+        self._signs = re.compile(rf"{sign}(?:{last}{{0,2}}$|{last}(?!{last}))?")
         self._packages: dict[Path, bool] = {}
 
     def is_test(self, parts: Sequence[str]) -> bool:
@@ -250,7 +253,7 @@ class CommentMiner:
         """The documentation that a comment holds, None if it is a comment on something else."""
         if self.line_sign is not None and comment.startswith(self.line_sign):
             lines = [line.lstrip() for line in comment.split("\n")]
-            lines = [line.removeprefix(self.line_sign) for line in lines if self.pragma.match(line) is None]
+            lines = [self._signs.sub("", line, count=1) for line in lines if self.pragma.match(line) is None]
             doc = inspect.cleandoc("\n" + "\n".join(lines))
         else:
             doc = inspect.cleandoc(self.uncomment(comment))
@@ -310,6 +313,9 @@ def _tagged_text(tag: re.Match[str]) -> str:
     kind, content = tag[1].lower(), " ".join(tag[2].split())
     if kind in ("inheritdoc", "docroot"):
         return ""
+    if kind == "return":
+        # Javadoc makes a sentence of it, with whatever tags are in it.
+        return f"Returns {_INLINE_TAG.sub(_tagged_text, content).rstrip('.')}."
     target = (
         _TARGET.fullmatch(content) if kind in ("link", "linkplain", "linkcode", "see", "value", "tutorial") else None
     )

@@ -14,7 +14,9 @@ _MAGIC = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:#!.*\n)?#.*?coding[:=]\s*([\w.-]+)"
 _HIDDEN = re.compile(r"^--[ \t]*$.*?(?:^\+\+[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _CALLS = re.compile(r"^[ \t]*:?call-seq:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^[ \t]*(?::[a-z-]+:(?!`).*|=+ .*)$", re.MULTILINE)
-_CALL = re.compile(r"\\A(?:[\\w.:]+[?!]?[ \\t]*(?:[({].*)?(?:->|=>|→).*\\n)+\\s*(?=\\S)")
+_CALL = re.compile(r"\A(?:[\w.:]+[?!]?[ \t]*(?:[({].*)?(?:->|=>|→).*\n)+\s*(?=\S)")
+_INDENTED = re.compile(r"^[ \t]+\S.*(?:\n[ \t]+\S.*)*$", re.MULTILINE)
+_RESULT = re.compile(r"#[ \t]*=>")
 _MONOSPACE = re.compile(r"(?<![\w+])\+([^\s+]+)\+(?![\w+])")
 _LABEL = re.compile(r"(?:\{([^{}]+)\}|(?<=\s)(\w+))\[(?:https?:|rdoc-ref:|link:|@)[^\]\s]*\]")
 _ESCAPE = re.compile(r"\\(?=[A-Z_#:])")
@@ -71,6 +73,7 @@ class Miner(CommentMiner):
         """Do what RDoc does with its own signs."""
         doc = _DIRECTIVE.sub("", _CALLS.sub("", _HIDDEN.sub("", doc))).lstrip("\n")
         doc = _CALL.sub("", _after_example(doc))
+        doc = _INDENTED.sub(lambda lines: "" if _RESULT.search(lines[0]) else lines[0], doc)
         doc = _LABEL.sub(lambda label: label[1] or label[2], _MONOSPACE.sub(r"\1", doc))
         return _ESCAPE.sub("", doc)
 

@@ -41,13 +41,16 @@ def clean_lines(text: str, indent: str) -> str:
     """
     lines: list[str] = []
     for line in text.split("\n"):
-        kept = line.replace(REMOVED, "").rstrip()
+        removed = REMOVED in line
+        kept = (line.replace(REMOVED, "") if removed else line).rstrip()
         # The line after a backslash belongs to the statement before it, even if it is empty.
-        continued = bool(lines) and lines[-1].endswith("\\")
-        if not continued and not kept and (REMOVED in line or (lines and not lines[-1])):
+        if not kept and (removed or (lines and not lines[-1])) and not (lines and lines[-1].endswith("\\")):
             continue
-        # A line inside brackets may be indented less than its function.
-        lines.append(kept[min(len(indent), len(kept) - len(kept.lstrip(indent))) if indent else 0 :])
+        if kept.startswith(indent):
+            lines.append(kept[len(indent) :])
+        else:
+            # A line inside brackets may be indented less than its function.
+            lines.append(kept[min(len(indent), len(kept) - len(kept.lstrip(indent))) :])
     return "\n".join(lines).rstrip()
 
 
