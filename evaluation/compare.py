@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None, *, description: str = __doc__ or ""
         description: For ``--help``.
 
     Returns:
-        The exit status: 1 if a run failed.
+        The exit status: 1 if a run failed, 2 if the file, an option or the corpus is not usable.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
@@ -42,6 +42,14 @@ def main(arguments: list[str] | None = None, *, description: str = __doc__ or ""
     parser.add_argument("--processes", type=int, help="runs at a time (default: as the file says)")
     parser.add_argument("--threads", type=int, help="threads of each run (default: as the file says)")
     given = parser.parse_args(arguments)
+    try:
+        return _run(given)
+    except (FileNotFoundError, ValueError) as error:  # of the file, an option or the corpus: a run's own are recorded
+        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(given: argparse.Namespace) -> int:
     matrix = Matrix.from_file(given.config)
     output = given.output or Path("output/evaluation") / given.config.stem
     corpus = given.corpus or matrix.corpus["folder"]

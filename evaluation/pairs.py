@@ -28,7 +28,7 @@ def load_corpus(folder: str, language: str) -> DatasetDict:
         Train, validation and test pairs.
 
     Raises:
-        ValueError: A split or a column is missing, or splits share a package.
+        ValueError: The corpus, a split or a column is missing, or splits share a package.
     """
     place = Path(folder) / language
     if place.is_dir():
@@ -45,7 +45,13 @@ def load_corpus(folder: str, language: str) -> DatasetDict:
     elif Path(folder).is_dir():
         raise ValueError(f"corpus {folder} has no folder {language!r}: build that language, or leave it out.")
     else:
-        splits = load_dataset(folder, language)
+        try:
+            splits = load_dataset(folder, language)
+        except (ConnectionError, FileNotFoundError) as error:
+            raise ValueError(
+                f"corpus {folder!r} is no folder, and no dataset that can be loaded: build it with "
+                "evaluation/corpora.py, or name another."
+            ) from error
     for split in SPLITS:
         if split not in splits:
             raise ValueError(f"corpus {folder}, {language}: no split {split!r}, only {sorted(splits)}.")

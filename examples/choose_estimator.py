@@ -28,6 +28,8 @@ def main():
     parser.add_argument("--show", type=int, default=3, help="negatives to print (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/estimators"), help="default: %(default)s")
     arguments = parser.parse_args()
+    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+        parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
 
     pairs = mine_pairs(arguments.paths)
     model = SentenceTransformer(arguments.model)

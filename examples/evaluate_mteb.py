@@ -27,6 +27,8 @@ def main():
     parser.add_argument("--packages", nargs="+", help="only these, e.g. those held out (default: all)")
     parser.add_argument("--output", type=Path, default=Path("output/scores.json"), help="default: %(default)s")
     arguments = parser.parse_args()
+    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+        parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
     warnings.filterwarnings("ignore", category=FutureWarning, module="mteb")  # mteb's own use of a renamed method
 
     pairs = mine_pairs(arguments.paths)

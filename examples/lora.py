@@ -24,6 +24,8 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output/lora"), help="default: %(default)s")
     arguments = parser.parse_args()
+    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+        parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
 
     train = mine_pairs(arguments.paths).select_columns(["query", "code"])
     model = SentenceTransformer(arguments.model)

@@ -27,6 +27,8 @@ def main():
     parser.add_argument("--report-to", default="none", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output/multi-gpu"), help="default: %(default)s")
     arguments = parser.parse_args()
+    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+        parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
 
     # First: it sets up the process group, and each process's device.
     training = SentenceTransformerTrainingArguments(

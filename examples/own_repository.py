@@ -37,6 +37,8 @@ def parse_arguments():
     parser.add_argument("--max-tokens", type=int, default=128, help="cut texts to this length (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("output/own-repository"), help="default: %(default)s")
     arguments = parser.parse_args()
+    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+        parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
     if not 0 < arguments.test_share < 1:
         parser.error(f"--test-share must be between 0 and 1, got {arguments.test_share}")
     return arguments

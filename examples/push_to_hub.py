@@ -31,6 +31,8 @@ def main():
     parser.add_argument("--steps", type=int, default=1000, help="training steps (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs a step (default: %(default)s)")
     arguments = parser.parse_args()
+    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+        parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
 
     pairs = split_by_package(mine_pairs(arguments.paths), test_packages=arguments.test_packages)
     task = task_from_pairs(pairs["test"], name="-".join(arguments.test_packages))

@@ -41,6 +41,8 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output/two-stage"), help="default: %(default)s")
     arguments = parser.parse_args()
+    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+        parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
 
     pairs = split_by_package(mine_pairs(arguments.paths), arguments.test_packages, drop_leaks=True)
     train = pairs["train"].select_columns(["query", "code"])

@@ -193,6 +193,24 @@ class TestMatrix:
         with pytest.raises(ValueError, match="has none of the languages"):
             matrix.keep_languages(["perl"])
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--corpus", "no/such-folder"], "corpus 'no/such-folder' is no folder"),
+            (["--only", "other"], "--only names the row 'other'"),
+            (["--languages", "perl"], "has none of the languages"),
+        ],
+    )
+    def test_a_user_error_is_one_line_and_exits_with_2(self, tiny, config, tmp_path, capsys, options, message):
+        assert compare.main([str(config), "--output", str(tmp_path / "out"), *options]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+    def test_a_missing_file_is_one_line_and_exits_with_2(self, tmp_path, capsys):
+        assert compare.main([str(tmp_path / "none.toml")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
     def test_an_unknown_row_is_refused(self, config):
         with pytest.raises(ValueError, match="--only names the row 'other'"):
             list(Matrix.from_file(config).cells(["other"]))

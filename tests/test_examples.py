@@ -109,6 +109,22 @@ def test_own_repository_with_several_packages(base, source, tmp_path, run):
     assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
 
 
+REQUIRED = {
+    "push_to_hub.py": ["--test-packages", "two", "--repository", "user/model"],
+    "two_stage.py": ["--test-packages", "two"],
+}
+
+
+@pytest.mark.parametrize(
+    "script", [path.name for path in sorted(EXAMPLES.glob("*.py")) if '"paths", nargs' in path.read_text()]
+)
+def test_a_path_that_does_not_exist_is_one_line(base, run, capsys, script):
+    with pytest.raises(SystemExit, match="2"):
+        run(script, "no/such-folder", "--model", base, *REQUIRED.get(script, ()))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"{script}: error: PATH must exist, got 'no/such-folder': check its spelling."
+
+
 def test_own_repository_with_named_test_packages(base, source, run):
     output = run("own_repository.py", source, "--model", base, "--test-packages", "two", *OWN)
     assert "8 training pairs, 8 test pairs" in output
