@@ -113,8 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(__file__).parent / "results" / "weights.svg"
-    parser.add_argument("path", nargs="?", type=Path, default=default, help="default: evaluation/results/weights.svg")
+    default = Path(__file__).parent / "results" / "weighting.svg"
+    parser.add_argument(
+        "path", nargs="?", type=Path, default=default, help="default: evaluation/results/weighting.svg"
+    )
     draw(parser.parse_args(arguments).path)
     return 0
 

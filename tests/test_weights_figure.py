@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 from evaluation import weights_figure
 from st_softinfonce.estimators import get_estimator
 
-KEPT = Path(__file__).parents[1] / "evaluation" / "results" / "weights.svg"
+KEPT = Path(__file__).parents[1] / "evaluation" / "results" / "weighting.svg"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -43,7 +43,7 @@ def coordinates(path):
 
 
 def test_kept_figure_is_what_the_script_draws(tmp_path):
-    assert weights_figure.main([str(tmp_path / "weights.svg")]) == 0
-    drawn = coordinates(tmp_path / "weights.svg")
+    assert weights_figure.main([str(tmp_path / "weighting.svg")]) == 0
+    drawn = coordinates(tmp_path / "weighting.svg")
     assert len(drawn) > 1000
     assert coordinates(KEPT) == pytest.approx(drawn, abs=0.1)
