@@ -87,9 +87,11 @@ def summarise(name: str, store: Store) -> dict[str, Any]:
             for metric, values in table.items():
                 group[metric].append(values)
     entries += _means(entries, differences)
+    shares = _distinct(entry["share"] for entry in entries)
     spent = [sum(result["seconds"].values()) for result in store.read().values() if "seconds" in result]
+    script = "compare" if shares == [None] else "false_negatives"
     return {
-        "command": f"python evaluation/compare.py evaluation/{name}.toml",
+        "command": f"python evaluation/{script}.py evaluation/{name}.toml",
         "commits": sorted({str(result["commit"]) for result in scored}),
         "versions": scored[-1]["versions"],
         "machines": _distinct(result["machine"] for result in scored),
@@ -171,7 +173,10 @@ def tables(summary: Mapping[str, Any], *, languages: bool) -> list[str]:
         whole = [entry for entry in here if entry["language"] == ALL]
         order = {entry["row"]: entry["scores"][METRIC] for entry in whole}
         for entry in sorted(whole, key=lambda entry: -order[entry["row"]]):
-            cells = [entry["row"], *(f"{100 * entry['scores'][metric]:.1f}" for metric in METRICS)]
+            own = [e["language"] for e in here if e["row"] == entry["row"] and e["language"] != ALL]
+            # A mean over other languages is no match for the rows around it.
+            partly = "" if set(own) == set(named) else f" ({', '.join(sorted(own))} alone)"
+            cells = [entry["row"] + partly, *(f"{100 * entry['scores'][metric]:.1f}" for metric in METRICS)]
             cells += [_points(entry, METRIC), _points(entry, "ndcg_at_10")]
             for language in shown:
                 found = [e for e in here if e["row"] == entry["row"] and e["language"] == language]
@@ -193,14 +198,19 @@ def section(name: str, summary: Mapping[str, Any], *, languages: bool) -> str:
         Markdown.
     """
     lines = [f"### `{name}`", "", *(line + "\n" for line in verdict(summary))]
-    machine = "; ".join(f"{m['device']}, {m['threads']} threads a run" for m in summary["machines"])
+    machine = "; ".join(f"{m['device']}, {m['threads']} thread(s) a run" for m in summary["machines"])
+    plot = f"{'' if languages else 'evaluation/'}results/{name}.svg"
     lines += [
         f"`{summary['command']}`: {summary['runs']} runs, {summary['hours']} hours of runs ({machine}). Scores and "
         "differences in points (hundredths); 95% intervals of a paired bootstrap over queries with seeds as blocks; "
         "**bold** where the interval excludes 0. The scores are means over languages.",
         "",
-        *tables(summary, languages=languages),
+        f"![{name}: differences to InfoNCE]({plot})",
+        "",
     ]
+    # The curve says it all at a glance; its tables, one a share, are for the longer page.
+    if languages or all(entry["share"] is None for entry in summary["entries"]):
+        lines += tables(summary, languages=languages)
     for entry in summary["not_applicable"]:
         lines.append(f"Not applicable: {entry['row']} with {entry['model']}, {entry['regime']}: {entry['reason']}")
     return "\n".join(lines).rstrip() + "\n"
