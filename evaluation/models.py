@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -11,6 +11,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 
 PACKAGED = "all-MiniLM-L6-v2"
 DEFAULT_LAYERS = {"minilm-3": 3}
+_MOST_REMEMBERED = 50_000
+_remembered: dict[int | None, dict[str, list[int]]] = {}
 
 
 def load_model(settings: Mapping[str, Any], device: str | None = None) -> SentenceTransformer:
@@ -64,7 +66,40 @@ def _static(model: SentenceTransformer, max_tokens: int | None, dimensions: int 
         tokenizer.no_truncation()
     else:
         tokenizer.enable_truncation(max_length=max_tokens)
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights), Normalize()])
+    words = StaticEmbedding(tokenizer, embedding_weights=weights)
+    words.tokenizer = _RememberingTokenizer(tokenizer, _remembered.setdefault(max_tokens, {}))
+    return SentenceTransformer(modules=[words, Normalize()])
+
+
+class _Encoding(NamedTuple):
+    ids: list[int]
+
+
+class _RememberingTokenizer:
+    """The packaged model's tokenizer, which tokenizes each text once a process.
+
+    Every run reads the same texts, every epoch again, and a static model does little else than read them.
+    """
+
+    def __init__(self, tokenizer: Any, known: dict[str, list[int]]) -> None:
+        self._tokenizer = tokenizer
+        self._known = known
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_tokenizer":
+            raise AttributeError(name)
+        return getattr(self._tokenizer, name)
+
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> Sequence[Any]:
+        """Tokenize as the tokenizer does; without special tokens, the encodings have nothing but their ids."""
+        if add_special_tokens:
+            return self._tokenizer.encode_batch(texts)
+        if len(self._known) > _MOST_REMEMBERED:
+            self._known.clear()
+        new = list(dict.fromkeys(text for text in texts if text not in self._known))
+        for text, encoding in zip(new, self._tokenizer.encode_batch(new, add_special_tokens=False), strict=True):
+            self._known[text] = encoding.ids
+        return [_Encoding(self._known[text]) for text in texts]
 
 
 def _packaged_path() -> str:
