@@ -28,6 +28,8 @@ import st_softinfonce
 from evaluation.duplicates import with_duplicates
 from evaluation.matrix import TEACHERS
 from evaluation.models import is_static, load_model
+from evaluation.oracle import NAME as ORACLE
+from evaluation.oracle import KnownRelevance
 from evaluation.pairs import check_packages, fingerprint, load_corpus, sample, training_order
 from evaluation.scoring import Scores, score
 from st_softinfonce import get_estimator
@@ -146,11 +148,11 @@ class Workshop:
         )
         columns = [name for name in pairs.column_names if name in ("query", "code") or name.startswith("negative")]
         columns.sort(key=lambda name: (name != "query", name != "code", name))
-        texts = pairs.select_columns(columns)
-        return self._loss(model, texts, settings), texts.select(order)
+        return self._loss(model, pairs, settings), pairs.select_columns(columns).select(order)
 
-    def _loss(self, model: SentenceTransformer, train: Dataset, settings: Mapping[str, Any]) -> nn.Module:
+    def _loss(self, model: SentenceTransformer, pairs: Dataset, settings: Mapping[str, Any]) -> nn.Module:
         row, regime, scale = settings["row"], settings["regime"], settings["scale"]
+        negatives = regime.get("negatives", 0)
         name = row["loss"]
         options = dict(row.get("options", {}))
         if regime.get("cached") and not is_static(model):
@@ -159,7 +161,7 @@ class Workshop:
             name = _CACHED[name]
             options["mini_batch_size"] = regime.get("mini_batch_size", 32)
         if name.endswith("GISTEmbedLoss"):
-            if len(train.column_names) > 2 + _GUIDE_MOST_NEGATIVES:
+            if negatives > _GUIDE_MOST_NEGATIVES:
                 raise NotApplicable(f"{name} takes at most {_GUIDE_MOST_NEGATIVES} hard negative a query.")
             guide = SentenceTransformer(str(self.teacher(row["guide"], settings)), device=str(model.device))
             guide.eval().requires_grad_(False)
@@ -168,35 +170,37 @@ class Workshop:
         if hasattr(host_losses, name):
             return getattr(host_losses, name)(model, scale=scale, **options)
         kind = getattr(own_losses, name)
-        estimator = self.estimator(row, model, train, settings)
+        estimator = self.estimator(row, model, pairs, settings)
         if options.get("weighting") == "posterior":
             report = calibrate(
-                estimator, train.select_columns(["query", "code"]), min(regime["batch_size"], len(train)), model=model
+                estimator, pairs.select_columns(["query", "code"]), min(regime["batch_size"], len(pairs)), model=model
             )
             if report.posterior is None:
                 raise NotApplicable(f"no posterior: {report.posterior_problem}")
             options["posterior"] = report.posterior
-        if len(train.column_names) > 2 and estimator.compares == "queries" and issubclass(kind, InBatchLoss):
-            options["known_queries"] = KnownQueries(dict(zip(train["code"], train["query"], strict=True)), model)
+        if negatives and estimator.compares == "queries" and issubclass(kind, InBatchLoss):
+            options["known_queries"] = KnownQueries(dict(zip(pairs["code"], pairs["query"], strict=True)), model)
         return kind(model, estimator, scale=scale, **options)
 
     def estimator(
-        self, row: Mapping[str, Any], model: SentenceTransformer, train: Dataset, settings: Mapping[str, Any]
+        self, row: Mapping[str, Any], model: SentenceTransformer, pairs: Dataset, settings: Mapping[str, Any]
     ) -> SimilarityEstimator:
         """Make a row's estimator, with its teacher's vectors of the training texts at hand.
 
         Args:
             row: ``estimator``, and ``estimator_options`` or, of a mixture, ``parts``.
             model: The model to train.
-            train: Query and code.
+            pairs: The training pairs.
             settings: Of the run.
 
         Returns:
             The estimator.
         """
         if row["estimator"] == "mixture":
-            parts = [self.estimator({"estimator": part}, model, train, settings) for part in row["parts"]]
+            parts = [self.estimator({"estimator": part}, model, pairs, settings) for part in row["parts"]]
             return MixtureEstimator(parts, **row.get("estimator_options", {}))
+        if row["estimator"] == ORACLE:
+            return KnownRelevance(pairs, model)
         options = dict(row.get("estimator_options", {}))
         if row["estimator"] not in TEACHERS:
             return get_estimator(row["estimator"], **options)
@@ -205,7 +209,7 @@ class Workshop:
         table = folder.parent / f"{folder.name}-table-{_digest(settings['model'])}"
         with FileLock(f"{table}.lock"):
             estimator = get_estimator(row["estimator"], model=folder, table=table, device=str(model.device), **options)
-            estimator.precompute(train.select_columns(["query", "code"]), model, show_progress=False)
+            estimator.precompute(pairs.select_columns(["query", "code"]), model, show_progress=False)
         return estimator
 
     def _train(self, model: SentenceTransformer, loss: nn.Module, train: Dataset, settings: Mapping[str, Any]) -> None:

@@ -14,9 +14,11 @@ from datasets import Dataset
 
 from evaluation import compare, figures, models, training
 from evaluation.matrix import Matrix
+from evaluation.oracle import KnownRelevance, relevance_groups
 from evaluation.pairs import check_packages, load_corpus, sample, training_order
 from evaluation.schedule import pending
 from evaluation.store import Store, write_values
+from st_softinfonce.estimators import TextColumn
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -413,6 +415,58 @@ class TestDuplicates:
             if one["stage"] == "test" and one["row"]["name"] == "info-nce" and one["seed"] == 2
         }
         assert not np.array_equal(values[0.0], values[0.25])
+
+
+ORACLE = """
+[rows.oracle]
+loss = "CancelledInfoNCELoss"
+estimator = "oracle"
+options = { ratio = 0.5 }
+"""
+
+
+class TestOracle:
+    def test_pairs_of_one_group_share_documentation_code_or_duplicates_directly_or_by_a_third(self):
+        pairs = Dataset.from_dict(
+            {
+                "query": ["sort", "sort", "add", "merge", "count", "find"],
+                "code": ["a", "b", "b", "c", "d", "e"],
+                "duplicate_group": [0, 1, 2, 3, 3, 5],
+            }
+        )
+        groups = relevance_groups(pairs).tolist()
+        assert groups[0] == groups[1] == groups[2]
+        assert groups[3] == groups[4]
+        assert len(set(groups)) == 3
+
+    def test_a_document_is_similar_to_its_groups_and_an_unknown_one_to_none(self, static_model):
+        pairs = make_pairs("one", 0, 4)
+        pairs = pairs.remove_columns("duplicate_group").add_column("duplicate_group", [7, 8, 7, 9])
+        oracle = KnownRelevance(pairs, static_model)
+        column = TextColumn(
+            static_model.preprocess([*pairs["code"], "def read sort for merge"]), static_model.tokenizer
+        )
+        groups = oracle.represent(column)
+        assert oracle.similarity(groups[:4], groups).tolist() == [
+            [1, 0, 1, 0, 0],
+            [0, 1, 0, 0, 0],
+            [1, 0, 1, 0, 0],
+            [0, 0, 0, 1, 0],
+        ]
+
+    def test_it_takes_out_the_false_negatives_and_nothing_else(self, tiny, config, tmp_path):
+        text = config.read_text() + DUPLICATES + ORACLE
+        config.write_text(text.replace("epochs = 1\n", 'epochs = 1\ngroup_by = "duplicate_group"\n'))
+        output = tmp_path / "out"
+        assert compare.main([str(config), "--output", str(output), "--only", "info-nce", "oracle"]) == 0
+        values = {
+            (one["row"]["name"], one["duplicates"]["share"]): Store(output).values(result["key"])[1]["ndcg_at_10"]
+            for result in lines(output)
+            for one in [result["settings"]]
+            if (one["stage"], one["seed"]) == ("test", 2)
+        }
+        assert np.array_equal(values["oracle", 0.0], values["info-nce", 0.0])
+        assert not np.array_equal(values["oracle", 0.25], values["info-nce", 0.25])
 
 
 class TestFigures:
