@@ -30,7 +30,7 @@ _SECTIONS = {
 }
 _TABLES = {
     "models": {"base", "layers", "dimensions", "max_tokens", "train_pairs", "learning_rates", "teacher", "simcse"},
-    "regimes": {"batch_size", "epochs", "cached", "mini_batch_size", "group_by", "negatives", "mined_by"},
+    "regimes": {"batch_size", "epochs", "cached", "mini_batch_size", "group_by", "negatives", "mined_by", "scales"},
     "rows": {"loss", "options", "estimator", "estimator_options", "parts", "guide"},
 }
 _BLOCK = {"models", "languages", "regimes", "rows", "seeds"}
@@ -171,7 +171,8 @@ class Matrix:
         """
         if self._is_zero_shot(cell):
             return [(None, None)]
-        return list(itertools.product(self.content["models"][cell.model]["learning_rates"], self.tuning["scales"]))
+        scales = self.content["regimes"][cell.regime].get("scales", self.tuning["scales"])
+        return list(itertools.product(self.content["models"][cell.model]["learning_rates"], scales))
 
     def tuning_runs(self, cell: Cell) -> list[Run]:
         """List the runs on validation packages that choose a cell's learning rate and scale.
@@ -245,6 +246,7 @@ class Matrix:
         model = self.content["models"][cell.model]
         row = {"name": cell.row} | self.content["rows"][cell.row]
         regime = {"name": cell.regime} | self.content["regimes"][cell.regime]
+        regime.pop("scales", None)
         needed = teachers_of(row, regime)
         limit = model.get("train_pairs", self.corpus.get("train_pairs"))
         options = {name: value for name, value in model.items() if name not in ("learning_rates", "teacher", "simcse")}
@@ -312,7 +314,8 @@ class Matrix:
                     if section not in self.content["models"][model]:
                         raise ValueError(f"{where}: row {row!r} needs [models.{model}.{section}].")
         grids = [len(model["learning_rates"]) for model in self.content["models"].values()]
-        if (max(grids) > 1 or len(self.tuning["scales"]) > 1) and {"languages", "metric"} - set(self.tuning):
+        grids += [len(regime.get("scales", self.tuning["scales"])) for regime in self.content["regimes"].values()]
+        if max(grids) > 1 and {"languages", "metric"} - set(self.tuning):
             raise ValueError(f"{self.name}: [tuning] must name languages and a metric to choose settings by.")
 
 

@@ -195,6 +195,20 @@ class TestMatrix:
         with pytest.raises(ValueError, match="has none of the languages"):
             matrix.keep_languages(["perl"])
 
+    def test_a_regime_may_have_its_own_scales(self):
+        text = TOML.replace("epochs = 1", "epochs = 1\nscales = [5.0, 50.0]").format(corpus="x")
+        matrix = Matrix(tomllib.loads(text), name="tiny", fingerprints=lambda language, limit: "data")
+        cell = next(cell for cell in matrix.cells() if cell.row == "info-nce")
+        assert matrix.grid(cell) == [(0.01, 5.0), (0.01, 50.0), (0.1, 5.0), (0.1, 50.0)]
+        assert matrix.test_runs(cell, 0.1, 5.0)[0].settings["regime"] == {
+            "name": "random",
+            "batch_size": 8,
+            "epochs": 1,
+        }
+        text = text.replace("[0.01, 0.1]", "[0.1]").replace('metric = "mrr_at_1000_duplicates"', "")
+        with pytest.raises(ValueError, match="must name languages and a metric"):
+            Matrix(tomllib.loads(text), name="tiny")
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -217,7 +231,7 @@ class TestMatrix:
         with pytest.raises(ValueError, match="--only names the row 'other'"):
             list(Matrix.from_file(config).cells(["other"]))
 
-    @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "false_negatives", "alpha_beta"])
+    @pytest.mark.parametrize("name", ["smoke", "short", "cpu", "gpu", "why", "false_negatives", "alpha_beta"])
     def test_files_of_the_repository_are_valid(self, name):
         matrix = Matrix.from_file(ROOT / "evaluation" / f"{name}.toml", fingerprints=lambda language, limit: "data")
         cells = list(matrix.cells())
