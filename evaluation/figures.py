@@ -30,57 +30,12 @@ from evaluation.report import ALL, METRIC, NAMES, RESULTS, summarise
 from evaluation.schedule import workshop_options
 from evaluation.store import Store
 from evaluation.training import Workshop
-from st_softinfonce.calibration import PairTexts, batch_similarities, calibrate, negatives_of
-from st_softinfonce.functional import negative_weights, posterior_weights
+from evaluation.weighing import Weigher, soft_runs
+from st_softinfonce.calibration import PairTexts, batch_similarities, negatives_of
 from st_softinfonce.inspection import inspect_pairs
 
 BATCHES = 20
 BINS = 40
-
-
-def weights_of(
-    workshop: Workshop, run: Run, *, batch_size: int, batches: int = BATCHES
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Compute the weights that a row gives the negatives of random batches.
-
-    Args:
-        workshop: Makes the row's estimator.
-        run: Any run of the row.
-        batch_size: Pairs a batch.
-        batches: How many.
-
-    Returns:
-        The weights of all negatives, flat, and what they were made with.
-    """
-    settings = run.settings
-    row, options = settings["row"], settings["row"].get("options", {})
-    model = load_model(settings["model"], workshop.device)
-    pairs = workshop.pairs(settings["language"], settings["corpus"]["train_pairs"])["train"]
-    pairs = pairs.select_columns(["query", "code"])
-    estimator = workshop.estimator(row, model, pairs, settings)
-    weighting = estimator.weighting
-    used = {
-        "alpha": options.get("alpha", weighting.alpha),
-        "beta": options.get("beta", weighting.beta),
-        "temperature": options.get("weight_temperature", weighting.temperature),
-    }
-    posterior = None
-    if options.get("weighting") == "posterior":
-        posterior = calibrate(estimator, pairs, batch_size, model=model).posterior
-        if posterior is None:
-            return torch.empty(0), {}
-        used = {"prior": posterior.prior}
-    found = []
-    positives = torch.arange(batch_size)
-    for _, similarity in batch_similarities(
-        estimator, PairTexts(pairs, model=model), batch_size, batches=batches, seed=0
-    ):
-        if posterior is None:
-            weights = negative_weights(similarity.cpu(), positives=positives, **used)
-        else:
-            weights = posterior_weights(similarity.cpu(), posterior=posterior, positives=positives)
-        found.append(negatives_of(weights, positives).flatten())
-    return torch.cat(found), used
 
 
 def plot_weights(weights: Mapping[str, torch.Tensor], path: Path, *, batch_size: int, language: str) -> None:
@@ -153,25 +108,6 @@ def plot_alpha_beta(summary: Mapping[str, Any], rows: Mapping[str, Any], path: P
     save(figure, path)
 
 
-def soft_runs(matrix: Matrix) -> dict[str, Run]:
-    """Return one run of each Soft-InfoNCE row, of the first model, language and regime.
-
-    Args:
-        matrix: With fingerprints.
-
-    Returns:
-        Runs by row.
-    """
-    cells = list(matrix.cells())
-    first = cells[0]
-    runs = {}
-    for cell in cells:
-        here = (cell.model, cell.language, cell.regime) == (first.model, first.language, first.regime)
-        if here and matrix.content["rows"][cell.row].get("loss") == "SoftInfoNCELoss":
-            runs[cell.row] = matrix.test_runs(cell, None, None)[0]
-    return runs
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the figures.
 
@@ -201,11 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     matrix.fingerprints = workshop.fingerprint
     weights, about = {}, {}
     for name, run in soft_runs(matrix).items():
-        found, used = weights_of(workshop, run, batch_size=given.batch_size)
-        if len(found) == 0:
+        weigher = Weigher.of(workshop, run, given.batch_size)
+        if weigher is None:
             print(f"{name}: no posterior, left out")
             continue
+        positives = torch.arange(given.batch_size)
+        found = torch.cat([negatives_of(batch, positives).flatten() for _, batch in weigher.batches(BATCHES)])
         weights[name] = found
+        used = weigher.options if weigher.posterior is None else {"prior": weigher.posterior.prior}
         about[name] = used | {
             "below_0_9": float((found < 0.9).float().mean()),
             "below_0_5": float((found < 0.5).float().mean()),

@@ -19,6 +19,7 @@ else:
 
 FORMAT = 1
 BASELINE = "info-nce"
+SOFT = "SoftInfoNCELoss"
 NO_REGIME = "none"
 TEACHERS = ("trained-model", "simcse")
 

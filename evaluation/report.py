@@ -23,16 +23,14 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from evaluation.bootstrap import Interval, paired_bootstrap
-from evaluation.matrix import BASELINE, NO_REGIME, Matrix
+from evaluation.matrix import BASELINE, NO_REGIME, SOFT, Matrix
 from evaluation.plots import plot_differences, plot_shares
 from evaluation.scoring import METRICS
 from evaluation.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "evaluation" / "results"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 METRIC = "mrr_at_1000_duplicates"
-SOFT = "SoftInfoNCELoss"
 ALL = "mean"
 NAMES = {
     "mrr_at_1000_strict": "MRR, strict",
@@ -169,7 +167,7 @@ def tables(summary: Mapping[str, Any], *, languages: bool) -> list[str]:
         seeds = max(entry["seeds"] for entry in here)
         lines += [f"**{title}** ({', '.join(named)}; {seeds} seeds)", ""]
         heads = ["row", *(NAMES[metric] for metric in METRICS), "MRR - InfoNCE", "nDCG - InfoNCE", *shown]
-        lines += [_line(heads), _line("---" for _ in heads)]
+        lines += [markdown_row(heads), markdown_row("---" for _ in heads)]
         whole = [entry for entry in here if entry["language"] == ALL]
         order = {entry["row"]: entry["scores"][METRIC] for entry in whole}
         for entry in sorted(whole, key=lambda entry: -order[entry["row"]]):
@@ -181,7 +179,7 @@ def tables(summary: Mapping[str, Any], *, languages: bool) -> list[str]:
             for language in shown:
                 found = [e for e in here if e["row"] == entry["row"] and e["language"] == language]
                 cells.append(_points(found[0], METRIC) if found else "")
-            lines.append(_line(cells))
+            lines.append(markdown_row(cells))
         lines.append("")
     return lines
 
@@ -216,21 +214,23 @@ def section(name: str, summary: Mapping[str, Any], *, languages: bool) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def write_between_markers(path: Path, content: str) -> bool:
+def write_between_markers(path: Path, content: str, name: str = "results") -> bool:
     """Replace what is between the markers of a file.
 
     Args:
         path: The file.
         content: The new content.
+        name: Of the markers, ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
 
     Returns:
         Whether there are markers.
     """
     text = path.read_text() if path.exists() else ""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
+    begin, end = (f"<!-- {name}:{which} -->" for which in ("begin", "end"))
+    if text.count(begin) != 1 or text.count(end) != 1:
         return False
-    head, rest = text.split(BEGIN)
-    path.write_text(f"{head}{BEGIN}\n{content}{END}{rest.split(END)[1]}")
+    head, rest = text.split(begin)
+    path.write_text(f"{head}{begin}\n{content}{end}{rest.split(end)[1]}")
     return True
 
 
@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for position, readme in enumerate(given.readme):
         parts = [section(name, summary, languages=position == 0) for name, summary in summaries.items()]
         if not write_between_markers(readme, "\n".join(parts)):
-            print(f"{readme.name} has no markers {BEGIN} ... {END}: left as it is.")
+            print(f"{readme.name} has no markers <!-- results:begin --> ... <!-- results:end -->: left as it is.")
     return 0
 
 
@@ -366,7 +366,15 @@ def _points(entry: Mapping[str, Any], metric: str) -> str:
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
-def _line(cells: Iterable[str]) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
+    """Make a row of a table.
+
+    Args:
+        cells: Their texts.
+
+    Returns:
+        A line of Markdown.
+    """
     return f"| {' | '.join(cells)} |"
 
 

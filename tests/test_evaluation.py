@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset
 
-from evaluation import compare, figures, models, training
+from evaluation import compare, figures, models, push, training, weighing
 from evaluation.matrix import Matrix
 from evaluation.oracle import KnownRelevance, relevance_groups
 from evaluation.pairs import check_packages, load_corpus, sample, training_order
 from evaluation.schedule import pending
 from evaluation.store import Store, write_values
 from st_softinfonce.estimators import TextColumn
+from st_softinfonce.functional import soft_info_nce
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -486,6 +488,7 @@ class TestOracle:
 class TestFigures:
     def test_weights_are_those_of_the_loss_and_the_page_holds_one_batch(self, tiny, config, tmp_path, monkeypatch):
         monkeypatch.setattr(figures, "load_model", training.load_model)
+        monkeypatch.setattr(weighing, "load_model", training.load_model)
         arguments = ["--output", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--batch-size", "8"]
         assert figures.main([str(config), *arguments]) == 0
         content = json.loads((tmp_path / "results" / "weights.json").read_text())
@@ -496,13 +499,13 @@ class TestFigures:
         assert "One batch of 8, weighed by soft-bm25" in (tmp_path / "runs" / "tiny" / "case_study.html").read_text()
 
     def test_weights_of_a_row_without_strength_are_one(self, tiny, config, corpus, tmp_path, monkeypatch):
-        monkeypatch.setattr(figures, "load_model", training.load_model)
+        monkeypatch.setattr(weighing, "load_model", training.load_model)
         text = config.read_text().replace('estimator = "bm25"', 'estimator = "bm25"\noptions = { alpha = 0.0 }')
         workshop = training.Workshop(str(corpus), tmp_path / "cache", {})
         matrix = Matrix(tomllib.loads(text), name="tiny", fingerprints=workshop.fingerprint)
-        weights, used = figures.weights_of(workshop, figures.soft_runs(matrix)["soft-bm25"], batch_size=8, batches=2)
-        assert used["alpha"] == 0
-        assert weights.tolist() == [1.0] * (2 * 8 * 7)
+        weigher = weighing.Weigher.of(workshop, weighing.soft_runs(matrix)["soft-bm25"], 8)
+        assert weigher.options["alpha"] == 0
+        assert [weights.tolist() for _, weights in weigher.batches(2)] == [[[1.0] * 8] * 8] * 2
 
     def test_alpha_and_beta_are_plotted_where_they_were_run(self, tiny, config, tmp_path):
         config.write_text(
@@ -514,3 +517,60 @@ class TestFigures:
         arguments = ["--output", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--alpha-beta"]
         assert figures.main([str(config), *arguments]) == 0
         assert "beta 1" in (tmp_path / "results" / "tiny.svg").read_text()
+
+
+class TestPush:
+    def test_a_push_is_the_gradient_of_the_loss_by_the_score(self):
+        generator = torch.Generator().manual_seed(0)
+        scores = torch.randn(5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+        weights = torch.rand(5, 5, generator=generator, dtype=torch.float64) + 0.1
+        weights.fill_diagonal_(1.0)
+        for given in (None, weights):
+            (gradient,) = torch.autograd.grad(5 * soft_info_nce(scores, given), scores)
+            torch.testing.assert_close(push.pushes(scores.detach(), given), gradient.fill_diagonal_(0.0))
+
+    def test_sums_tell_relevant_from_other_negatives(self):
+        plain = torch.tensor([[0.0, 0.4, 0.4], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        weighted = torch.tensor([[0.0, 0.1, 0.3], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        relevant = torch.zeros(3, 3, dtype=torch.bool)
+        relevant[0, 1] = True
+        found = push.compare_pushes(plain, weighted, relevant)
+        assert found == pytest.approx(
+            {
+                "plain": 0.8,
+                "weighted": 0.4,
+                "plain_relevant": 0.4,
+                "weighted_relevant": 0.1,
+                "moved": 0.25,
+                "batches": 1,
+            }
+        )
+
+    def test_a_table_of_every_row_and_state(self, tiny, config, corpus, tmp_path, monkeypatch):
+        for module in (push, weighing):
+            monkeypatch.setattr(module, "load_model", training.load_model)
+        train = make_pairs("one", 0, 40).to_dict()
+        train["query"][1::2] = train["query"][::2]  # half of the queries, each twice
+        pq.write_table(Dataset.from_dict(train).data.table, corpus / "python" / "train-00000.parquet")
+        readme = tmp_path / "README.md"
+        readme.write_text("before\n<!-- push:begin -->\nold\n<!-- push:end -->\nafter\n")
+        arguments = ["--output", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+        arguments += ["--readme", str(readme), "--batch-sizes", "8", "40"]
+        assert push.main([str(config), *arguments]) == 0
+        entries = json.loads((tmp_path / "results" / "push.json").read_text())["entries"]
+        places = [(entry["batch_size"], entry["state"], entry["row"]) for entry in entries]
+        assert sorted(places) == [
+            (size, state, row)
+            for size in (8, 40)
+            for state in ("base", "trained")
+            for row in ("soft-bm25", "soft-teacher")
+        ]
+        for entry in entries:
+            if entry["batch_size"] == 40:
+                assert entry["queries_with_a_relevant_negative"] == 1
+            assert 0 < entry["share_on_relevant"] < 1
+            if entry["row"] == "soft-bm25":  # the same query: the most similar there is
+                assert entry["relevant_left"] < entry["others_left"]
+        text = readme.read_text()
+        assert "old" not in text
+        assert text.count("soft-bm25") == 4

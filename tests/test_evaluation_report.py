@@ -91,14 +91,14 @@ def test_what_is_between_the_markers_is_replaced_and_nothing_else(store, tmp_pat
         'models = "all"\nlanguages = ["python"]\nregimes = "all"\nrows = "all"\nseeds = [1]\n'
     )
     one, other = tmp_path / "one.md", tmp_path / "other.md"
-    one.write_text(f"# before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    one.write_text("# before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
     other.write_text("no markers\n")
     arguments = [str(config), "--output", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
     for _ in range(2):
         assert report.main([*arguments, "--readme", str(one), str(other)]) == 0
     text = one.read_text()
-    assert text.startswith(f"# before\n{report.BEGIN}\n### `tiny`\n\nOf 4 comparisons")
-    assert text.endswith(f"{report.END}\nafter\n")
+    assert text.startswith("# before\n<!-- results:begin -->\n### `tiny`\n\nOf 4 comparisons")
+    assert text.endswith("<!-- results:end -->\nafter\n")
     assert "\nold\n" not in text
     (line,) = [line for line in text.splitlines() if line.startswith("| soft-bm25 ")]
     summary = json.loads((tmp_path / "results" / "tiny.json").read_text())

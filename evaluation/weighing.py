@@ -1,0 +1,104 @@
+"""The weights of a row of the comparison, outside training: for the figures, and for what they do to the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evaluation.matrix import SOFT, Matrix, Run
+from evaluation.models import load_model
+from evaluation.training import Workshop
+from st_softinfonce.calibration import PairTexts, batch_similarities, calibrate
+from st_softinfonce.estimators import SimilarityEstimator
+from st_softinfonce.functional import RelevancePosterior, negative_weights, posterior_weights, temperature_for_share
+from st_softinfonce.losses.soft_info_nce import AUTO_SHARE
+
+
+def soft_runs(matrix: Matrix, language: str | None = None) -> dict[str, Run]:
+    """Return one run of each Soft-InfoNCE row, of the first model and regime.
+
+    Args:
+        matrix: With fingerprints.
+        language: ``None`` takes the first.
+
+    Returns:
+        Runs by row.
+    """
+    cells = list(matrix.cells())
+    first = cells[0]
+    place = (first.model, language or first.language, first.regime)
+    return {
+        cell.row: matrix.test_runs(cell, None, None)[0]
+        for cell in cells
+        if (cell.model, cell.language, cell.regime) == place and matrix.content["rows"][cell.row].get("loss") == SOFT
+    }
+
+
+@dataclass(frozen=True)
+class Weigher:
+    """A row's estimator and how its similarities become weights.
+
+    Attributes:
+        estimator: The estimator.
+        texts: The training pairs.
+        batch_size: Pairs a batch.
+        options: ``alpha``, ``beta`` and ``temperature``, or none with a posterior.
+        posterior: Of the posterior's weighting.
+    """
+
+    estimator: SimilarityEstimator
+    texts: PairTexts
+    batch_size: int
+    options: dict[str, float]
+    posterior: RelevancePosterior | None = None
+
+    @classmethod
+    def of(cls, workshop: Workshop, run: Run, batch_size: int) -> Weigher | None:
+        """Make it as training does.
+
+        Args:
+            workshop: Makes the row's estimator.
+            run: Any run of the row.
+            batch_size: Pairs a batch.
+
+        Returns:
+            The weigher; ``None`` if the row asks for a posterior that cannot be had.
+        """
+        settings = run.settings
+        options: dict[str, Any] = settings["row"].get("options", {})
+        model = load_model(settings["model"], workshop.device)
+        pairs = workshop.pairs(settings["language"], settings["corpus"]["train_pairs"])["train"]
+        estimator = workshop.estimator(settings["row"], model, pairs, settings)
+        pairs = pairs.select_columns(["query", "code"])
+        texts = PairTexts(pairs, model=model)
+        if options.get("weighting") == "posterior":
+            posterior = calibrate(estimator, pairs, batch_size, model=model).posterior
+            return None if posterior is None else cls(estimator, texts, batch_size, {}, posterior)
+        defaults = estimator.weighting
+        used = {"alpha": options.get("alpha", defaults.alpha), "beta": options.get("beta", defaults.beta)}
+        temperature = options.get("weight_temperature", defaults.temperature)
+        if temperature == "auto":
+            ((_, similarity),) = batch_similarities(estimator, texts, batch_size, batches=1, seed=0)
+            found = temperature_for_share(similarity, share=AUTO_SHARE, positives=torch.arange(batch_size), **used)
+            temperature = found or defaults.temperature
+        return cls(estimator, texts, batch_size, used | {"temperature": temperature})
+
+    def batches(self, count: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Weigh the negatives of random batches, the same ones for every row.
+
+        Args:
+            count: How many.
+
+        Yields:
+            The pairs of a batch, and the weights ``(batch_size, batch_size)``.
+        """
+        positives = torch.arange(self.batch_size)
+        for rows, similarity in batch_similarities(self.estimator, self.texts, self.batch_size, batches=count, seed=0):
+            if self.posterior is None:
+                yield rows, negative_weights(similarity.cpu(), positives=positives, **self.options)
+            else:
+                yield rows, posterior_weights(similarity.cpu(), posterior=self.posterior, positives=positives)
