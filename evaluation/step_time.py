@@ -90,10 +90,11 @@ def parse_estimator(text: str, guide: SentenceTransformer) -> Any:
     return get_estimator(name, **options)
 
 
-def make_losses(arguments: argparse.Namespace, model: SentenceTransformer) -> dict[str, nn.Module]:
+def make_losses(arguments: argparse.Namespace, model: SentenceTransformer, size: int) -> dict[str, nn.Module]:
     """Make every loss on one model: the host's, ours with each estimator, and the host's guided one."""
     guide = copy.deepcopy(model).eval().requires_grad_(False)
-    cached = {} if arguments.cached is None else {"mini_batch_size": arguments.cached}
+    use_cached = arguments.cached is not None and size >= arguments.cached_from
+    cached = {"mini_batch_size": arguments.cached} if use_cached else {}
     host = CachedMultipleNegativesRankingLoss if cached else MultipleNegativesRankingLoss
     guided = CachedGISTEmbedLoss if cached else GISTEmbedLoss
     ours = CachedSoftInfoNCELoss if cached else SoftInfoNCELoss
@@ -166,7 +167,7 @@ def measure_steps(arguments: argparse.Namespace, pairs: list[tuple[str, str]], s
     torch.manual_seed(0)
     model = load_model(arguments)
     batches = make_batches(model, pairs, size, arguments.device)
-    losses = make_losses(arguments, model)
+    losses = make_losses(arguments, model, size)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     steps = {name: make_step(loss, optimizer) for name, loss in losses.items()}
@@ -181,8 +182,9 @@ def measure_steps(arguments: argparse.Namespace, pairs: list[tuple[str, str]], s
         for name in order:
             times[name].append(seconds(steps[name], batches[number % BATCHES], arguments.device))
     shapes = [list(column["input_ids"].shape) for column in batches[0]]
-    report: dict[str, Any] = {"batch_size": size, "input_shapes": shapes, "losses": {}}
-    print(f"\nbatch {size}, {arguments.steps} rounds, inputs {shapes}, {arguments.device}")
+    kind = type(losses["host"]).__name__
+    report: dict[str, Any] = {"batch_size": size, "host": kind, "input_shapes": shapes, "losses": {}}
+    print(f"\nbatch {size}, {kind}, {arguments.steps} rounds, inputs {shapes}, {arguments.device}")
     print(f"{'loss':32} {'median ms':>10} {'ratio to host':>14} {'quartiles of the paired ratios':>32}")
     for name, values in times.items():
         low, ratio, high = quartiles([value / host for value, host in zip(values, times["host"], strict=True)])
@@ -255,6 +257,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[32], help="pairs a step (default: 32)")
     parser.add_argument("--steps", type=int, default=60, help="rounds, a step of each loss (default: %(default)s)")
     parser.add_argument("--cached", type=int, metavar="SIZE", help="cached losses, with mini-batches of this size")
+    parser.add_argument(
+        "--cached-from", type=int, default=0, metavar="SIZE", help="smaller batches by the plain losses; default: none"
+    )
     parser.add_argument(
         "--estimators",
         nargs="*",
