@@ -80,6 +80,7 @@ CONFIGURATIONS = {
     )
     for ways, options in (
         ("one-way", {}),
+        ("one-way-harder", {"hardness_mode": "in_batch_negatives", "hardness_strength": 9.0}),
         ("both-ways", {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}),
     )
 }

@@ -17,6 +17,7 @@ CONFIGURATIONS = {
     "both-ways-apart": {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
     "documents-both-ways": {"estimator": "documents", "directions": ("query_to_doc", "doc_to_query")},
     "unweighted": {"alpha": 0},
+    "hardness": {"hardness_mode": "all_negatives", "hardness_strength": 5.0},
 }
 configurations = pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
 chunks = pytest.mark.parametrize("chunk", [1, 3, 4, 8, 20], ids=lambda size: f"chunk={size}")
@@ -61,8 +62,8 @@ def test_cached_equals_plain(transformer_model, options, chunk):
 @chunks
 @pytest.mark.parametrize(
     "options",
-    [{}, *(CONFIGURATIONS[name] for name in ("both-ways", "both-ways-apart"))],
-    ids=["default", "both-ways", "both-ways-apart"],
+    [{}, *(CONFIGURATIONS[name] for name in ("both-ways", "both-ways-apart", "hardness"))],
+    ids=["default", "both-ways", "both-ways-apart", "hardness"],
 )
 def test_without_weights_cached_equals_the_hosts_cached_loss(transformer_model, options, chunk):
     ours = run(transformer_model, CachedSoftInfoNCELoss(transformer_model, alpha=0, mini_batch_size=chunk, **options))

@@ -131,6 +131,58 @@ class TestWithWeights:
         assert prompted == bare
 
 
+HARDNESS = ["in_batch_negatives", "hard_negatives", "all_negatives"]
+
+
+class TestHardness:
+    @columns
+    @pytest.mark.parametrize("mode", HARDNESS)
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"directions": ("query_to_doc", "doc_to_query")},
+            {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
+            {"scale": 1.0, "similarity_fct": dot_score},
+        ],
+        ids=["one-way", "both-ways", "both-ways-apart", "dot-product-1"],
+    )
+    def test_without_weights_it_is_the_hosts(self, model, texts, mode, options):
+        options = {"hardness_mode": mode, "hardness_strength": 5.0, **options}
+        host = loss_and_gradients(MultipleNegativesRankingLoss(model, **options), texts)
+        assert_same(loss_and_gradients(SoftInfoNCELoss(model, alpha=0, **options), texts), host)
+        if mode != "hard_negatives" or len(texts) > 2:
+            assert abs(loss_and_gradients(SoftInfoNCELoss(model, alpha=0), texts)[0] - host[0]) > 1e-3
+
+    def test_weights_multiply_what_is_hard(self, static_model):
+        """By hand, on the model's own cosines: the penalty is in the logits, the weight before the exponential."""
+        texts = COLUMNS["one-negative"]
+        similarity = torch.randn(len(QUERIES), 2 * len(QUERIES), generator=torch.Generator().manual_seed(1)).double()
+        loss = SoftInfoNCELoss(
+            static_model, Table(similarity, "documents"), hardness_mode="all_negatives", hardness_strength=3.0
+        )
+        with torch.no_grad():
+            embeddings = [static_model(column)["sentence_embedding"] for column in features(static_model, texts)]
+        cosines = cos_sim(embeddings[0], torch.cat(embeddings[1:])).double().tolist()
+        scores = [[(20 + 3 * (i != j)) * c for j, c in enumerate(row)] for i, row in enumerate(cosines)]
+        weights = reference.negative_weights(similarity.tolist(), 1.3, 0.7, 0.5)
+        expected = reference.soft_info_nce(scores, weights)
+        assert loss(features(static_model, texts), None).item() == pytest.approx(expected, rel=1e-5)
+
+    def test_it_is_in_the_config_and_refuses_what_it_cannot_do(self, static_model):
+        loss = SoftInfoNCELoss(static_model, hardness_mode="hard_negatives", hardness_strength=5)
+        config = loss.get_config_dict()
+        assert (config["hardness_mode"], config["hardness_strength"]) == ("hard_negatives", 5.0)
+        with pytest.raises(ValueError, match=r"hardness_mode must be one of .*got 'hard'"):
+            SoftInfoNCELoss(static_model, hardness_mode="hard", hardness_strength=5)
+        with pytest.raises(ValueError, match="hardness_strength must be"):
+            SoftInfoNCELoss(static_model, hardness_mode="hard_negatives", hardness_strength=-1)
+        with pytest.warns(UserWarning, match="hardness_mode has no effect without a hardness_strength above 0"):
+            SoftInfoNCELoss(static_model, hardness_mode="hard_negatives")
+        with pytest.warns(UserWarning, match="hardness_strength has no effect without a hardness_mode"):
+            SoftInfoNCELoss(static_model, hardness_strength=5)
+
+
 class TestBatches:
     def test_a_batch_of_one_is_zero(self, model):
         with warnings.catch_warnings():

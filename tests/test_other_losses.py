@@ -212,6 +212,14 @@ class TestMultiVector:
         weighted = run(colbert, MultiVectorSoftInfoNCELoss(colbert, score_mini_batch_size=chunk), batch)
         assert abs(weighted[0] - unweighted[0]) > 1e-4
 
+    def test_hardness_raises_the_scores_of_negatives(self, colbert):
+        hard = {"hardness_mode": "all_negatives", "hardness_strength": 5.0}
+        plain = run(colbert, MultiVectorSoftInfoNCELoss(colbert, alpha=0), self.batch(colbert))
+        harder = run(colbert, MultiVectorSoftInfoNCELoss(colbert, alpha=0, **hard), self.batch(colbert))
+        assert harder[0] > plain[0]
+        options = {"alpha": 0, "score_mini_batch_size": 3, **hard}
+        assert_same(run(colbert, MultiVectorSoftInfoNCELoss(colbert, **options), self.batch(colbert)), harder)
+
     def test_weights_act_on_the_right_documents(self, colbert):
         """Against the formula on the host's scores, which come in another order of the columns."""
         from sentence_transformers.multi_vector_encoder.scoring import colbert_scores

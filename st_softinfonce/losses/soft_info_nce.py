@@ -17,6 +17,7 @@ from st_softinfonce.estimators.base import SimilarityEstimator
 from st_softinfonce.estimators.known_queries import KnownQueries
 from st_softinfonce.functional import (
     RelevancePosterior,
+    check_not_negative,
     check_positive,
     check_weighting,
     negative_weights,
@@ -38,6 +39,8 @@ WEIGHTINGS: tuple[Weighting, ...] = ("paper", "posterior")
 AUTO_SHARE = 0.05
 _AUTO_ROWS = 256
 PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
+HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
+HARDNESS_MODES: tuple[HardnessMode | None, ...] = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
 
 
 class SoftInfoNCELoss(InBatchLoss):
@@ -69,6 +72,10 @@ class SoftInfoNCELoss(InBatchLoss):
         partition_mode: Whether two directions share one softmax, or have one each and are averaged.
         gather_across_devices: Take the documents of all devices as candidates.
         known_queries: The queries of mined hard negatives, which an estimator that compares queries then weighs too.
+        hardness_mode: As the host's: which negatives are pushed harder the more similar the model finds them,
+            ``"in_batch_negatives"`` (Lan et al. 2025, Eq. 5), ``"hard_negatives"`` (the query's explicit ones), or
+            ``"all_negatives"``. What is hard may be relevant after all: the weights say how likely not.
+        hardness_strength: At least 0. ``hardness_strength * similarity_fct`` is added to their scores, constant.
 
     Raises:
         ValueError: An option is out of range, the estimator is unknown or breaks its contract or returns nan, or the
@@ -101,6 +108,8 @@ class SoftInfoNCELoss(InBatchLoss):
         partition_mode: PartitionMode = "joint",
         gather_across_devices: bool = False,
         known_queries: KnownQueries | None = None,
+        hardness_mode: HardnessMode | None = None,
+        hardness_strength: float = 0.0,
     ) -> None:
         super().__init__(
             model,
@@ -146,6 +155,16 @@ class SoftInfoNCELoss(InBatchLoss):
             raise ValueError(f"partition_mode must be one of {PARTITION_MODES}, got {partition_mode!r}.")
         self.directions = tuple(directions)
         self.partition_mode = partition_mode
+        if hardness_mode not in HARDNESS_MODES:
+            raise ValueError(f"hardness_mode must be one of {HARDNESS_MODES}, got {hardness_mode!r}.")
+        check_not_negative("hardness_strength", hardness_strength)
+        if (hardness_mode is None) != (hardness_strength == 0):
+            name, missing = ("hardness_mode", "hardness_strength above 0")
+            if hardness_mode is None:
+                name, missing = "hardness_strength", "hardness_mode"
+            warnings.warn(f"{name} has no effect without a {missing}. Set both, or neither.", stacklevel=2)
+        self.hardness_mode = hardness_mode
+        self.hardness_strength = float(hardness_strength)
         # Sees each block of weights (rows, M) and its positives' columns; WeightStatisticsCallback sets it.
         self.observer: Callable[[Tensor, Tensor], None] | None = None
         if partition_mode != "joint" and len(self.directions) == 1:
@@ -196,6 +215,8 @@ class SoftInfoNCELoss(InBatchLoss):
             "min_weight": self.min_weight,
             "directions": list(self.directions),
             "partition_mode": self.partition_mode,
+            "hardness_mode": self.hardness_mode,
+            "hardness_strength": self.hardness_strength,
         }
 
     def _needs_estimator(self) -> bool:
@@ -225,7 +246,7 @@ class SoftInfoNCELoss(InBatchLoss):
             logger.info("weight_temperature='auto' is %.4g from here on.", self.weight_temperature)
 
     def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        scores = self._scores(batch, rows)  # (rows, M)
+        scores = self._harder(self._scores(batch, rows), batch, rows)  # (rows, M)
         weights = transposed_weights = None
         if batch.compared is not None:
             weights = self._weights(batch.compared.similarity(rows), rows, batch.compared.known)
@@ -244,6 +265,18 @@ class SoftInfoNCELoss(InBatchLoss):
         if weights is not None and transposed_weights is not None:
             weights = torch.cat([weights, transposed_weights], dim=1)
         return soft_info_nce(torch.cat([scores, transposed], dim=1), weights, positives=rows)
+
+    def _harder(self, scores: Tensor, batch: Batch, rows: Tensor) -> Tensor:
+        """Raise the scores of negatives by what the model finds them similar, without a gradient of its own."""
+        if self.hardness_mode is None or self.hardness_strength == 0:
+            return scores
+        # Columns are blocks of all queries' positives, then of all queries' first negatives, and so on.
+        columns = torch.arange(scores.size(1), device=scores.device)
+        own = columns % batch.queries.size(0) == rows.unsqueeze(1)  # (rows, M): the query's positive and negatives
+        positive = columns == rows.unsqueeze(1)
+        chosen = {"in_batch_negatives": ~own, "hard_negatives": own & ~positive, "all_negatives": ~positive}
+        penalty = (self.hardness_strength / self.scale) * scores.detach()
+        return scores + penalty.masked_fill(~chosen[self.hardness_mode], 0.0)
 
     def _observed(self, weights: Tensor, positives: Tensor) -> Tensor:
         if self.observer is not None:
