@@ -22,7 +22,7 @@ LOSSES = ("host", "host's GISTEmbed", "alpha=0", "bm25", "bm25-documents", "trai
 
 
 def measure(name: str, batch_size: int, mini_batch_size: int | None) -> None:
-    """Run one step of one loss, cached if there are mini-batches, and print its peak memory before and after in MiB."""
+    """Run one step of one loss, cached if it has mini-batches, and print the peak memory before and after in MiB."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses as host_losses

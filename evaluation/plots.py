@@ -66,7 +66,9 @@ def plot_differences(summary: Mapping[str, Any], path: Path, metric: str, names:
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"{model}, {regime}", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(rows)), rows)
+    against = {entry["row"]: entry["against"] for entry in entries}
+    labels = [row if against[row] == BASELINE else f"{row}\n(against {against[row]})" for row in rows]
+    axes[0].set_yticks(range(len(rows)), labels)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.supxlabel(
         f"Difference to InfoNCE in points of {names[metric]}, mean over languages, 95% interval\n"

@@ -30,6 +30,7 @@ from evaluation.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "evaluation" / "results"
+HOST = "MultipleNegativesRankingLoss"
 METRIC = "mrr_at_1000_duplicates"
 ALL = "mean"
 NAMES = {
@@ -79,7 +80,7 @@ def summarise(name: str, store: Store) -> dict[str, Any]:
     differences: dict[tuple[Place, str], dict[str, list[np.ndarray]]] = {}
     for place, rows in sorted(cells.items(), key=str):
         for row, runs in rows.items():
-            entry, table = _entry(place, row, runs, rows.get(BASELINE), store)
+            entry, table = _entry(place, row, runs, rows, store)
             entries.append(entry)
             group = differences.setdefault((place._replace(language=ALL), row), defaultdict(list))
             for metric, values in table.items():
@@ -130,7 +131,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     nowhere = [place for place, wins in by_place.items() if not any(wins)]
     lines = [
         f"Of {len(soft)} comparisons of Soft-InfoNCE with InfoNCE (estimator and weighting, model, language, regime; "
-        f"{NAMES[METRIC]}), Soft-InfoNCE is **not better in {unclear + len(worse)}**: worse in {len(worse)}, "
+        f"{NAMES[METRIC]}; of the same hardness, where it has any), "
+        f"Soft-InfoNCE is **not better in {unclear + len(worse)}**: worse in {len(worse)}, "
         f"undecided in {unclear} (the 95% interval holds 0). It is better in {len(better)}."
     ]
     if nowhere:
@@ -174,7 +176,8 @@ def tables(summary: Mapping[str, Any], *, languages: bool) -> list[str]:
             own = [e["language"] for e in here if e["row"] == entry["row"] and e["language"] != ALL]
             # A mean over other languages is no match for the rows around it.
             partly = "" if set(own) == set(named) else f" ({', '.join(sorted(own))} alone)"
-            cells = [entry["row"] + partly, *(f"{100 * entry['scores'][metric]:.1f}" for metric in METRICS)]
+            other = "" if entry["against"] == BASELINE else f" (against {entry['against']})"
+            cells = [entry["row"] + partly + other, *(f"{100 * entry['scores'][metric]:.1f}" for metric in METRICS)]
             cells += [_points(entry, METRIC), _points(entry, "ndcg_at_10")]
             for language in shown:
                 found = [e for e in here if e["row"] == entry["row"] and e["language"] == language]
@@ -290,14 +293,17 @@ def _entry(
     place: Place,
     row: str,
     runs: Mapping[int | None, Mapping[str, Any]],
-    baseline: Mapping[int | None, Mapping[str, Any]] | None,
+    rows: Mapping[str, Mapping[int | None, Mapping[str, Any]]],
     store: Store,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     settings = next(iter(runs.values()))["settings"]
+    against = _baseline_of(settings["row"], rows)
+    baseline = rows.get(against)
     scores = {metric: [run["scores"][metric] for run in runs.values()] for metric in METRICS}
     entry: dict[str, Any] = place._asdict() | {
         "row": row,
         "loss": settings["row"].get("loss"),
+        "against": against,
         "seeds": len(runs),
         "queries": next(iter(runs.values()))["queries"],
         "learning_rate": settings["learning_rate"],
@@ -306,7 +312,7 @@ def _entry(
         "spread_over_seeds": {metric: float(np.std(values)) for metric, values in scores.items()},
     }
     table: dict[str, np.ndarray] = {}
-    if baseline is not None and row != BASELINE:
+    if baseline is not None and row != against:
         # An untrained model is the same in every seed.
         pairs = [(runs.get(seed, runs.get(None)), run) for seed, run in baseline.items()]
         whole = [(one, other) for one, other in pairs if one is not None]
@@ -314,6 +320,16 @@ def _entry(
             table = {m: np.stack([_difference(one, other, m, store, place) for one, other in whole]) for m in METRICS}
             entry["difference"] = {metric: _json(paired_bootstrap(values)) for metric, values in table.items()}
     return entry, table
+
+
+def _baseline_of(row: Mapping[str, Any], rows: Mapping[str, Mapping[int | None, Mapping[str, Any]]]) -> str:
+    """Name the row without weights that a row is compared with: InfoNCE, of the same hardness if it has any."""
+    hardness = {name: value for name, value in row.get("options", {}).items() if name.startswith("hardness")}
+    if not hardness or row["loss"] == HOST:
+        return BASELINE
+    others = [next(iter(runs.values()))["settings"]["row"] for runs in rows.values()]
+    same = [other["name"] for other in others if other.get("loss") == HOST and other.get("options") == hardness]
+    return same[0] if same else BASELINE
 
 
 def _difference(
@@ -339,6 +355,7 @@ def _means(
         mean = place._asdict() | {
             "row": row,
             "loss": members[0]["loss"],
+            "against": members[0]["against"],
             "seeds": min(member["seeds"] for member in members),
             "languages": [member["language"] for member in members],
             "scores": {m: float(np.mean([member["scores"][m] for member in members])) for m in METRICS},

@@ -9,14 +9,16 @@ from evaluation.store import Store, write_values
 QUERIES = [f"q{number}" for number in range(200)]
 
 
-def add(store, row, seed, values, *, language="python", regime="random", share=None, loss="SoftInfoNCELoss"):
+def add(
+    store, row, seed, values, *, language="python", regime="random", share=None, loss="SoftInfoNCELoss", **options
+):
     key = f"{row}-{language}-{regime}-{share}-{seed}"
     settings = {
         "stage": "test",
         "model": {"name": "static"},
         "language": language,
         "regime": {"name": regime},
-        "row": {"name": row} | ({} if loss is None else {"loss": loss}),
+        "row": {"name": row} | ({} if loss is None else {"loss": loss}) | ({"options": options} if options else {}),
         "seed": seed,
         "learning_rate": 0.01,
         "scale": 20.0,
@@ -73,6 +75,20 @@ def test_differences_are_paired_and_their_mean_counts_languages_equally(store):
     assert "difference" not in of(summary, "info-nce", "python")
     assert of(summary, "zero-shot", "python")["difference"][report.METRIC]["mean"] == pytest.approx(-0.3, abs=0.01)
     assert (summary["runs"], summary["hours"]) == (19, 0.19)
+
+
+def test_a_row_with_hardness_is_compared_with_the_same_hardness(store):
+    hard = {"hardness_mode": "all_negatives", "hardness_strength": 5.0}
+    for seed in (1, 2, 3):
+        add(store, "hardness", seed, np.full(len(QUERIES), 0.9), loss="MultipleNegativesRankingLoss", **hard)
+        add(store, "soft-hard", seed, np.full(len(QUERIES), 0.8), weighting="posterior", **hard)
+    summary = report.summarise("tiny", store)
+    assert of(summary, "hardness", "python")["against"] == "info-nce"
+    assert of(summary, "hardness", "python")["difference"][report.METRIC]["mean"] > 0.2
+    assert of(summary, "soft-hard", "python")["difference"][report.METRIC]["mean"] == pytest.approx(-0.1)
+    assert "Worse: soft-bm25 (static, random, java); soft-hard (static, random, python)." in report.verdict(summary)
+    lines = report.tables(summary, languages=True)
+    assert any(line.startswith("| soft-hard (python alone) (against hardness) |") for line in lines)
 
 
 def test_the_first_lines_say_where_it_does_not_help(store):
