@@ -146,12 +146,42 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def tables(summary: Mapping[str, Any], *, languages: bool) -> list[str]:
-    """Make a table a model and regime: scores, and differences to InfoNCE in points.
+def overview(summary: Mapping[str, Any]) -> list[str]:
+    """Make one table: a line a row, a column a model and regime, differences to InfoNCE as means over languages.
 
     Args:
         summary: Of :func:`summarise`.
-        languages: Give the differences of each language too.
+
+    Returns:
+        Lines of Markdown.
+    """
+    whole = [entry for entry in summary["entries"] if entry["language"] == ALL]
+    places = list(dict.fromkeys(_entry_place(entry) for entry in whole))
+    lines = [
+        markdown_row([NAMES[METRIC], *(_title(place) for place in places)]),
+        markdown_row(["---"] * (len(places) + 1)),
+    ]
+    order = [BASELINE, *(name for name in dict.fromkeys(entry["row"] for entry in whole) if name != BASELINE)]
+    for name in order:
+        cells = []
+        for place in places:
+            found = [entry for entry in whole if (entry["row"], _entry_place(entry)) == (name, place)]
+            if not found:
+                cells.append("")
+            elif name == BASELINE:
+                cells.append(f"{100 * found[0]['scores'][METRIC]:.1f}")
+            else:
+                cells.append(_points(found[0], METRIC) + _partly(summary, found[0]))
+        against = {entry["against"] for entry in whole if entry["row"] == name} - {BASELINE}
+        lines.append(markdown_row([name + "".join(f" - {other}" for other in against), *cells]))
+    return [*lines, ""]
+
+
+def tables(summary: Mapping[str, Any]) -> list[str]:
+    """Make a table a model and regime: scores, and differences to InfoNCE in points, of each language too.
+
+    Args:
+        summary: Of :func:`summarise`.
 
     Returns:
         Lines of Markdown.
@@ -163,9 +193,8 @@ def tables(summary: Mapping[str, Any], *, languages: bool) -> list[str]:
     for where in places:
         here = [entry for entry in summary["entries"] if all(entry[name] == where[name] for name in where)]
         named = sorted({entry["language"] for entry in here} - {ALL})
-        shown = named if languages and len(named) > 1 else []
-        title = f"{where['model']}, {where['regime']}"
-        title += "" if where["share"] is None else f", {where['share']:.0%} duplicates"
+        shown = named if len(named) > 1 else []
+        title = _title(_entry_place(here[0]))
         seeds = max(entry["seeds"] for entry in here)
         lines += [f"**{title}** ({', '.join(named)}; {seeds} seeds)", ""]
         heads = ["row", *(NAMES[metric] for metric in METRICS), "MRR - InfoNCE", "nDCG - InfoNCE", *shown]
@@ -173,11 +202,11 @@ def tables(summary: Mapping[str, Any], *, languages: bool) -> list[str]:
         whole = [entry for entry in here if entry["language"] == ALL]
         order = {entry["row"]: entry["scores"][METRIC] for entry in whole}
         for entry in sorted(whole, key=lambda entry: -order[entry["row"]]):
-            own = [e["language"] for e in here if e["row"] == entry["row"] and e["language"] != ALL]
-            # A mean over other languages is no match for the rows around it.
-            partly = "" if set(own) == set(named) else f" ({', '.join(sorted(own))} alone)"
             other = "" if entry["against"] == BASELINE else f" (against {entry['against']})"
-            cells = [entry["row"] + partly + other, *(f"{100 * entry['scores'][metric]:.1f}" for metric in METRICS)]
+            cells = [
+                entry["row"] + _partly(summary, entry) + other,
+                *(f"{100 * entry['scores'][metric]:.1f}" for metric in METRICS),
+            ]
             cells += [_points(entry, METRIC), _points(entry, "ndcg_at_10")]
             for language in shown:
                 found = [e for e in here if e["row"] == entry["row"] and e["language"] == language]
@@ -193,13 +222,15 @@ def section(name: str, summary: Mapping[str, Any], *, languages: bool) -> str:
     Args:
         name: Of the TOML file.
         summary: Of :func:`summarise`.
-        languages: Give the differences of each language too.
+        languages: Give every place's table, with each language, instead of the overview.
 
     Returns:
         Markdown.
     """
     lines = [f"### `{name}`", "", *(line + "\n" for line in verdict(summary))]
-    machine = "; ".join(f"{m['device']}, {m['threads']} thread(s) a run" for m in summary["machines"])
+    machine = "; ".join(
+        f"{m['device']}, {m['threads']} thread{'s' * (m['threads'] > 1)} a run" for m in summary["machines"]
+    )
     plot = f"{'' if languages else 'evaluation/'}results/{name}.svg"
     lines += [
         f"`{summary['command']}`: {summary['runs']} runs, {summary['hours']} hours of runs ({machine}). Scores and "
@@ -209,9 +240,7 @@ def section(name: str, summary: Mapping[str, Any], *, languages: bool) -> str:
         f"![{name}: differences to InfoNCE]({plot})",
         "",
     ]
-    # The curve says it all at a glance; its tables, one a share, are for the longer page.
-    if languages or all(entry["share"] is None for entry in summary["entries"]):
-        lines += tables(summary, languages=languages)
+    lines += tables(summary) if languages else overview(summary)
     for entry in summary["not_applicable"]:
         lines.append(f"Not applicable: {entry['row']} with {entry['model']}, {entry['regime']}: {entry['reason']}")
     return "\n".join(lines).rstrip() + "\n"
@@ -274,6 +303,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _place(settings: Mapping[str, Any]) -> Place:
     share = None if settings["duplicates"] is None else settings["duplicates"]["share"]
     return Place(settings["model"]["name"], settings["regime"]["name"], share, settings["language"])
+
+
+def _title(place: Place) -> str:
+    return f"{place.model}, {place.regime}" + ("" if place.share is None else f", {place.share:.0%} duplicates")
+
+
+def _partly(summary: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """Name the languages of a mean where others have more: it is no match for the rows around it."""
+    here = [
+        e
+        for e in summary["entries"]
+        if e["language"] != ALL and _title(_entry_place(e)) == _title(_entry_place(entry))
+    ]
+    own = {e["language"] for e in here if e["row"] == entry["row"]}
+    return "" if own == {e["language"] for e in here} else f" ({', '.join(sorted(own))} alone)"
 
 
 def _entry_place(entry: Mapping[str, Any]) -> Place:

@@ -87,7 +87,7 @@ def test_a_row_with_hardness_is_compared_with_the_same_hardness(store):
     assert of(summary, "hardness", "python")["difference"][report.METRIC]["mean"] > 0.2
     assert of(summary, "soft-hard", "python")["difference"][report.METRIC]["mean"] == pytest.approx(-0.1)
     assert "Worse: soft-bm25 (static, random, java); soft-hard (static, random, python)." in report.verdict(summary)
-    lines = report.tables(summary, languages=True)
+    lines = report.tables(summary)
     assert any(line.startswith("| soft-hard (python alone) (against hardness) |") for line in lines)
 
 
@@ -138,6 +138,11 @@ def test_shares_of_duplicates_are_places_of_their_own_and_plotted(tmp_path):
         if entry["row"] == "soft-bm25" and entry["language"] == "python"
     }
     assert gains[0.4] - gains[0.0] == pytest.approx(0.04, abs=1e-6)
+    heads, _, baseline, soft, _ = report.overview(summary)
+    assert heads == "| MRR, duplicates-aware | static, random, 0% duplicates | static, random, 40% duplicates |"
+    assert [float(cell) for cell in baseline.split("|")[2:4]] == pytest.approx([50, 46], abs=0.3)
+    cells = [cell.strip(" *").split()[0] for cell in soft.split("|")[2:4]]
+    assert [float(cell) for cell in cells] == pytest.approx([100 * gains[0.0], 100 * gains[0.4]], abs=0.006)
     report.plot_shares(summary, tmp_path / "shares.svg", report.METRIC, report.NAMES)
     assert "Duplicated functions in training" in (tmp_path / "shares.svg").read_text()
 
