@@ -26,7 +26,7 @@ if __package__ in (None, ""):
 from evaluation.matrix import Matrix, Run
 from evaluation.models import load_model
 from evaluation.plots import COLOURS, MARKERS, save
-from evaluation.report import ALL, METRIC, NAMES, RESULTS, summarise
+from evaluation.report import ALL, METRIC, NAMES, RESULTS, current_results, summarise
 from evaluation.schedule import workshop_options
 from evaluation.store import Store
 from evaluation.training import Workshop
@@ -129,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = given.output / matrix.name
     given.results.mkdir(parents=True, exist_ok=True)
     if given.alpha_beta:
-        summary = summarise(matrix.name, Store(output))
+        store = Store(output)
+        summary = summarise(matrix.name, store, current_results(matrix, store))
         plot_alpha_beta(summary, matrix.content["rows"], given.results / f"{matrix.name}.svg")
         return 0
 

@@ -88,4 +88,4 @@ class KnownRelevance(SimilarityEstimator):
         Returns:
             ``(n, m)`` of 0 and 1.
         """
-        return (queries == candidates.T).float()
+        return ((queries == candidates.T) & (queries >= 0)).float()

@@ -103,14 +103,15 @@ def measure(workshop: Workshop, matrix: Matrix, language: str, batch_size: int) 
     }
     sums: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     queries = with_relevant = 0
-    for number, (name, run) in enumerate(runs.items()):
+    for name, run in runs.items():
         weigher = Weigher.of(workshop, run, batch_size)
         if weigher is None:
             continue
+        first = not sums
         for rows, weights in weigher.batches(max(1, QUERIES // batch_size)):
             relevant = groups[rows, None] == groups[rows]
             relevant.fill_diagonal_(False)
-            if number == 0:
+            if first:  # every row has the same batches
                 queries += len(rows)
                 with_relevant += int(relevant.any(dim=1).sum())
             for state, scores in scores_of.items():
@@ -211,11 +212,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     lines = table(entries)
     print("\n".join(lines))
-    sizes = " ".join(map(str, given.batch_sizes))
-    command = f"python evaluation/push.py evaluation/{given.config.name} --batch-sizes {sizes}"
+    options = ["--batch-sizes", *map(str, given.batch_sizes)]
+    options += ["--languages", *given.languages] if given.languages is not None else []
+    command = " ".join(["python evaluation/push.py", f"evaluation/{given.config.name}", *options])
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / "push.json").write_text(json.dumps({"command": command, "entries": entries}, indent=1) + "\n")
-    write_between_markers(given.readme, "\n".join(["", f"`{command}`. {lines[0]}", *lines[1:], ""]), "push")
+    if not write_between_markers(given.readme, "\n".join(["", f"`{command}`. {lines[0]}", *lines[1:], ""]), "push"):
+        print(f"{given.readme.name} has no markers <!-- push:begin --> ... <!-- push:end -->: left as it is.")
     return 0
 
 

@@ -25,6 +25,7 @@ if __package__ in (None, ""):
 from evaluation.bootstrap import Interval, paired_bootstrap
 from evaluation.matrix import BASELINE, NO_REGIME, SOFT, Matrix
 from evaluation.plots import plot_differences, plot_shares
+from evaluation.schedule import expected_runs
 from evaluation.scoring import METRICS
 from evaluation.store import Store
 
@@ -54,12 +55,41 @@ class Place(NamedTuple):
         return f"{self.model}, {self.regime}{share}, {self.language}"
 
 
-def summarise(name: str, store: Store) -> dict[str, Any]:
+def current_results(matrix: Matrix, store: Store) -> dict[str, dict[str, Any]]:
+    """Read the results that a matrix as it stands asks for, and leave out those of earlier versions of its file.
+
+    Args:
+        matrix: The matrix.
+        store: Its results.
+
+    Returns:
+        Results by key.
+
+    Raises:
+        ValueError: There are results of two versions of the corpus: which of them is meant cannot be told.
+    """
+    results = store.read()
+    data: dict[tuple[str, int | None], str] = {}
+    for result in results.values():
+        settings = result["settings"]
+        place = (settings["language"], settings["corpus"]["train_pairs"])
+        if data.setdefault(place, result["data"]) != result["data"]:
+            raise ValueError(
+                f"{store.folder} holds results of two versions of the corpus ({place[0]}). Move the folder away, and "
+                "run what is missing again."
+            )
+    matrix.fingerprints = lambda language, limit: data.get((language, limit), "none")
+    keys = {run.key for run in expected_runs(matrix, (), results)}
+    return {key: result for key, result in results.items() if key in keys}
+
+
+def summarise(name: str, store: Store, found: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Summarise the results of a matrix.
 
     Args:
         name: Of the TOML file.
         store: Its results.
+        found: Those to report, by key; ``None`` takes all.
 
     Returns:
         JSON primitives: one entry a place and row, languages and their mean, with differences to InfoNCE.
@@ -67,7 +97,8 @@ def summarise(name: str, store: Store) -> dict[str, Any]:
     Raises:
         ValueError: There are no results, or two runs of one place were scored on other queries.
     """
-    results = [result for result in store.read().values() if result["settings"]["stage"] == "test"]
+    found = store.read() if found is None else found
+    results = [result for result in found.values() if result["settings"]["stage"] == "test"]
     scored = [result for result in results if "scores" in result]
     if not scored:
         raise ValueError(f"{store.folder} has no results yet: run evaluation/compare.py first.")
@@ -87,7 +118,7 @@ def summarise(name: str, store: Store) -> dict[str, Any]:
                 group[metric].append(values)
     entries += _means(entries, differences)
     shares = _distinct(entry["share"] for entry in entries)
-    spent = [sum(result["seconds"].values()) for result in store.read().values() if "seconds" in result]
+    spent = [sum(result["seconds"].values()) for result in found.values() if "seconds" in result]
     script = "compare" if shares == [None] else "false_negatives"
     return {
         "command": f"python evaluation/{script}.py evaluation/{name}.toml",
@@ -287,7 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summaries = {}
     for config in given.configs:
         matrix = Matrix.from_file(config)
-        summary = summarise(matrix.name, Store(given.output / matrix.name))
+        store = Store(given.output / matrix.name)
+        summary = summarise(matrix.name, store, current_results(matrix, store))
         summaries[matrix.name] = summary
         (given.results / f"{matrix.name}.json").write_text(json.dumps(summary, indent=1) + "\n")
         plot = plot_differences if matrix.duplicates is None else plot_shares

@@ -97,7 +97,7 @@ def pending(matrix: Matrix, output: Path, *, corpus: str, only: Sequence[str] = 
     """
     matrix.fingerprints = _cached(Workshop(**workshop_options(matrix, output, corpus)).fingerprint)
     results = Store(output).read()
-    runs = _expected(matrix, only, results)
+    runs = expected_runs(matrix, only, results)
     return [run for run in runs if run.key in results], [run for run in runs if run.key not in results]
 
 
@@ -184,8 +184,17 @@ def _test_runs(matrix: Matrix, cell: Cell, results: Mapping[str, Any]) -> list[R
     return [] if chosen is None else matrix.test_runs(cell, *chosen)
 
 
-def _expected(matrix: Matrix, only: Sequence[str], results: Mapping[str, Any]) -> list[Run]:
-    """List all runs; where the settings are not chosen yet, those of the first point of the grid stand for them."""
+def expected_runs(matrix: Matrix, only: Sequence[str], results: Mapping[str, Any]) -> list[Run]:
+    """List all runs of a matrix.
+
+    Args:
+        matrix: With fingerprints.
+        only: Rows; none lists all.
+        results: By the key of their run, for what tuning has chosen.
+
+    Returns:
+        The runs; where the settings are not chosen yet, with those of the first point of the grid.
+    """
     runs = []
     for cell in matrix.cells(only):
         runs += matrix.tuning_runs(cell)
@@ -195,7 +204,7 @@ def _expected(matrix: Matrix, only: Sequence[str], results: Mapping[str, Any]) -
 
 def _remaining(matrix: Matrix, only: Sequence[str], results: Mapping[str, Any], now: Sequence[Run]) -> list[Run]:
     here = {run.key for run in now}
-    return [run for run in _expected(matrix, only, results) if run.key not in results and run.key not in here]
+    return [run for run in expected_runs(matrix, only, results) if run.key not in results and run.key not in here]
 
 
 def _unique(runs: Any) -> list[Run]:

@@ -15,11 +15,16 @@ from evaluation.training import Workshop
 from st_softinfonce.calibration import PairTexts, batch_similarities, calibrate
 from st_softinfonce.estimators import SimilarityEstimator
 from st_softinfonce.functional import RelevancePosterior, negative_weights, posterior_weights, temperature_for_share
-from st_softinfonce.losses.soft_info_nce import AUTO_SHARE
+from st_softinfonce.losses.soft_info_nce import AUTO_ROWS, AUTO_SHARE
+
+# The losses' default.
+MIN_WEIGHT = 0.1
 
 
 def soft_runs(matrix: Matrix, language: str | None = None) -> dict[str, Run]:
     """Return one run of each Soft-InfoNCE row, of the first model and regime.
+
+    Rows with hardness are left out: their weights are those of the same row without.
 
     Args:
         matrix: With fingerprints.
@@ -31,11 +36,13 @@ def soft_runs(matrix: Matrix, language: str | None = None) -> dict[str, Run]:
     cells = list(matrix.cells())
     first = cells[0]
     place = (first.model, language or first.language, first.regime)
-    return {
-        cell.row: matrix.test_runs(cell, None, None)[0]
-        for cell in cells
-        if (cell.model, cell.language, cell.regime) == place and matrix.content["rows"][cell.row].get("loss") == SOFT
-    }
+    runs = {}
+    for cell in cells:
+        row = matrix.content["rows"][cell.row]
+        plain = row.get("loss") == SOFT and "hardness_mode" not in row.get("options", {})
+        if plain and (cell.model, cell.language, cell.regime) == place:
+            runs[cell.row] = matrix.test_runs(cell, None, None)[0]
+    return runs
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Weigher:
         estimator: The estimator.
         texts: The training pairs.
         batch_size: Pairs a batch.
-        options: ``alpha``, ``beta`` and ``temperature``, or none with a posterior.
+        options: ``min_weight``, and without a posterior ``alpha``, ``beta`` and ``temperature``.
         posterior: Of the posterior's weighting.
     """
 
@@ -75,17 +82,19 @@ class Weigher:
         estimator = workshop.estimator(settings["row"], model, pairs, settings)
         pairs = pairs.select_columns(["query", "code"])
         texts = PairTexts(pairs, model=model)
+        floor = {"min_weight": options.get("min_weight", MIN_WEIGHT)}
         if options.get("weighting") == "posterior":
             posterior = calibrate(estimator, pairs, batch_size, model=model).posterior
-            return None if posterior is None else cls(estimator, texts, batch_size, {}, posterior)
+            return None if posterior is None else cls(estimator, texts, batch_size, floor, posterior)
         defaults = estimator.weighting
         used = {"alpha": options.get("alpha", defaults.alpha), "beta": options.get("beta", defaults.beta)}
         temperature = options.get("weight_temperature", defaults.temperature)
         if temperature == "auto":
             ((_, similarity),) = batch_similarities(estimator, texts, batch_size, batches=1, seed=0)
-            found = temperature_for_share(similarity, share=AUTO_SHARE, positives=torch.arange(batch_size), **used)
+            rows = torch.arange(min(batch_size, AUTO_ROWS))
+            found = temperature_for_share(similarity[rows], share=AUTO_SHARE, positives=rows, **used)
             temperature = found or defaults.temperature
-        return cls(estimator, texts, batch_size, used | {"temperature": temperature})
+        return cls(estimator, texts, batch_size, used | floor | {"temperature": temperature})
 
     def batches(self, count: int) -> Iterator[tuple[list[int], Tensor]]:
         """Weigh the negatives of random batches, the same ones for every row.
@@ -101,4 +110,7 @@ class Weigher:
             if self.posterior is None:
                 yield rows, negative_weights(similarity.cpu(), positives=positives, **self.options)
             else:
-                yield rows, posterior_weights(similarity.cpu(), posterior=self.posterior, positives=positives)
+                weights = posterior_weights(
+                    similarity.cpu(), posterior=self.posterior, positives=positives, **self.options
+                )
+                yield rows, weights

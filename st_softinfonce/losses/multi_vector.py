@@ -30,8 +30,7 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
         similarity_fct: ``colbert_scores`` or another of the host's scoring functions.
         mini_batch_size: At least 1, or ``None``. Documents embedded at a time.
         score_mini_batch_size: At least 1, or ``None``. Queries scored at a time, which bounds the memory of scoring.
-        **options: ``alpha``, ``beta``, ``weight_temperature``, ``min_weight`` and ``gather_across_devices`` as for
-            :class:`SoftInfoNCELoss`.
+        **options: The other options of :class:`SoftInfoNCELoss`. Mind the scale of 1 with ``hardness_strength``.
 
     Raises:
         ValueError: As :class:`SoftInfoNCELoss`, or ``directions`` are given: the host's scores have one direction.

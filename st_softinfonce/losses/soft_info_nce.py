@@ -26,7 +26,7 @@ from st_softinfonce.functional import (
     temperature_for_share,
 )
 from st_softinfonce.losses.cached import GradientCachedMixin
-from st_softinfonce.losses.in_batch import Batch, Compared, InBatchLoss
+from st_softinfonce.losses.in_batch import Batch, Compared, InBatchLoss, InputWarning
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ Weighting = Literal["paper", "posterior"]
 WEIGHTINGS: tuple[Weighting, ...] = ("paper", "posterior")
 # What weight_temperature="auto" softens (a weight below 0.9), and how many queries of the first batch it looks at.
 AUTO_SHARE = 0.05
-_AUTO_ROWS = 256
+AUTO_ROWS = 256
 PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
 HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 HARDNESS_MODES: tuple[HardnessMode | None, ...] = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
@@ -75,7 +75,9 @@ class SoftInfoNCELoss(InBatchLoss):
         hardness_mode: As the host's: which negatives are pushed harder the more similar the model finds them,
             ``"in_batch_negatives"`` (Lan et al. 2025, Eq. 5), ``"hard_negatives"`` (the query's explicit ones), or
             ``"all_negatives"``. What is hard may be relevant after all: the weights say how likely not.
-        hardness_strength: At least 0. ``hardness_strength * similarity_fct`` is added to their scores, constant.
+        hardness_strength: At least 0. ``hardness_strength * similarity_fct`` is added to their scores, a constant to
+            the gradient. The papers' 5 and 9 are for cosines at a scale of about 20; what it does is its ratio to
+            ``scale``, so that dot products at scale 1 (:meth:`paper`) need much less.
 
     Raises:
         ValueError: An option is out of range, the estimator is unknown or breaks its contract or returns nan, or the
@@ -165,6 +167,7 @@ class SoftInfoNCELoss(InBatchLoss):
             warnings.warn(f"{name} has no effect without a {missing}. Set both, or neither.", stacklevel=2)
         self.hardness_mode = hardness_mode
         self.hardness_strength = float(hardness_strength)
+        self._warned_of_no_negatives = False
         # Sees each block of weights (rows, M) and its positives' columns; WeightStatisticsCallback sets it.
         self.observer: Callable[[Tensor, Tensor], None] | None = None
         if partition_mode != "joint" and len(self.directions) == 1:
@@ -231,7 +234,7 @@ class SoftInfoNCELoss(InBatchLoss):
 
     def _set_temperature(self, compared: Compared) -> None:
         """Choose the temperature from this batch, unless nothing in it can be told apart."""
-        rows = torch.arange(min(len(compared.queries), _AUTO_ROWS), device=compared.queries.device)
+        rows = torch.arange(min(len(compared.queries), AUTO_ROWS), device=compared.queries.device)
         similarity = compared.similarity(rows)
         similarity = similarity if compared.known is None else similarity[:, compared.known]
         temperature = temperature_for_share(
@@ -269,6 +272,16 @@ class SoftInfoNCELoss(InBatchLoss):
     def _harder(self, scores: Tensor, batch: Batch, rows: Tensor) -> Tensor:
         """Raise the scores of negatives by what the model finds them similar, without a gradient of its own."""
         if self.hardness_mode is None or self.hardness_strength == 0:
+            return scores
+        if self.hardness_mode == "hard_negatives" and scores.size(1) == batch.queries.size(0):
+            if not self._warned_of_no_negatives:
+                self._warned_of_no_negatives = True
+                warnings.warn(
+                    "hardness_mode='hard_negatives' has no effect on pairs: the dataset has no columns of explicit "
+                    "negatives. Add some, or take 'in_batch_negatives'. This is said once.",
+                    InputWarning,
+                    stacklevel=2,
+                )
             return scores
         # Columns are blocks of all queries' positives, then of all queries' first negatives, and so on.
         columns = torch.arange(scores.size(1), device=scores.device)
