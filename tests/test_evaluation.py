@@ -13,12 +13,13 @@ import pytest
 import torch
 from datasets import Dataset
 
-from evaluation import compare, figures, models, push, training, weighing
+from evaluation import compare, figures, models, push, report, training, weighing
 from evaluation.matrix import Matrix
 from evaluation.oracle import KnownRelevance, relevance_groups
 from evaluation.pairs import check_packages, load_corpus, sample, training_order
 from evaluation.schedule import pending
 from evaluation.store import Store, write_values
+from st_softinfonce import SoftInfoNCELoss
 from st_softinfonce.estimators import TextColumn
 from st_softinfonce.functional import soft_info_nce
 
@@ -412,6 +413,30 @@ shares = [0.0, 0.25]
 """
 
 
+class TestReport:
+    def test_what_the_file_no_longer_asks_for_is_not_reported(self, tiny, config, tmp_path):
+        output = tmp_path / "out"
+        asked = config.read_text()
+        config.write_text(asked.replace("[0.01, 0.1]", "[0.5]"))
+        compare.main([str(config), "--output", str(output)])
+        config.write_text(asked)
+        compare.main([str(config), "--output", str(output)])
+        config.write_text(asked.replace("[0.01, 0.1]", "[0.5]"))
+        compare.main([str(config), "--output", str(output)])  # nothing to run, and the other grid's lines come last
+        matrix, store = Matrix.from_file(config), Store(output)
+        summary = report.summarise("tiny", store, report.current_results(matrix, store))
+        assert {entry["learning_rate"] for entry in summary["entries"] if "learning_rate" in entry} == {None, 0.5}
+
+    def test_results_of_two_versions_of_the_corpus_are_refused(self, tiny, config, tmp_path):
+        output = tmp_path / "out"
+        compare.main([str(config), "--output", str(output), "--only", "zero-shot"])
+        store = Store(output).open()
+        store.add({**lines(output)[0], "key": "other", "data": "other"})
+        store.close()
+        with pytest.raises(ValueError, match="two versions of the corpus"):
+            report.current_results(Matrix.from_file(config), store)
+
+
 class TestDuplicates:
     def test_shares_are_runs_of_their_own_with_one_choice_of_settings(self, tiny, config, tmp_path):
         config.write_text(config.read_text() + DUPLICATES)
@@ -463,11 +488,12 @@ class TestOracle:
             static_model.preprocess([*pairs["code"], "def read sort for merge"]), static_model.tokenizer
         )
         groups = oracle.represent(column)
-        assert oracle.similarity(groups[:4], groups).tolist() == [
+        assert oracle.similarity(groups, groups).tolist() == [
             [1, 0, 1, 0, 0],
             [0, 1, 0, 0, 0],
             [1, 0, 1, 0, 0],
             [0, 0, 0, 1, 0],
+            [0, 0, 0, 0, 0],
         ]
 
     def test_it_takes_out_the_false_negatives_and_nothing_else(self, tiny, config, tmp_path):
@@ -506,6 +532,31 @@ class TestFigures:
         weigher = weighing.Weigher.of(workshop, weighing.soft_runs(matrix)["soft-bm25"], 8)
         assert weigher.options["alpha"] == 0
         assert [weights.tolist() for _, weights in weigher.batches(2)] == [[[1.0] * 8] * 8] * 2
+
+    def test_weights_are_made_with_the_rows_own_floor_and_temperature(
+        self, tiny, config, corpus, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(weighing, "load_model", training.load_model)
+        options = 'options = { min_weight = 0.9, weight_temperature = "auto" }'
+        text = config.read_text().replace('estimator = "bm25"', f'estimator = "bm25"\n{options}')
+        workshop = training.Workshop(str(corpus), tmp_path / "cache", {})
+        matrix = Matrix(tomllib.loads(text), name="tiny", fingerprints=workshop.fingerprint)
+        weigher = weighing.Weigher.of(workshop, weighing.soft_runs(matrix)["soft-bm25"], 8)
+        ((rows, weights),) = weigher.batches(1)
+        pairs = workshop.pairs("python", None)["train"].select(rows)
+        loss = SoftInfoNCELoss(training.load_model({}), "bm25", min_weight=0.9, weight_temperature="auto")
+        seen = []
+        loss.observer = lambda weights, positives: seen.append(weights)
+        loss([loss.model.preprocess(pairs[column][:]) for column in ("query", "code")], None)
+        torch.testing.assert_close(weights, seen[0])
+        assert weights.min() == 0.9
+
+    def test_rows_with_hardness_have_the_weights_of_those_without(self, config):
+        hard = '[rows.soft-hard]\nloss = "SoftInfoNCELoss"\nestimator = "bm25"\n'
+        hard += 'options = { hardness_mode = "all_negatives", hardness_strength = 5.0 }\n'
+        text = config.read_text().replace("[[matrix]]", f"{hard}[[matrix]]")
+        matrix = Matrix(tomllib.loads(text), name="tiny", fingerprints=lambda language, limit: "data")
+        assert list(weighing.soft_runs(matrix)) == ["soft-bm25", "soft-teacher"]
 
     def test_alpha_and_beta_are_plotted_where_they_were_run(self, tiny, config, tmp_path):
         config.write_text(

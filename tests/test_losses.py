@@ -135,6 +135,7 @@ HARDNESS = ["in_batch_negatives", "hard_negatives", "all_negatives"]
 
 
 class TestHardness:
+    @pytest.mark.filterwarnings("ignore:hardness_mode='hard_negatives' has no effect on pairs")
     @columns
     @pytest.mark.parametrize("mode", HARDNESS)
     @pytest.mark.parametrize(
@@ -168,6 +169,12 @@ class TestHardness:
         weights = reference.negative_weights(similarity.tolist(), 1.3, 0.7, 0.5)
         expected = reference.soft_info_nce(scores, weights)
         assert loss(features(static_model, texts), None).item() == pytest.approx(expected, rel=1e-5)
+
+    def test_hard_negatives_of_pairs_are_said_to_be_missing_once(self, static_model):
+        loss = SoftInfoNCELoss(static_model, alpha=0, hardness_mode="hard_negatives", hardness_strength=5.0)
+        with pytest.warns(InputWarning, match="'hard_negatives' has no effect on pairs"):
+            loss(features(static_model, COLUMNS["pairs"]), None)
+        loss(features(static_model, COLUMNS["pairs"]), None)  # a warning would be an error
 
     def test_it_is_in_the_config_and_refuses_what_it_cannot_do(self, static_model):
         loss = SoftInfoNCELoss(static_model, hardness_mode="hard_negatives", hardness_strength=5)
