@@ -60,7 +60,8 @@ def add_evaluation_to_stored_card(model: Any) -> None:
     measured = {result.dataset_name for result in results}
     earlier = [result for result in metadata.eval_results or [] if result.dataset_name not in measured]
     metadata.eval_results = earlier + results
-    metadata.metrics = list(dict.fromkeys([*(metadata.metrics or []), *evaluation["metrics"]]))
+    metrics = [metadata.metrics] if isinstance(metadata.metrics, str) else metadata.metrics or []
+    metadata.metrics = list(dict.fromkeys([*metrics, *evaluation["metrics"]]))
     section = "## MTEB results\n\n"
     for group in evaluation["eval_metrics"]:
         names = group["dataset_name"]

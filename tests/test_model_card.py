@@ -378,6 +378,19 @@ def test_a_loaded_cards_own_results_stay_beside_the_new_ones(static_model, tmp_p
     assert "# Theirs\n\nA text.\n\n## MTEB results\n" in card
 
 
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [("accuracy", ["accuracy"]), ("[accuracy, f1]", ["accuracy", "f1"]), ("", [])],
+    ids=["name", "list", "none"],
+)
+def test_a_loaded_cards_metrics_stay_beside_the_new_ones(static_model, tmp_path, theirs, expected):
+    static_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text(f"---\nmetrics: {theirs}\n---\n\n# Theirs\n")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
+    assert ModelCard(saved_card(loaded, tmp_path / "evaluated")).data.metrics == [*expected, "mrr_at_1000"]
+
+
 def test_a_loaded_card_without_metadata_gets_the_results(static_model, tmp_path):
     static_model.save_pretrained(str(tmp_path / "model"))
     (tmp_path / "model" / "README.md").write_text("# Theirs\n")
