@@ -36,6 +36,9 @@ __all__ = [
 LABEL_COLUMNS = ("label", "labels", "score", "scores", "dataset_name")
 
 _FENCE = "```json\n", "\n```"
+_RESULTS = "<!-- st-softinfonce: MTEB results -->", "<!-- /st-softinfonce: MTEB results -->"
+# From the last opening mark before a closing one: text after a mark whose other one was lost is not ours.
+_RESULTS_SECTION = re.compile("{0}(?:(?!{0}).)*?{1}".format(*map(re.escape, _RESULTS)), re.DOTALL)
 _WRAPPERS = {wrapper.__name__ for wrapper in (adaptive_layer.AdaptiveLayerLoss, matryoshka.MatryoshkaLoss)}
 _STEPS = (adaptive_layer.ForwardDecorator, matryoshka.ForwardDecorator)
 
@@ -44,7 +47,8 @@ def add_evaluation_to_stored_card(model: Any) -> None:
     """Add a model's evaluation to the card that it was loaded with, if that is the one that will be saved.
 
     The host generates a card for a model that it has trained. One that was loaded, and not trained since, keeps its
-    card as it is: with the training it describes, but without what has been measured since.
+    card as it is: with the training it describes, but without what has been measured since. What was added before is
+    replaced where it stands, between its marks; the rest of the text may be anyone's and stays.
 
     Args:
         model: A model of the host's.
@@ -62,16 +66,19 @@ def add_evaluation_to_stored_card(model: Any) -> None:
     metadata.eval_results = earlier + results
     metrics = [metadata.metrics] if isinstance(metadata.metrics, str) else metadata.metrics or []
     metadata.metrics = list(dict.fromkeys([*metrics, *evaluation["metrics"]]))
-    section = "## MTEB results\n\n"
+    section = f"{_RESULTS[0]}\n\n"
     for group in evaluation["eval_metrics"]:
         names = group["dataset_name"]
         names = [names] if isinstance(names, str) else names
         section += f"### {group['description']}: {', '.join(f'`{name}`' for name in names)}\n\n"
         section += f"{dedent(group['config_code'])}\n\n{group['table']}\n\n"
-    body = re.sub(r"^## MTEB results\n.*?(?=^## |^<!--|\Z)", "", card.text, flags=re.MULTILINE | re.DOTALL)
-    place = re.search(r"^(<!--\n## Bias|## Training Details)", body, re.MULTILINE)
-    start = place.start() if place else len(body)
-    card.text = body[:start].rstrip("\n") + "\n\n" + section + body[start:]
+    section += _RESULTS[1]
+    text, replaced = _RESULTS_SECTION.subn(lambda _: section, card.text)
+    if not replaced:
+        place = re.search(r"^(<!--\n## Bias|## Training Details)", text, re.MULTILINE)
+        start = place.start() if place else len(text)
+        text = text[:start].rstrip("\n") + f"\n\n## MTEB results\n\n{section}\n\n" + text[start:]
+    card.text = text
     model._model_card_text = str(card)
 
 

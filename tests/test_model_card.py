@@ -378,6 +378,31 @@ def test_a_loaded_cards_own_results_stay_beside_the_new_ones(static_model, tmp_p
     assert "# Theirs\n\nA text.\n\n## MTEB results\n" in card
 
 
+def test_a_loaded_cards_own_sections_stay_when_results_are_added_again(static_model, tmp_path):
+    theirs = "# Theirs\n\n## MTEB results\n\nBy hand.\n\n# Citation\n\nA paper.\n\n## Licence\n\nMIT.\n"
+    static_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text(theirs)
+    for score in (0.5, 0.25):
+        loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+        add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": score, "mrr_at_1000": score})))
+        card = saved_card(loaded, tmp_path / "model")
+    assert theirs.rstrip("\n") in card
+    assert card.count("### ") == card.count("<!-- st-softinfonce") == 1
+    assert re.findall(r"mrr_at_1000\W+([\d.]+)", card.split("MIT.")[1]) == ["0.25"]
+
+
+def test_results_leave_what_follows_a_lone_mark(static_model, tmp_path):
+    mark = "<!-- st-softinfonce: MTEB results -->"
+    static_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text(f"# Theirs\n\n{mark}\n\nA text.\n")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    for score in (0.5, 0.25):
+        add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": score, "mrr_at_1000": score})))
+    card = saved_card(loaded, tmp_path / "evaluated")
+    assert "A text." in card
+    assert card.count(mark) == 2
+
+
 @pytest.mark.parametrize(
     ("theirs", "expected"),
     [("accuracy", ["accuracy"]), ("[accuracy, f1]", ["accuracy", "f1"]), ("", [])],
