@@ -7,7 +7,7 @@ from importlib.metadata import version
 import mteb
 import pytest
 import torch
-from conftest import DOCUMENTS, QUERIES, make_tokenizer, make_transformer_model
+from conftest import DOCUMENTS, QUERIES, features, make_tokenizer, make_transformer_model
 from datasets import Dataset, DatasetDict
 from hub_server import check_card
 from huggingface_hub import ModelCard
@@ -230,7 +230,51 @@ def test_several_wrapped_losses_of_one_class_are_all_named(static_model, pairs, 
         assert sorted(one["alpha"] for one in found["SoftInfoNCELoss"]) == [0.5, 1.0]
 
 
-def train_both(model, pairs, losses, folder):
+def test_losses_that_start_alike_are_all_named_with_what_each_chose(static_model, pairs, tmp_path):
+    losses = {name: SoftInfoNCELoss(static_model, weight_temperature="auto") for name in ("one", "two")}
+    train_both(static_model, pairs, losses, tmp_path, rows=5)
+    chosen = sorted(loss.weight_temperature for loss in losses.values())
+    assert 0 < chosen[0] < chosen[1]
+    both = settings(saved_card(static_model, tmp_path / "model"))
+    assert len(both) == 2
+    for found in both:
+        assert sorted(one["weight_temperature"] for one in found["SoftInfoNCELoss"]) == chosen
+
+
+def test_one_loss_of_several_datasets_has_its_settings_with_each(static_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
+    train_both(static_model, pairs, loss, tmp_path, rows=5)
+    expected = json.loads(json.dumps(loss.get_config_dict()))
+    assert settings(saved_card(static_model, tmp_path / "model")) == [expected, expected]
+
+
+def test_a_wrapped_losss_settings_are_in_the_card_of_a_second_trainer(static_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
+    wrapper = MatryoshkaLoss(static_model, loss, [16, 8])
+    first = settings(train(static_model, pairs, wrapper, tmp_path))
+    assert settings(train(static_model, pairs, wrapper, tmp_path)) == first
+    assert first[0]["SoftInfoNCELoss"]["weight_temperature"] == loss.weight_temperature > 0
+
+
+def test_a_wrapped_losss_settings_are_in_the_card_though_it_was_called_before(static_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(static_model)
+    wrapper = MatryoshkaLoss(static_model, loss, [16, 8])
+    wrapper(features(static_model, (QUERIES, DOCUMENTS)), None)
+    (found,) = settings(train(static_model, pairs, wrapper, tmp_path))
+    assert found["SoftInfoNCELoss"] == json.loads(json.dumps(loss.get_config_dict()))
+
+
+def test_the_card_is_written_only_when_there_is_something_new(static_model, pairs, tmp_path, monkeypatch):
+    loss = SoftInfoNCELoss(static_model)
+    calls = []
+    monkeypatch.setattr(loss, "_update_card", lambda update=loss._update_card: (calls.append(1), update()))
+    train(static_model, pairs, loss, tmp_path)
+    for _ in range(2):
+        loss(features(static_model, (QUERIES, DOCUMENTS)))
+    assert len(calls) == 1
+
+
+def train_both(model, pairs, losses, folder, rows=None):
     """One epoch of two datasets, a batch of each; two objects, as the host marks the object with its name."""
     SentenceTransformerTrainer(
         model=model,
@@ -243,7 +287,7 @@ def train_both(model, pairs, losses, folder):
             disable_tqdm=True,
             use_cpu=True,
         ),
-        train_dataset=DatasetDict({"one": pairs, "two": pairs.select(range(len(pairs)))}),
+        train_dataset=DatasetDict({"one": pairs, "two": pairs.select(range(rows or len(pairs)))}),
         loss=losses,
     ).train()
 
