@@ -22,6 +22,7 @@ __all__ = [
     "LABEL_COLUMNS",
     "CachedLossMixin",
     "add_evaluation_to_stored_card",
+    "card_losses",
     "cat_padded_token_embeddings",
     "column_tokenizer",
     "embed_columns",
@@ -36,6 +37,10 @@ __all__ = [
 LABEL_COLUMNS = ("label", "labels", "score", "scores", "dataset_name")
 
 _FENCE = "```json\n", "\n```"
+_RESULTS = "<!-- st-softinfonce: MTEB results -->", "<!-- /st-softinfonce: MTEB results -->"
+# From the last opening mark before a closing one: text after a mark whose other one was lost is not ours.
+_RESULTS_SECTION = re.compile("{0}(?:(?!{0}).)*?{1}".format(*map(re.escape, _RESULTS)), re.DOTALL)
+_SETTINGS = "st_softinfonce_settings"
 _WRAPPERS = {wrapper.__name__ for wrapper in (adaptive_layer.AdaptiveLayerLoss, matryoshka.MatryoshkaLoss)}
 _STEPS = (adaptive_layer.ForwardDecorator, matryoshka.ForwardDecorator)
 
@@ -44,7 +49,8 @@ def add_evaluation_to_stored_card(model: Any) -> None:
     """Add a model's evaluation to the card that it was loaded with, if that is the one that will be saved.
 
     The host generates a card for a model that it has trained. One that was loaded, and not trained since, keeps its
-    card as it is: with the training it describes, but without what has been measured since.
+    card as it is: with the training it describes, but without what has been measured since. What was added before is
+    replaced where it stands, between its marks; the rest of the text may be anyone's and stays.
 
     Args:
         model: A model of the host's.
@@ -60,18 +66,37 @@ def add_evaluation_to_stored_card(model: Any) -> None:
     measured = {result.dataset_name for result in results}
     earlier = [result for result in metadata.eval_results or [] if result.dataset_name not in measured]
     metadata.eval_results = earlier + results
-    metadata.metrics = list(dict.fromkeys([*(metadata.metrics or []), *evaluation["metrics"]]))
-    section = "## MTEB results\n\n"
+    metrics = [metadata.metrics] if isinstance(metadata.metrics, str) else metadata.metrics or []
+    metadata.metrics = list(dict.fromkeys([*metrics, *evaluation["metrics"]]))
+    section = f"{_RESULTS[0]}\n\n"
     for group in evaluation["eval_metrics"]:
         names = group["dataset_name"]
         names = [names] if isinstance(names, str) else names
         section += f"### {group['description']}: {', '.join(f'`{name}`' for name in names)}\n\n"
         section += f"{dedent(group['config_code'])}\n\n{group['table']}\n\n"
-    body = re.sub(r"^## MTEB results\n.*?(?=^## |^<!--|\Z)", "", card.text, flags=re.MULTILINE | re.DOTALL)
-    place = re.search(r"^(<!--\n## Bias|## Training Details)", body, re.MULTILINE)
-    start = place.start() if place else len(body)
-    card.text = body[:start].rstrip("\n") + "\n\n" + section + body[start:]
+    section += _RESULTS[1]
+    text, replaced = _RESULTS_SECTION.subn(lambda _: section, card.text)
+    if not replaced:
+        place = re.search(r"^(<!--\n## Bias|## Training Details)", text, re.MULTILINE)
+        start = place.start() if place else len(text)
+        text = text[:start].rstrip("\n") + f"\n\n## MTEB results\n\n{section}\n\n" + text[start:]
+    card.text = text
     model._model_card_text = str(card)
+
+
+def card_losses(model: nn.Module) -> list[dict[str, Any]]:
+    """Find what a model's card says of the losses.
+
+    Args:
+        model: The model in training, possibly wrapped.
+
+    Returns:
+        One description a dataset; the host makes new ones with every trainer.
+    """
+    *_, innermost = _unwrapped(model)
+    card = getattr(innermost, "model_card_data", None)
+    datasets = [] if card is None else [*card.train_datasets, *card.eval_datasets]
+    return [dataset["loss"] for dataset in datasets if "loss" in dataset]
 
 
 def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
@@ -114,40 +139,47 @@ def gather_padded(tensor: Tensor, padding: float | None) -> Tensor:
     return all_gather(tensor)
 
 
-def update_card(
-    model: nn.Module, loss: nn.Module, before: Mapping[str, Any] | None, settings: Mapping[str, Any]
-) -> None:
+def update_card(model: nn.Module, loss: nn.Module, settings: Mapping[str, Any]) -> None:
     """Bring a loss's settings in the model card up to date.
 
     The host writes them when the trainer is made, so before anything is chosen from the data; and of a loss inside a
-    wrapper loss it writes no more than the name. Which of several wrapped losses of one class belongs to which
-    dataset cannot be told, so that each dataset then has the settings of all of them.
+    wrapper loss it writes no more than the name. Which of several losses belongs to which dataset cannot be told when
+    they are of one class and wrapped, or when the host wrote the same of them: each such dataset then has the settings
+    of all of them that have been called.
 
     Args:
         model: The model in training, possibly wrapped.
         loss: The loss.
-        before: The settings that the card has so far, if any.
         settings: The settings in use.
     """
-    *_, innermost = _unwrapped(model)
-    card = getattr(innermost, "model_card_data", None)
     name = type(loss).__name__
-    for dataset in [] if card is None else [*card.train_datasets, *card.eval_datasets]:
-        shown = dataset.get("loss", {})
-        try:
-            found = json.loads(dedent(shown.get("config_code", "")).removeprefix(_FENCE[0]).removesuffix(_FENCE[1]))
-        except ValueError:  # no settings, or none that the host could write as JSON
+    for shown in card_losses(model):
+        if _SETTINGS not in shown:
+            code = dedent(shown.get("config_code", "")).removeprefix(_FENCE[0]).removesuffix(_FENCE[1])
+            try:
+                shown[_SETTINGS] = {"host": json.loads(code), "ours": {}}
+            except ValueError:  # no settings, or none that the host could write as JSON
+                continue
+        host, ours = shown[_SETTINGS]["host"], shown[_SETTINGS]["ours"]
+        inner = str(host.get("loss")).partition("(")[0]
+        wrapped = shown["fullname"] != fullname(loss)
+        concerned = inner in (name, *_WRAPPERS) if wrapped else id(loss) in ours or settings == host
+        if not concerned:
             continue
-        inner = str(found.get("loss")).partition("(")[0]
-        if shown["fullname"] == fullname(loss):
-            found = settings if found == before else found
-        elif inner == name or inner in _WRAPPERS:
-            others = found.get(name, [])
-            others = [
-                one for one in (others if isinstance(others, list) else [others]) if one not in (before, settings)
-            ]
-            found |= {"loss": inner, name: [*others, settings] if others else settings}
-        shown["config_code"] = indent(_FENCE[0] + json.dumps(found, indent=4) + _FENCE[1], "  ")
+        ours[id(loss)] = name, settings
+        distinct: dict[str, list[Mapping[str, Any]]] = {}
+        for other, its_settings in ours.values():
+            of_class = distinct.setdefault(other, [])
+            if its_settings not in of_class:
+                of_class.append(its_settings)
+        written: dict[str, Any] = {
+            other: of_class[0] if len(of_class) == 1 else of_class for other, of_class in distinct.items()
+        }
+        if wrapped:
+            written = host | {"loss": inner} | written
+        elif len(distinct[name]) == 1:
+            written = written[name]
+        shown["config_code"] = indent(_FENCE[0] + json.dumps(written, indent=4) + _FENCE[1], "  ")
 
 
 def wrapper_step(model: nn.Module) -> object | None:

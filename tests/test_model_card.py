@@ -7,7 +7,7 @@ from importlib.metadata import version
 import mteb
 import pytest
 import torch
-from conftest import DOCUMENTS, QUERIES, make_tokenizer, make_transformer_model
+from conftest import DOCUMENTS, QUERIES, features, make_tokenizer, make_transformer_model
 from datasets import Dataset, DatasetDict
 from hub_server import check_card
 from huggingface_hub import ModelCard
@@ -230,7 +230,51 @@ def test_several_wrapped_losses_of_one_class_are_all_named(static_model, pairs, 
         assert sorted(one["alpha"] for one in found["SoftInfoNCELoss"]) == [0.5, 1.0]
 
 
-def train_both(model, pairs, losses, folder):
+def test_losses_that_start_alike_are_all_named_with_what_each_chose(static_model, pairs, tmp_path):
+    losses = {name: SoftInfoNCELoss(static_model, weight_temperature="auto") for name in ("one", "two")}
+    train_both(static_model, pairs, losses, tmp_path, rows=5)
+    chosen = sorted(loss.weight_temperature for loss in losses.values())
+    assert 0 < chosen[0] < chosen[1]
+    both = settings(saved_card(static_model, tmp_path / "model"))
+    assert len(both) == 2
+    for found in both:
+        assert sorted(one["weight_temperature"] for one in found["SoftInfoNCELoss"]) == chosen
+
+
+def test_one_loss_of_several_datasets_has_its_settings_with_each(static_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
+    train_both(static_model, pairs, loss, tmp_path, rows=5)
+    expected = json.loads(json.dumps(loss.get_config_dict()))
+    assert settings(saved_card(static_model, tmp_path / "model")) == [expected, expected]
+
+
+def test_a_wrapped_losss_settings_are_in_the_card_of_a_second_trainer(static_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
+    wrapper = MatryoshkaLoss(static_model, loss, [16, 8])
+    first = settings(train(static_model, pairs, wrapper, tmp_path))
+    assert settings(train(static_model, pairs, wrapper, tmp_path)) == first
+    assert first[0]["SoftInfoNCELoss"]["weight_temperature"] == loss.weight_temperature > 0
+
+
+def test_a_wrapped_losss_settings_are_in_the_card_though_it_was_called_before(static_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(static_model)
+    wrapper = MatryoshkaLoss(static_model, loss, [16, 8])
+    wrapper(features(static_model, (QUERIES, DOCUMENTS)), None)
+    (found,) = settings(train(static_model, pairs, wrapper, tmp_path))
+    assert found["SoftInfoNCELoss"] == json.loads(json.dumps(loss.get_config_dict()))
+
+
+def test_the_card_is_written_only_when_there_is_something_new(static_model, pairs, tmp_path, monkeypatch):
+    loss = SoftInfoNCELoss(static_model)
+    calls = []
+    monkeypatch.setattr(loss, "_update_card", lambda update=loss._update_card: (calls.append(1), update()))
+    train(static_model, pairs, loss, tmp_path)
+    for _ in range(2):
+        loss(features(static_model, (QUERIES, DOCUMENTS)))
+    assert len(calls) == 1
+
+
+def train_both(model, pairs, losses, folder, rows=None):
     """One epoch of two datasets, a batch of each; two objects, as the host marks the object with its name."""
     SentenceTransformerTrainer(
         model=model,
@@ -243,7 +287,7 @@ def train_both(model, pairs, losses, folder):
             disable_tqdm=True,
             use_cpu=True,
         ),
-        train_dataset=DatasetDict({"one": pairs, "two": pairs.select(range(len(pairs)))}),
+        train_dataset=DatasetDict({"one": pairs, "two": pairs.select(range(rows or len(pairs)))}),
         loss=losses,
     ).train()
 
@@ -376,6 +420,44 @@ def test_a_loaded_cards_own_results_stay_beside_the_new_ones(static_model, tmp_p
     assert found_results(card) == {("theirs", "spearman"): 0.25, ("Mine", "mrr_at_1000"): 0.5}
     assert ModelCard(card).data.license == "mit"
     assert "# Theirs\n\nA text.\n\n## MTEB results\n" in card
+
+
+def test_a_loaded_cards_own_sections_stay_when_results_are_added_again(static_model, tmp_path):
+    theirs = "# Theirs\n\n## MTEB results\n\nBy hand.\n\n# Citation\n\nA paper.\n\n## Licence\n\nMIT.\n"
+    static_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text(theirs)
+    for score in (0.5, 0.25):
+        loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+        add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": score, "mrr_at_1000": score})))
+        card = saved_card(loaded, tmp_path / "model")
+    assert theirs.rstrip("\n") in card
+    assert card.count("### ") == card.count("<!-- st-softinfonce") == 1
+    assert re.findall(r"mrr_at_1000\W+([\d.]+)", card.split("MIT.")[1]) == ["0.25"]
+
+
+def test_results_leave_what_follows_a_lone_mark(static_model, tmp_path):
+    mark = "<!-- st-softinfonce: MTEB results -->"
+    static_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text(f"# Theirs\n\n{mark}\n\nA text.\n")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    for score in (0.5, 0.25):
+        add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": score, "mrr_at_1000": score})))
+    card = saved_card(loaded, tmp_path / "evaluated")
+    assert "A text." in card
+    assert card.count(mark) == 2
+
+
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [("accuracy", ["accuracy"]), ("[accuracy, f1]", ["accuracy", "f1"]), ("", [])],
+    ids=["name", "list", "none"],
+)
+def test_a_loaded_cards_metrics_stay_beside_the_new_ones(static_model, tmp_path, theirs, expected):
+    static_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").write_text(f"---\nmetrics: {theirs}\n---\n\n# Theirs\n")
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
+    assert ModelCard(saved_card(loaded, tmp_path / "evaluated")).data.metrics == [*expected, "mrr_at_1000"]
 
 
 def test_a_loaded_card_without_metadata_gets_the_results(static_model, tmp_path):

@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import is_not
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class InBatchLoss(nn.Module, ABC):
                 stacklevel=3,
             )
         self._watch = _InputWatch()
-        self._card_settings: dict[str, Any] | None = None
+        self._card_losses: list[dict[str, Any]] = []
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Compute the loss of one batch.
@@ -125,7 +126,9 @@ class InBatchLoss(nn.Module, ABC):
         """
         self._check_columns(len(features))
         self._watch.look(self.model, features, labels)
-        if self._card_settings is None:
+        # A trainer made since writes of the loss anew; comparing what is written would be too slow for every step.
+        described = _host.card_losses(self.model)
+        if len(described) != len(self._card_losses) or any(map(is_not, described, self._card_losses)):
             self._update_card()
         return self.represent(features)
 
@@ -211,9 +214,8 @@ class InBatchLoss(nn.Module, ABC):
 
     def _update_card(self) -> None:
         """Bring the model card up to date: the host asks for the settings once, before training."""
-        settings = self.get_config_dict()
-        _host.update_card(self.model, self, self._card_settings, settings)
-        self._card_settings = settings
+        _host.update_card(self.model, self, self.get_config_dict())
+        self._card_losses = _host.card_losses(self.model)
 
     @abstractmethod
     def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
