@@ -198,6 +198,11 @@ class TestMatrix:
         with pytest.raises(ValueError, match="has none of the languages"):
             matrix.keep_languages(["perl"])
 
+    def test_both_budgets_have_the_same_rows(self):
+        cpu, gpu = (tomllib.loads((ROOT / "evaluation" / f"{name}.toml").read_text()) for name in ("cpu", "gpu"))
+        assert cpu["rows"] == gpu["rows"]
+        assert cpu["tuning"] == gpu["tuning"]
+
     def test_a_regime_may_have_its_own_scales(self):
         text = TOML.replace("epochs = 1", "epochs = 1\nscales = [5.0, 50.0]").format(corpus="x")
         matrix = Matrix(tomllib.loads(text), name="tiny", fingerprints=lambda language, limit: "data")
