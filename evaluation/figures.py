@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.alpha_beta:
         store = Store(output)
         summary = summarise(matrix.name, store, current_results(matrix, store))
-        plot_alpha_beta(summary, matrix.content["rows"], given.results / f"{matrix.name}.svg")
+        plot_alpha_beta(summary, matrix.content["rows"], given.results / f"{matrix.name}_sweep.svg")
         return 0
 
     workshop = Workshop(**workshop_options(matrix, output, given.corpus or matrix.corpus["folder"]))
