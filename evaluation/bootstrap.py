@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-
-CHUNK = 500
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,14 @@ def paired_bootstrap(
     blocks = [differences] if isinstance(differences, np.ndarray) else list(differences)
     if not blocks:
         raise ValueError("differences must hold at least one array (seeds, queries), got none.")
-    generator = np.random.default_rng(seed)
     mean, total = 0.0, np.zeros(draws)
-    for block in blocks:
+    for number, block in enumerate(blocks):
         block = np.asarray(block, dtype=np.float64)
         if block.ndim != 2 or block.size == 0 or not np.isfinite(block).all():
             raise ValueError(f"differences must be finite numbers (seeds, queries), got the shape {block.shape}.")
         mean += block.mean() / len(blocks)
-        total += _draw(_spread(block), draws, generator) / len(blocks)
+        of_seeds, of_queries = _drawn(*block.shape, draws, seed, number)
+        total += ((of_seeds @ _spread(block)) * of_queries).sum(axis=1) / (block.size * len(blocks))
     low, high = np.quantile(total, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(mean), float(low), float(high))
 
@@ -74,12 +73,13 @@ def _spread(block: np.ndarray) -> np.ndarray:
     return block + (own - own.mean()) * (np.sqrt(seeds / (seeds - 1)) - 1)
 
 
-def _draw(block: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
-    seeds, queries = block.shape
-    means = []
-    for start in range(0, draws, CHUNK):
-        count = min(CHUNK, draws - start)
-        of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=count)  # (count, seeds)
-        of_queries = generator.multinomial(queries, np.full(queries, 1 / queries), size=count)  # (count, queries)
-        means.append(((of_seeds @ block) * of_queries).sum(axis=1) / (seeds * queries))
-    return np.concatenate(means)
+@lru_cache(maxsize=16)
+def _drawn(seeds: int, queries: int, draws: int, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw how often each seed and each query is in each sample: ``(draws, seeds)`` and ``(draws, queries)``.
+
+    Kept, since a report asks for the same samples thousands of times, and drawing them is nearly all of its time.
+    """
+    generator = np.random.default_rng([seed, block])
+    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    of_queries = generator.multinomial(queries, np.full(queries, 1 / queries), size=draws)
+    return of_seeds, of_queries
