@@ -42,6 +42,7 @@ from st_softinfonce.data import mine_pairs
 RESULTS = Path(__file__).parent / "results" / "step_time.json"
 PACKAGES = ("numpy", "pandas", "scipy")
 TINY = "tiny"
+FEWER_ABOVE = 1024  # pairs a step: larger ones get as many rounds less, at least 3
 BATCHES = 4  # different ones, gone over again and again
 # What the CUDA runtime calls when the host waits, and what PyTorch calls when the host reads a value.
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
@@ -178,20 +179,21 @@ def measure_steps(arguments: argparse.Namespace, pairs: list[tuple[str, str]], s
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     steps = {name: make_step(loss, optimizer) for name, loss in losses.items()}
-    for batch in batches:
+    rounds = arguments.steps if size <= FEWER_ABOVE else max(3, arguments.steps * FEWER_ABOVE // size)
+    for batch in batches[:rounds]:
         for step in steps.values():
             step(batch)
     order = list(steps)
     shuffle = random.Random(0).shuffle
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(arguments.steps):
+    for number in range(rounds):
         shuffle(order)
         for name in order:
             times[name].append(seconds(steps[name], batches[number % BATCHES], arguments.device))
     shapes = [list(column["input_ids"].shape) for column in batches[0]]
     kind = type(losses["host"]).__name__
-    report: dict[str, Any] = {"batch_size": size, "host": kind, "input_shapes": shapes, "losses": {}}
-    print(f"\nbatch {size}, {kind}, {arguments.steps} rounds, inputs {shapes}, {arguments.device}")
+    report: dict[str, Any] = {"batch_size": size, "host": kind, "rounds": rounds, "input_shapes": shapes, "losses": {}}
+    print(f"\nbatch {size}, {kind}, {rounds} rounds, inputs {shapes}, {arguments.device}")
     print(f"{'loss':32} {'median ms':>10} {'ratio to host':>14} {'quartiles of the paired ratios':>32}")
     for name, values in times.items():
         low, ratio, high = quartiles([value / host for value, host in zip(values, times["host"], strict=True)])
@@ -266,7 +268,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="keep only the model's first layers (default: all)")
     parser.add_argument("--max-tokens", type=int, default=128, help="cut texts to this length (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[32], help="pairs a step (default: 32)")
-    parser.add_argument("--steps", type=int, default=60, help="rounds, a step of each loss (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=60,
+        help="rounds, a step of each loss; fewer above 1,024 pairs (default: %(default)s)",
+    )
     parser.add_argument("--cached", type=int, metavar="SIZE", help="cached losses, with mini-batches of this size")
     parser.add_argument(
         "--cached-from", type=int, default=0, metavar="SIZE", help="smaller batches by the plain losses; default: none"
