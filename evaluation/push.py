@@ -151,7 +151,7 @@ class _Scores:
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Make a table of means over languages, each counting equally.
+    """Make a table of means over languages, each counting equally: of the trained model, where there is more to see.
 
     Args:
         entries: Of :func:`measure`.
@@ -159,16 +159,22 @@ def table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    groups: dict[tuple[int, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = defaultdict(list)
     for entry in entries:
-        groups[entry["batch_size"], entry["state"], entry["row"]].append(entry)
+        if entry["state"] == "trained":
+            groups[entry["batch_size"], entry["row"]].append(entry)
     languages = list(dict.fromkeys(entry["language"] for entry in entries))
-    heads = ["batch", "model", "row", "queries with a relevant negative", "InfoNCE's push that is on such"]
+    heads = ["batch", "row", "queries with a relevant negative", "InfoNCE's push that is on such"]
     heads += ["of that, left", "of the others', left", "push that goes elsewhere"]
-    lines = [f"Means over {', '.join(languages)}.", "", markdown_row(heads), markdown_row("---" for _ in heads)]
-    for (size, state, row), members in groups.items():
+    lines = [
+        f"Means over {', '.join(languages)}; the model trained with InfoNCE.",
+        "",
+        markdown_row(heads),
+        markdown_row("---" for _ in heads),
+    ]
+    for (size, row), members in groups.items():
         known = [member["relevant_left"] for member in members if member["relevant_left"] is not None]
-        cells = [f"{size:,}", state, row]
+        cells = [f"{size:,}", row]
         cells += [_percent(members, "queries_with_a_relevant_negative"), _percent(members, "share_on_relevant")]
         cells += [f"{sum(known) / len(known):.0%}" if known else "", _percent(members, "others_left", 0)]
         lines.append(markdown_row([*cells, _percent(members, "moved")]))

@@ -629,4 +629,4 @@ class TestPush:
                 assert entry["relevant_left"] < entry["others_left"]
         text = readme.read_text()
         assert "old" not in text
-        assert text.count("soft-bm25") == 4
+        assert text.count("soft-bm25") == 2
