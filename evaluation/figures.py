@@ -10,7 +10,6 @@ holds code of the corpus, and stays in the output folder.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,10 +26,9 @@ from evaluation.matrix import Matrix, Run
 from evaluation.models import load_model
 from evaluation.plots import COLOURS, MARKERS, save
 from evaluation.report import ALL, METRIC, NAMES, RESULTS, current_results, summarise
-from evaluation.schedule import workshop_options
 from evaluation.store import Store
 from evaluation.training import Workshop
-from evaluation.weighing import Weigher, soft_runs
+from evaluation.weighing import Weigher, parser_of_results, soft_runs, workshop_of
 from st_softinfonce.calibration import PairTexts, batch_similarities, negatives_of
 from st_softinfonce.inspection import inspect_pairs
 
@@ -117,11 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, metavar="CONFIG.toml")
-    parser.add_argument("--corpus", help="folder or name of the corpus (default: as the file says)")
-    parser.add_argument("--output", type=Path, default=Path("output/evaluation"), help="default: %(default)s")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="default: evaluation/results")
+    parser = parser_of_results(__doc__, RESULTS)
     parser.add_argument("--alpha-beta", action="store_true", help="plot finished runs by alpha and beta")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     given = parser.parse_args(arguments)
@@ -134,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plot_alpha_beta(summary, matrix.content["rows"], given.results / f"{matrix.name}_sweep.svg")
         return 0
 
-    workshop = Workshop(**workshop_options(matrix, output, given.corpus or matrix.corpus["folder"]))
-    matrix.fingerprints = workshop.fingerprint
+    workshop = workshop_of(matrix, given)
     weights, about = {}, {}
     for name, run in soft_runs(matrix).items():
         weigher = Weigher.of(workshop, run, given.batch_size)

@@ -12,7 +12,6 @@ evaluation/results/push.json, and the table of evaluation/README.md between its 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import defaultdict
@@ -32,9 +31,8 @@ from evaluation.matrix import Matrix
 from evaluation.models import load_model
 from evaluation.oracle import relevance_groups
 from evaluation.report import RESULTS, ROOT, markdown_row, write_between_markers
-from evaluation.schedule import workshop_options
 from evaluation.training import Workshop
-from evaluation.weighing import Weigher, soft_runs
+from evaluation.weighing import Weigher, parser_of_results, soft_runs, workshop_of
 
 SCALE = 20.0
 STATES = ("base", "trained")
@@ -194,11 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, metavar="CONFIG.toml")
-    parser.add_argument("--corpus", help="folder or name of the corpus (default: as the file says)")
-    parser.add_argument("--output", type=Path, default=Path("output/evaluation"), help="default: %(default)s")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="default: evaluation/results")
+    parser = parser_of_results(__doc__, RESULTS)
     parser.add_argument("--readme", type=Path, default=ROOT / "evaluation" / "README.md")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 1024], help="default: 64 1024")
     parser.add_argument("--languages", nargs="+", metavar="NAME", help="of those that the file names")
@@ -206,9 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     matrix = Matrix.from_file(given.config)
     if given.languages is not None:
         matrix.keep_languages(given.languages)
-    output = given.output / matrix.name
-    workshop = Workshop(**workshop_options(matrix, output, given.corpus or matrix.corpus["folder"]))
-    matrix.fingerprints = workshop.fingerprint
+    workshop = workshop_of(matrix, given)
     languages = list(dict.fromkeys(cell.language for cell in matrix.cells()))
     entries = [
         entry

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from evaluation.matrix import SOFT, Matrix, Run
 from evaluation.models import load_model
+from evaluation.schedule import workshop_options
 from evaluation.training import Workshop
 from st_softinfonce.calibration import PairTexts, batch_similarities, calibrate
 from st_softinfonce.estimators import SimilarityEstimator
@@ -19,6 +22,40 @@ from st_softinfonce.losses.soft_info_nce import AUTO_ROWS, AUTO_SHARE
 
 # The losses' default.
 MIN_WEIGHT = 0.1
+
+
+def parser_of_results(description: str | None, results: Path) -> argparse.ArgumentParser:
+    """Make a command line that reads what evaluation/compare.py made of a file.
+
+    Args:
+        description: For ``--help``.
+        results: Where figures and tables go by default.
+
+    Returns:
+        A parser to add to.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, metavar="CONFIG.toml")
+    parser.add_argument("--corpus", help="folder or name of the corpus (default: as the file says)")
+    parser.add_argument("--output", type=Path, default=Path("output/evaluation"), help="default: %(default)s")
+    parser.add_argument("--results", type=Path, default=results, help="default: evaluation/results")
+    return parser
+
+
+def workshop_of(matrix: Matrix, given: argparse.Namespace) -> Workshop:
+    """Open the workshop that the runs of a matrix were made in, with its teachers.
+
+    Args:
+        matrix: Gets its fingerprints.
+        given: Of the command line.
+
+    Returns:
+        The workshop.
+    """
+    options = workshop_options(matrix, given.output / matrix.name, given.corpus or matrix.corpus["folder"])
+    workshop = Workshop(**options)
+    matrix.fingerprints = workshop.fingerprint
+    return workshop
 
 
 def soft_runs(matrix: Matrix, language: str | None = None) -> dict[str, Run]:
