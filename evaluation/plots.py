@@ -98,6 +98,8 @@ def plot_shares(summary: Mapping[str, Any], path: Path, metric: str, names: Mapp
         for axis, name in zip(line, (metric, "ndcg_at_10", None), strict=True):
             for number, row in enumerate(rows):
                 points = sorted((entry for entry in here if entry["row"] == row), key=lambda entry: entry["share"])
+                if name is None and points and points[0]["against"] != BASELINE:
+                    continue
                 _curve(axis, points, name or metric, number, row, against_baseline=name is None)
             axis.set_xlabel("Duplicated functions in training, %")
             axis.set_ylabel(f"{names[name]}, points" if name else f"{names[metric]} - InfoNCE, points")
@@ -115,6 +117,7 @@ def _curve(
 ) -> None:
     colour = "black" if row == BASELINE else COLOURS[number % len(COLOURS)]
     style = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.2}
+    style["linestyle"] = "-" if number < len(COLOURS) else "--"
     if against_baseline:
         points = [point for point in points if "difference" in point]
         middle = [100 * point["difference"][metric]["mean"] for point in points]
