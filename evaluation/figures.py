@@ -25,7 +25,7 @@ if __package__ in (None, ""):
 from evaluation.matrix import Matrix, Run
 from evaluation.models import load_model
 from evaluation.plots import COLOURS, MARKERS, save
-from evaluation.report import ALL, METRIC, NAMES, RESULTS, current_results, summarise
+from evaluation.report import ALL, METRIC, NAMES, current_results, summarise
 from evaluation.store import Store
 from evaluation.training import Workshop
 from evaluation.weighing import Weigher, parser_of_results, soft_runs, workshop_of
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0.
     """
-    parser = parser_of_results(__doc__, RESULTS)
+    parser = parser_of_results(__doc__)
     parser.add_argument("--alpha-beta", action="store_true", help="plot finished runs by alpha and beta")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
     given = parser.parse_args(arguments)

@@ -30,12 +30,11 @@ if __package__ in (None, ""):
 from evaluation.matrix import Matrix
 from evaluation.models import load_model
 from evaluation.oracle import relevance_groups
-from evaluation.report import RESULTS, ROOT, markdown_row, write_between_markers
+from evaluation.report import ROOT, markdown_row, write_between_markers
 from evaluation.training import Workshop
 from evaluation.weighing import Weigher, parser_of_results, soft_runs, workshop_of
 
 SCALE = 20.0
-STATES = ("base", "trained")
 # So that a mean is over as many queries whatever the batch size.
 QUERIES = 4096
 
@@ -192,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0.
     """
-    parser = parser_of_results(__doc__, RESULTS)
+    parser = parser_of_results(__doc__)
     parser.add_argument("--readme", type=Path, default=ROOT / "evaluation" / "README.md")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 1024], help="default: 64 1024")
     parser.add_argument("--languages", nargs="+", metavar="NAME", help="of those that the file names")
@@ -215,8 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = " ".join(["python evaluation/push.py", f"evaluation/{given.config.name}", *options])
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / "push.json").write_text(json.dumps({"command": command, "entries": entries}, indent=1) + "\n")
-    if not write_between_markers(given.readme, "\n".join(["", f"`{command}`. {lines[0]}", *lines[1:], ""]), "push"):
-        print(f"{given.readme.name} has no markers <!-- push:begin --> ... <!-- push:end -->: left as it is.")
+    write_between_markers(given.readme, "\n".join(["", f"`{command}`. {lines[0]}", *lines[1:], ""]), "push")
     return 0
 
 

@@ -49,10 +49,20 @@ class Place(NamedTuple):
     share: float | None
     language: str
 
+    @property
+    def title(self) -> str:
+        """Name it without its language."""
+        share = "" if self.share is None else f", {self.share:.0%} duplicates"
+        return f"{self.model}, {self.regime}{share}"
+
+    @property
+    def whole(self) -> Place:
+        """The same place over all languages."""
+        return self._replace(language=ALL)
+
     def __str__(self) -> str:
         """Name it."""
-        share = "" if self.share is None else f", {self.share:.0%} duplicates"
-        return f"{self.model}, {self.regime}{share}, {self.language}"
+        return f"{self.title}, {self.language}"
 
 
 def current_results(matrix: Matrix, store: Store) -> dict[str, dict[str, Any]]:
@@ -113,7 +123,7 @@ def summarise(name: str, store: Store, found: Mapping[str, Mapping[str, Any]] | 
         for row, runs in rows.items():
             entry, table = _entry(place, row, runs, rows, store)
             entries.append(entry)
-            group = differences.setdefault((place._replace(language=ALL), row), defaultdict(list))
+            group = differences.setdefault((place.whole, row), defaultdict(list))
             for metric, values in table.items():
                 group[metric].append(values)
     entries += _means(entries, differences)
@@ -167,10 +177,10 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         f"undecided in {unclear} (the 95% interval holds 0). It is better in {len(better)}."
     ]
     if nowhere:
-        languages: dict[Place, list[str]] = defaultdict(list)
+        languages: dict[str, list[str]] = defaultdict(list)
         for place in nowhere:
-            languages[place._replace(language="")].append(place.language)
-        shown = "; ".join(f"{str(place).rstrip(', ')}: {', '.join(names)}" for place, names in languages.items())
+            languages[place.title].append(place.language)
+        shown = "; ".join(f"{title}: {', '.join(names)}" for title, names in languages.items())
         lines.append(f"No Soft-InfoNCE row beats InfoNCE in {len(nowhere)} of {len(by_place)} places: {shown}.")
     if worse:
         lines.append("Worse: " + "; ".join(f"{entry['row']} ({_entry_place(entry)})" for entry in worse) + ".")
@@ -189,7 +199,7 @@ def overview(summary: Mapping[str, Any]) -> list[str]:
     whole = [entry for entry in summary["entries"] if entry["language"] == ALL]
     places = list(dict.fromkeys(_entry_place(entry) for entry in whole))
     lines = [
-        markdown_row([NAMES[METRIC], *(_title(place) for place in places)]),
+        markdown_row([NAMES[METRIC], *(place.title for place in places)]),
         markdown_row(["---"] * (len(places) + 1)),
     ]
     order = [BASELINE, *(name for name in dict.fromkeys(entry["row"] for entry in whole) if name != BASELINE)]
@@ -218,16 +228,12 @@ def tables(summary: Mapping[str, Any]) -> list[str]:
         Lines of Markdown.
     """
     lines = []
-    places = _distinct(
-        {"model": entry["model"], "regime": entry["regime"], "share": entry["share"]} for entry in summary["entries"]
-    )
-    for where in places:
-        here = [entry for entry in summary["entries"] if all(entry[name] == where[name] for name in where)]
+    for place in dict.fromkeys(_entry_place(entry).whole for entry in summary["entries"]):
+        here = [entry for entry in summary["entries"] if _entry_place(entry).whole == place]
         named = sorted({entry["language"] for entry in here} - {ALL})
         shown = named if len(named) > 1 else []
-        title = _title(_entry_place(here[0]))
         seeds = max(entry["seeds"] for entry in here)
-        lines += [f"**{title}** ({', '.join(named)}; {seeds} seeds)", ""]
+        lines += [f"**{place.title}** ({', '.join(named)}; {seeds} seeds)", ""]
         heads = ["row", *(NAMES[metric] for metric in METRICS), "MRR - InfoNCE", "nDCG - InfoNCE", *shown]
         lines += [markdown_row(heads), markdown_row("---" for _ in heads)]
         whole = [entry for entry in here if entry["language"] == ALL]
@@ -277,24 +283,21 @@ def section(name: str, summary: Mapping[str, Any], *, languages: bool) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def write_between_markers(path: Path, content: str, name: str = "results") -> bool:
-    """Replace what is between the markers of a file.
+def write_between_markers(path: Path, content: str, name: str = "results") -> None:
+    """Replace what is between the markers of a file, or say that it has none.
 
     Args:
         path: The file.
         content: The new content.
         name: Of the markers, ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
-
-    Returns:
-        Whether there are markers.
     """
     text = path.read_text() if path.exists() else ""
     begin, end = (f"<!-- {name}:{which} -->" for which in ("begin", "end"))
     if text.count(begin) != 1 or text.count(end) != 1:
-        return False
+        print(f"{path.name} has no markers {begin} ... {end}: left as it is.")
+        return
     head, rest = text.split(begin)
     path.write_text(f"{head}{begin}\n{content}{end}{rest.split(end)[1]}")
-    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -327,8 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join([matrix.name, *verdict(summary)]))
     for position, readme in enumerate(given.readme):
         parts = [section(name, summary, languages=position == 0) for name, summary in summaries.items()]
-        if not write_between_markers(readme, "\n".join(parts)):
-            print(f"{readme.name} has no markers <!-- results:begin --> ... <!-- results:end -->: left as it is.")
+        write_between_markers(readme, "\n".join(parts))
     return 0
 
 
@@ -337,17 +339,10 @@ def _place(settings: Mapping[str, Any]) -> Place:
     return Place(settings["model"]["name"], settings["regime"]["name"], share, settings["language"])
 
 
-def _title(place: Place) -> str:
-    return f"{place.model}, {place.regime}" + ("" if place.share is None else f", {place.share:.0%} duplicates")
-
-
 def _partly(summary: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     """Name the languages of a mean where others have more: it is no match for the rows around it."""
-    here = [
-        e
-        for e in summary["entries"]
-        if e["language"] != ALL and _title(_entry_place(e)) == _title(_entry_place(entry))
-    ]
+    place = _entry_place(entry)
+    here = [e for e in summary["entries"] if e["language"] != ALL and _entry_place(e).whole == place]
     own = {e["language"] for e in here if e["row"] == entry["row"]}
     return "" if own == {e["language"] for e in here} else f" ({', '.join(sorted(own))} alone)"
 
@@ -425,7 +420,7 @@ def _means(
     """Make the means over languages, each counting equally; of those languages that the baseline has as well."""
     groups: dict[tuple[Place, str], list[dict[str, Any]]] = defaultdict(list)
     for entry in entries:
-        groups[_entry_place(entry)._replace(language=ALL), entry["row"]].append(entry)
+        groups[_entry_place(entry).whole, entry["row"]].append(entry)
     means = []
     for (place, row), members in groups.items():
         mean = place._asdict() | {

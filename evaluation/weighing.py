@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +14,22 @@ from torch import Tensor
 
 from evaluation.matrix import SOFT, Matrix, Run
 from evaluation.models import load_model
+from evaluation.report import RESULTS
 from evaluation.schedule import workshop_options
 from evaluation.training import Workshop
 from st_softinfonce.calibration import PairTexts, batch_similarities, calibrate
 from st_softinfonce.estimators import SimilarityEstimator
 from st_softinfonce.functional import RelevancePosterior, negative_weights, posterior_weights, temperature_for_share
-from st_softinfonce.losses.soft_info_nce import AUTO_ROWS, AUTO_SHARE
+from st_softinfonce.losses.soft_info_nce import AUTO_ROWS, AUTO_SHARE, SoftInfoNCELoss
 
-# The losses' default.
-MIN_WEIGHT = 0.1
+MIN_WEIGHT = inspect.signature(SoftInfoNCELoss).parameters["min_weight"].default
 
 
-def parser_of_results(description: str | None, results: Path) -> argparse.ArgumentParser:
+def parser_of_results(description: str | None) -> argparse.ArgumentParser:
     """Make a command line that reads what evaluation/compare.py made of a file.
 
     Args:
         description: For ``--help``.
-        results: Where figures and tables go by default.
 
     Returns:
         A parser to add to.
@@ -38,7 +38,7 @@ def parser_of_results(description: str | None, results: Path) -> argparse.Argume
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     parser.add_argument("--corpus", help="folder or name of the corpus (default: as the file says)")
     parser.add_argument("--output", type=Path, default=Path("output/evaluation"), help="default: %(default)s")
-    parser.add_argument("--results", type=Path, default=results, help="default: evaluation/results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: evaluation/results")
     return parser
 
 
