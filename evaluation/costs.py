@@ -30,7 +30,7 @@ from tree_sitter import Language, Parser
 
 from st_softinfonce import get_estimator
 from st_softinfonce.data import MiningReport, mine_pairs
-from st_softinfonce.estimators.table import RepresentationTable
+from st_softinfonce.vectors import RepresentationTable
 
 RESULTS = Path(__file__).parent / "results" / "costs.json"
 DIMENSIONS = 128

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_softinfonce.calibration import PairTexts
 from st_softinfonce.estimators import SimilarityEstimator, TextColumn, WeightingParameters
-from st_softinfonce.estimators.table import content_keys
+from st_softinfonce.vectors import content_keys
 
 NAME = "oracle"
 _CHUNK = 1024

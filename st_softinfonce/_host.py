@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import dedent, indent
 from typing import Any
 
@@ -14,6 +14,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 from sentence_transformers.base.losses.merged_forward import embed_columns, embed_columns_padded
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoder, MultiVectorEncoderDataCollator
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.losses import adaptive_layer, matryoshka
 from sentence_transformers.util import all_gather, cat_padded_token_embeddings, fullname, get_world_size
 from torch import Tensor, nn
@@ -29,6 +32,7 @@ __all__ = [
     "embed_columns_padded",
     "gather_padded",
     "has_static_embedding_input",
+    "preprocess_column",
     "update_card",
     "wrapper_step",
 ]
@@ -137,6 +141,46 @@ def gather_padded(tensor: Tensor, padding: float | None) -> Tensor:
         dist.all_reduce(width, op=dist.ReduceOp.MAX)
         tensor = F.pad(tensor, (0, int(width) - tensor.size(1)), value=padding)
     return all_gather(tensor)
+
+
+def preprocess_column(
+    model: BaseModel,
+    texts: Sequence[str],
+    name: str,
+    is_query: bool,
+    *,
+    prompts: Mapping[str, str] | str | None = None,
+    tasks: Mapping[str, str] | None = None,
+    max_length: int | Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Preprocess a column of one dataset with the prompt, task and length that the trainer's collator gives it.
+
+    Args:
+        model: The model in training.
+        texts: The column's texts.
+        name: The column's name.
+        is_query: Whether it is the dataset's first column, which is the query to models of tasks.
+        prompts: As the training arguments' ``prompts`` for this dataset.
+        tasks: As the training arguments' ``router_mapping`` for this dataset.
+        max_length: As the training arguments' ``max_length``.
+
+    Returns:
+        Features as in a batch of the trainer, ``task`` among them where the column has one.
+    """
+    of_tasks = isinstance(model, MultiVectorEncoder)
+    collator = (MultiVectorEncoderDataCollator if of_tasks else SentenceTransformerDataCollator)(
+        preprocess_fn=model.preprocess,
+        max_length=max_length if max_length is None or isinstance(max_length, int) else dict(max_length),
+    )
+    task = collator._get_task_for_column(name, 0 if is_query else 1, dict(tasks or {}))
+    length = collator._get_max_length_for_task(task)
+    features = model.preprocess(
+        list(texts),
+        prompt=collator._get_prompt_for_column(prompts if isinstance(prompts, str) else dict(prompts or {}), name),
+        task=task,
+        **({} if length is None else {"max_length": length}),
+    )
+    return features if task is None else features | {"task": task}
 
 
 def update_card(model: nn.Module, loss: nn.Module, settings: Mapping[str, Any]) -> None:

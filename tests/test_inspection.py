@@ -12,9 +12,9 @@ from datasets import Dataset
 
 from st_softinfonce import BM25Estimator, SimilarityEstimator, WeightingParameters
 from st_softinfonce.calibration import calibrate
-from st_softinfonce.estimators.table import content_keys
 from st_softinfonce.functional import RelevancePosterior, negative_weights
 from st_softinfonce.inspection import _FineCounts, inspect_pairs, softened_negatives
+from st_softinfonce.vectors import content_keys
 
 VERBS = "read write open close sort merge count find parse send".split()
 NOUNS = "file list number socket string lines bytes".split()

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from st_softinfonce.estimators.table import content_keys
 from st_softinfonce.functional import check_weighting
+from st_softinfonce.vectors import content_keys
 
 Compares = Literal["queries", "documents", "positives"]
 COMPARES: tuple[Compares, ...] = ("queries", "documents", "positives")

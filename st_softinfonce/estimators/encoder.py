@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base import BaseModel
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import normalize_embeddings
@@ -22,13 +24,15 @@ from tqdm import tqdm
 
 from st_softinfonce import _host
 from st_softinfonce.estimators.base import SimilarityEstimator, TextColumn, WeightingParameters
-from st_softinfonce.estimators.table import AS_READ, RepresentationTable, content_keys, text_sources
+from st_softinfonce.vectors import RepresentationTable, content_keys
 
 Role = Literal["query", "document"]
 MISSES = ("encode", "ignore")
 _ROLE_SEEDS = {"query": 1, "document": 2}
 _LOOK_EVERY = 100
 _TOLERATED_MISSES = 0.01
+
+_logger = logging.getLogger(__name__)
 
 
 class EncoderEstimator(SimilarityEstimator):
@@ -40,8 +44,8 @@ class EncoderEstimator(SimilarityEstimator):
 
     Vectors are kept in a table by the content of their text, so that each text is encoded once. :meth:`precompute`
     fills it before training, from the original texts: then the encoder sees all of a text that the model in training
-    truncates, which is the one thing that a table changes. Different texts that the model in training reads alike
-    (they differ beyond its truncation, or by case, or hold words unknown to it) share one vector: of what it reads.
+    truncates. Different texts that the model in training reads alike (they differ beyond its truncation, by case, or
+    in words unknown to it) share the vector of the first of them.
 
     Args:
         model: The encoder: a name, a path, or an instance (which is put into evaluation mode and frozen).
@@ -88,7 +92,7 @@ class EncoderEstimator(SimilarityEstimator):
         self._teacher = describe_teacher(model, self.encoder)
         self._table_folder = table
         self._table: RepresentationTable | None = None
-        self._tokenizers: dict[int, tuple[Any, int]] = {}
+        self._tokenizers: dict[int, tuple[Any, str]] = {}
         self._batches = 0
         self._texts = 0
         self._missed: Tensor | None = None
@@ -156,64 +160,72 @@ class EncoderEstimator(SimilarityEstimator):
     def precompute(
         self,
         dataset: Dataset | Mapping[str, Sequence[str]],
-        model: SentenceTransformer,
+        model: BaseModel,
         *,
-        max_length: int | None = None,
+        max_length: int | Mapping[str, int] | None = None,
         prompts: Mapping[str, str] | str | None = None,
         tasks: Mapping[str, str] | None = None,
         chunk_size: int = 4096,
         show_progress: bool | None = None,
-    ) -> None:
+    ) -> int:
         """Fill the table with a dataset's texts before training, from the texts themselves.
 
-        Goes on where an interrupted run stopped: finished chunks are saved when the estimator has a folder.
+        Goes on where an interrupted run stopped: finished chunks are saved when the estimator has a folder. Columns
+        are tokenized as the trainer does, if it is given the same options.
 
         Args:
             dataset: The training (or evaluation) data: the query column first.
             model: The model in training: its tokenizer makes the keys.
-            max_length: As given to the trainer, if it is: it decides where texts are truncated.
-            prompts: As given to the trainer, if they are: one for all columns, or one a column. They take up length.
-            tasks: As the trainer's ``router_mapping``, for a Router model: column to route.
+            max_length: As the training arguments' ``max_length``, if they have one: a number of tokens for all
+                columns, or one for each task.
+            prompts: As the training arguments' ``prompts`` for this dataset: one for all columns, or one a column.
+                They take up length.
+            tasks: As the training arguments' ``router_mapping`` for this dataset: column to task.
             chunk_size: At least 1. Texts between two saves.
             show_progress: Whether to show a progress bar; ``None`` shows it in a terminal only.
 
+        Returns:
+            How many different texts share the vector of an earlier one, as the model in training reads them alike.
+
         Raises:
-            ValueError: ``chunk_size`` is out of range, ``dataset`` is several ones, a column holds something else than
-                texts, or the table was made by something else.
+            TypeError: ``dataset`` is neither a Dataset nor a mapping.
+            ValueError: ``chunk_size`` is out of range, ``dataset`` holds several ones or something else than texts,
+                an option is for several datasets, or the encoder's vectors do not fit into half precision.
+            TableError: The table was made by something else, is damaged, or cannot be written.
         """
         if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"chunk_size must be an integer of at least 1, got {chunk_size!r}.")
-        if not isinstance(dataset, Dataset) and any(isinstance(column, Dataset) for column in dataset.values()):
-            raise ValueError(
-                f"dataset must be one dataset, got the {len(dataset)} datasets {list(dataset)}. Call precompute() for "
-                "each in turn."
-            )
-        names = dataset.column_names if isinstance(dataset, Dataset) else list(dataset)
-        names = [name for name in names if name not in _host.LABEL_COLUMNS]
-        options: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
-        wanted = {"queries": names[:1], "documents": names, "positives": names[1:]}[self.compares]
-        work: list[tuple[str, Role, list[str]]] = [
-            (name, "query" if name == names[0] else "document", list(dataset[name])) for name in wanted
-        ]
+        for option, value in (("prompts", prompts), ("tasks", tasks)):
+            if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
+                raise ValueError(
+                    f"{option} must be those of one dataset, got some for each of {list(value)}. Call precompute() "
+                    f"for each dataset in turn, with {option}={option}[name]."
+                )
+        work = self._columns_to_encode(dataset)
+        texts_seen: set[tuple[Role, str]] = set()
+        keys_seen: set[int] = set()
         hide = None if show_progress is None else not show_progress
         with tqdm(total=sum(len(texts) for *_, texts in work), desc="Encoding", unit="text", disable=hide) as bar:
             for name, role, texts in work:
-                bad = next((text for text in texts if not isinstance(text, str)), None)
-                if bad is not None:
-                    raise ValueError(
-                        f"dataset[{name!r}] must hold texts, got a {type(bad).__name__}. Remove the column, as for "
-                        f"training: dataset.remove_columns({name!r})."
-                    )
-                task = (tasks or {}).get(name)
-                prompt = prompts if isinstance(prompts, str) else (prompts or {}).get(name)
                 for start in range(0, len(texts), chunk_size):
                     chunk = texts[start : start + chunk_size]
-                    features = model.preprocess(chunk, prompt=prompt, task=task, **options)
-                    column = TextColumn(features, _host.column_tokenizer(model, {"task": task}), role=role)
-                    self._precompute_chunk(column, chunk)
+                    features = _host.preprocess_column(
+                        model, chunk, name, role == "query", prompts=prompts, tasks=tasks, max_length=max_length
+                    )
+                    column = TextColumn(features, _host.column_tokenizer(model, features), role=role)
+                    keys_seen.update(self._precompute_chunk(column, chunk))
+                    texts_seen.update((role, text) for text in chunk)
                     bar.update(len(chunk))
         if self._table is not None:
             self._table.compact()
+        shared = len(texts_seen) - len(keys_seen)
+        if shared:
+            _logger.info(
+                "%d of %d different texts share the vector of an earlier text that the model in training reads alike.",
+                shared,
+                len(texts_seen),
+            )
+        return shared
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card, as JSON primitives.
@@ -232,45 +244,97 @@ class EncoderEstimator(SimilarityEstimator):
                 "teacher_max_length": self.encoder.max_seq_length,
                 "teacher_dimension": self.encoder.truncate_dim or self.encoder.get_embedding_dimension(),
                 "teacher_modules": _modules_fingerprint(self.encoder),
-                "student_tokenizer": _tokenizer_fingerprint(tokenizer),
+                "student_tokenizer": self._tokenizer_fingerprint(tokenizer),
             }
             self._table = RepresentationTable(self._table_folder, identity)
             self._filled_before = len(self._table) > 0
         return self._table
 
-    def _precompute_chunk(self, column: TextColumn, texts: list[str]) -> None:
+    def _columns_to_encode(self, dataset: object) -> list[tuple[str, Role, list[str]]]:
+        """Check a dataset, and list what is to be encoded: name, role and texts of each column."""
+        if isinstance(dataset, IterableDataset) or not isinstance(dataset, (Dataset, Mapping)):
+            raise TypeError(
+                f"dataset must be a datasets.Dataset or a mapping of column names to lists of texts, got "
+                f"{type(dataset).__name__}. Of a dataset that is streamed make one: Dataset.from_list(list(dataset))."
+            )
+        if isinstance(dataset, Mapping):
+            if any(isinstance(column, (Dataset, IterableDataset)) for column in dataset.values()):
+                raise ValueError(
+                    f"dataset must be one dataset, got the {len(dataset)} datasets {list(dataset)}. Call precompute() "
+                    "for each in turn."
+                )
+            for name, column in dataset.items():
+                if isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
+                    raise ValueError(
+                        f"dataset[{name!r}] must be a list of texts, got a {type(column).__name__}. Put a single text "
+                        "into a list."
+                    )
+        names = dataset.column_names if isinstance(dataset, Dataset) else list(dataset)
+        names = [name for name in names if name not in _host.LABEL_COLUMNS]
+        wanted = {"queries": names[:1], "documents": names, "positives": names[1:]}[self.compares]
+        if not wanted:
+            raise ValueError(
+                f"dataset must have the column of the queries, then those of documents, got {names}: there is nothing "
+                f"to encode for the estimator {self.name!r}, which compares {self.compares}."
+            )
+        work: list[tuple[str, Role, list[str]]] = []
+        for name in wanted:
+            texts = list(dataset[name])
+            for row, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise ValueError(
+                        f"dataset[{name!r}][{row}] must be a text, got {text!r:.80}. Remove such rows, or, as for "
+                        f"training, a column that is no text: dataset.remove_columns({name!r})."
+                    )
+            work.append((name, "query" if name == names[0] else "document", texts))
+        return work
+
+    def _precompute_chunk(self, column: TextColumn, texts: list[str]) -> list[int]:
+        """Encode the texts whose key is new, and return the keys of all."""
         table = self._open_table(column.tokenizer)
         device = self.encoder.device
         keys = content_keys(column.key_ids, self._seed(column.role, column.tokenizer)).to(device)
-        sources = text_sources(texts)
-        stored, found = (tensor.cpu() for tensor in table.sources(keys))
-        # Nothing in training can tell texts with one key apart, nor those that are one but for unknown tokens.
-        alike = _shared(keys, sources) | column.has_unknown.cpu() | (found & (stored != sources))
-        sources = sources.masked_fill(alike, AS_READ)
-        missing = (~found | ((stored != sources) & (stored != AS_READ))).tolist()
-        # Each key once.
-        rows = list({key: row for row, key in enumerate(keys.tolist()) if missing[row]}.values())
-        if rows:
-            chosen = [column.texts[row] if alike[row] else texts[row] for row in rows]
-            table.add(keys[rows], self._encode(chosen, column.role, device), sources[rows])
+        found = table.look_up(keys)[1].tolist()
+        numbers: list[int] = keys.tolist()
+        first: dict[int, int] = {}
+        for row, key in enumerate(numbers):
+            if not found[row]:
+                first.setdefault(key, row)
+        if first:
+            rows = list(first.values())
+            table.add(keys[rows], self._encode([texts[row] for row in rows], column.role, device))
             table.save()
         self._filled_before = True
+        return numbers
 
     def _seed(self, role: Role, tokenizer: Any) -> int:
         """Tell roles apart, and tokenizers: equal ids are other texts to another one."""
+        return int(self._tokenizer_fingerprint(tokenizer), 16) % 2**60 + _ROLE_SEEDS[role]
+
+    def _tokenizer_fingerprint(self, tokenizer: Any) -> str:
         if id(tokenizer) not in self._tokenizers:
-            number = int(_tokenizer_fingerprint(tokenizer), 16) % 2**60
-            self._tokenizers[id(tokenizer)] = (tokenizer, number)  # with itself, so that its id stays its own
-        return self._tokenizers[id(tokenizer)][1] + _ROLE_SEEDS[role]
+            # With the tokenizer, so that no other one gets its id.
+            self._tokenizers[id(tokenizer)] = (tokenizer, _vocabulary_fingerprint(tokenizer))
+        return self._tokenizers[id(tokenizer)][1]
 
     def _encode(self, texts: list[str], role: Role, device: torch.device) -> Tensor:
         self.encoder.to(device)
         encode = self.encoder.encode_query if role == "query" else self.encoder.encode_document
         with torch.autocast(device.type, enabled=False):
             vectors = encode(texts, batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
-        vectors = vectors.float()
+        vectors = normalize_embeddings(vectors.float()) if self.normalize else vectors.float()
         # Cloned: encoding runs in inference mode, whose tensors autograd refuses to keep.
-        return (normalize_embeddings(vectors) if self.normalize else vectors).to(torch.float16).clone()
+        half = vectors.to(torch.float16).clone()
+        lost = ~half.isfinite().all(dim=1) | ((half == 0).all(dim=1) & (vectors != 0).any(dim=1))
+        if bool(lost.any()):
+            row = int(lost.nonzero()[0])
+            raise ValueError(
+                f"model of the estimator {self.name!r} gives the text {texts[row][:80]!r} a vector of norm "
+                f"{float(vectors[row].norm()):.3g}, which half precision cannot hold: it ends at 65,504, and below "
+                "6e-8 everything is 0. Give a model that ends in the module Normalize, and load it in float32 if the "
+                "norm is inf or nan."
+            )
+        return half
 
     def _without_misses(self, vectors: Tensor | None, found: Tensor) -> Tensor:
         if vectors is None:
@@ -396,11 +460,12 @@ def _empty_key(seed: int) -> int:
     return int(content_keys(torch.full((1, 1), -1), seed))
 
 
-def _tokenizer_fingerprint(tokenizer: Any) -> str:
+def _vocabulary_fingerprint(tokenizer: Any) -> str:
     vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
     digest = hashlib.blake2b(digest_size=8)
     for token, number in sorted(vocabulary.items()):
-        digest.update(f"{token}\0{number}\0".encode())
+        # Vocabularies of characters hold lone surrogates.
+        digest.update(f"{token}\0{number}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -412,11 +477,3 @@ def _modules_fingerprint(model: SentenceTransformer) -> str:
         if isinstance(module, Module)
     ]
     return hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
-
-
-def _shared(keys: Tensor, sources: Tensor) -> Tensor:
-    """Find the rows whose key comes with different sources: ``(n,)`` bool, on the CPU."""
-    first: dict[int, int] = {}
-    pairs = list(zip(keys.tolist(), sources.tolist(), strict=True))
-    several = {key for key, source in pairs if first.setdefault(key, source) != source}
-    return torch.tensor([key in several for key, _ in pairs], dtype=torch.bool)

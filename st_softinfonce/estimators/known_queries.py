@@ -11,7 +11,7 @@ from torch import Tensor
 
 from st_softinfonce import _host
 from st_softinfonce.estimators.base import TextColumn, join_representations
-from st_softinfonce.estimators.table import content_keys
+from st_softinfonce.vectors import content_keys
 
 _CHUNK = 4096
 

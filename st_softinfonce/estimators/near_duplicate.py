@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from st_softinfonce.estimators.base import COMPARES, Compares, SimilarityEstimator, TextColumn, WeightingParameters
-from st_softinfonce.estimators.table import content_keys
+from st_softinfonce.vectors import content_keys
 
 # Rows compared at a time: it bounds the memory to this many times the number of their shingles.
 _ROWS_AT_A_TIME = 64

@@ -6,16 +6,25 @@ import json
 import pytest
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, make_transformer_model
-from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Router
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+from sentence_transformers import (
+    MultiVectorEncoder,
+    MultiVectorEncoderTrainer,
+    MultiVectorEncoderTrainingArguments,
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router, Transformer
 from sentence_transformers.util import cos_sim
 
 from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
 from st_softinfonce.estimators.known_queries import KnownQueries
 from st_softinfonce.estimators.simcse import train_simcse
-from st_softinfonce.estimators.table import TableError
+from st_softinfonce.losses import MultiVectorSoftInfoNCELoss
+from st_softinfonce.vectors import TableError
 
 KINDS = {"trained-model": TrainedModelEstimator, "simcse": SimCSEEstimator}
 kinds = pytest.mark.parametrize("name", KINDS)
@@ -287,18 +296,27 @@ class TestTable:
         with pytest.raises(TableError, match="teacher_modules"):
             estimator.precompute(triplets(), transformer_model)
 
-    def test_texts_with_unknown_words_are_told_apart_or_encoded_as_they_read(self, transformer_model, teacher):
-        queries = ["sort unheardof", "sort unknown", "sort", "unheardof"]
-        estimator = SimCSEEstimator(teacher, on_miss="ignore")
-        estimator.precompute({"query": queries}, transformer_model, show_progress=False)
+    def test_texts_that_differ_in_unknown_words_alone_share_the_vector_of_the_first(self, transformer_model, teacher):
+        queries = ["sort merge", "sort unheardof", "sort", "sort another"]
+        with_unknown = copy.deepcopy(teacher)
+        with_unknown.tokenizer.add_tokens(["unheardof"])
+        with_unknown[0].model.resize_token_embeddings(len(with_unknown.tokenizer), mean_resizing=False)
+        estimator = SimCSEEstimator(with_unknown, on_miss="ignore")
+        shared = estimator.precompute({"query": queries}, transformer_model, show_progress=False)
+        assert shared == 1
         vectors = estimator.represent(TextColumn(transformer_model.preprocess(queries), transformer_model.tokenizer))
-        expected = teacher.encode(["sort", "sort", "sort", ""], convert_to_tensor=True, normalize_embeddings=True)
+        expected = with_unknown.encode(
+            ["sort merge", "sort unheardof", "sort", "sort unheardof"],
+            convert_to_tensor=True,
+            normalize_embeddings=True,
+        )
         torch.testing.assert_close(vectors.float(), expected, rtol=2e-3, atol=2e-3)
+        assert not torch.allclose(vectors[1], vectors[2])
 
     @pytest.mark.parametrize("folder", [None, "table"], ids=["memory", "disk"])
     @pytest.mark.parametrize("chunk_size", [1, 2, 4096])
     @pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
-    def test_texts_that_the_student_reads_alike_share_the_vector_of_what_it_reads(
+    def test_texts_that_the_student_reads_alike_share_the_vector_of_the_first(
         self, transformer_model, teacher, tmp_path, chunk_size, order, folder
     ):
         transformer_model.max_seq_length = 5
@@ -307,30 +325,34 @@ class TestTable:
         estimator = TrainedModelEstimator(teacher, on_miss="ignore", table=folder and tmp_path / folder)
         documents = [alike[0], other, alike[0], alike[1], alike[2]]
         data = {"query": QUERIES[:5], "code": documents}
-        estimator.precompute(data, transformer_model, chunk_size=chunk_size, show_progress=False)
+        shared = estimator.precompute(data, transformer_model, chunk_size=chunk_size, show_progress=False)
+        assert shared == 2 + count_alike(QUERIES[:5], transformer_model)
         if folder:
             estimator = TrainedModelEstimator(teacher, on_miss="ignore", table=tmp_path / folder)
         features = transformer_model.preprocess(documents)
         column = TextColumn(features, transformer_model.tokenizer, role="document")
         vectors = estimator.represent(column).float()
-        read = "def sort list"
-        expected = teacher.encode([read, other, read, read, read], convert_to_tensor=True)
+        first = alike[0]
+        expected = teacher.encode([first, other, first, first, first], convert_to_tensor=True)
         torch.testing.assert_close(vectors, expected, rtol=2e-3, atol=2e-3)
-        first = teacher.encode(alike[:1], convert_to_tensor=True)
-        assert order == -1 or not torch.allclose(vectors[:1], first, rtol=2e-3, atol=2e-3)
+        read = teacher.encode([alike[1]], convert_to_tensor=True)
+        assert not torch.allclose(vectors[:1], read, rtol=2e-3, atol=2e-3)
 
-    def test_data_sets_that_come_one_after_the_other_share_it_too(self, transformer_model, teacher, tmp_path):
+    def test_the_first_text_of_all_data_sets_gives_the_vector(self, transformer_model, teacher, tmp_path, caplog):
         transformer_model.max_seq_length = 5
         texts = ["sort list return first", "sort list return last", "sort list return bytes"]
         for text in (texts[0], texts[1], texts[2], texts[0]):
             estimator = SimCSEEstimator(teacher, table=tmp_path)
-            estimator.precompute({"query": [text]}, transformer_model, show_progress=False)
+            assert estimator.precompute({"query": [text]}, transformer_model, show_progress=False) == 0
         column = TextColumn(transformer_model.preprocess(texts), transformer_model.tokenizer)
-        read = teacher.encode(["sort list return"] * 3, convert_to_tensor=True, normalize_embeddings=True)
-        torch.testing.assert_close(estimator.represent(column).float(), read, rtol=2e-3, atol=2e-3)
+        first = teacher.encode(texts[:1] * 3, convert_to_tensor=True, normalize_embeddings=True)
+        torch.testing.assert_close(estimator.represent(column).float(), first, rtol=2e-3, atol=2e-3)
         encoded = count_encodings(teacher)
-        SimCSEEstimator(teacher, table=tmp_path).precompute({"query": texts}, transformer_model, show_progress=False)
+        with caplog.at_level("INFO"):
+            again = SimCSEEstimator(teacher, table=tmp_path)
+            assert again.precompute({"query": texts}, transformer_model, show_progress=False) == 2
         assert encoded == []
+        assert "2 of 3 different texts share the vector of an earlier text" in caplog.text
 
     def test_an_empty_text_is_one_as_query_and_another_as_document(self, transformer_model, teacher):
         teacher.prompts = {"query": "find the first ", "document": "def list "}
@@ -355,16 +377,112 @@ class TestTable:
         SoftInfoNCELoss(transformer_model, estimator)(batch, None)
         assert encoded == []
 
+    def test_lengths_of_tasks_are_those_of_the_trainer(self, bert_folder, teacher, tmp_path):
+        """A multi-vector trainer reads its first column as the query task, and truncates by task."""
+        transformer = Transformer(bert_folder)
+        modules = [transformer, MultiVectorMask(), Dense(16, 4, bias=False, activation_function=torch.nn.Identity())]
+        student = MultiVectorEncoder(modules=modules, device="cpu")
+        lengths = {"query": 4, "document": 6}
+        estimator = TrainedModelEstimator(teacher, on_miss="ignore")
+        estimator.precompute(triplets(), student, max_length=lengths, show_progress=False)
+        arguments = MultiVectorEncoderTrainingArguments(
+            str(tmp_path), max_length=lengths, report_to="none", use_cpu=True, per_device_train_batch_size=8
+        )
+        trainer = MultiVectorEncoderTrainer(
+            student, arguments, train_dataset=triplets(), loss=MultiVectorSoftInfoNCELoss(student, estimator)
+        )
+        for batch in trainer.get_train_dataloader():
+            columns, _ = trainer.collect_features(batch)
+            for number, column in enumerate(columns):
+                role = "document" if number else "query"
+                vectors = estimator.represent(TextColumn(column, student.tokenizer, role=role))
+                assert not vectors.isnan().any()
+        assert columns[0]["input_ids"].size(1) <= 4 < columns[1]["input_ids"].size(1) <= 6
+
+    @pytest.mark.parametrize("option", ["prompts", "tasks"])
+    def test_options_for_several_datasets_are_refused_with_the_remedy(self, transformer_model, teacher, option):
+        with pytest.raises(
+            ValueError, match=rf"{option} must be those of one dataset, got .*\['train'\].*each dataset"
+        ):
+            TrainedModelEstimator(teacher).precompute(
+                triplets(), transformer_model, **{option: {"train": {"query": "query"}}}
+            )
+
     def test_a_label_column_is_left_out_and_another_number_refused(self, transformer_model, teacher):
         data = triplets().add_column("label", [1.0] * 16)
         TrainedModelEstimator(teacher).precompute(data, transformer_model, show_progress=False)
-        with pytest.raises(ValueError, match=r"dataset\['size'\] must hold texts, got a int. Remove the column"):
+        with pytest.raises(ValueError, match=r"dataset\['size'\]\[0\] must be a text, got 1. Remove .*remove_columns"):
             TrainedModelEstimator(teacher).precompute(data.add_column("size", [1] * 16), transformer_model)
 
-    def test_several_datasets_are_refused_with_the_remedy(self, transformer_model, teacher):
-        data = {"train": triplets(), "test": triplets()}
-        with pytest.raises(ValueError, match=r"one dataset, got the 2 datasets \['train', 'test'\]. Call precompute"):
+    @pytest.mark.parametrize(
+        ("data", "error", "message"),
+        [
+            (
+                {"query": ["a", None]},
+                ValueError,
+                r"dataset\['query'\]\[1\] must be a text, got None. Remove such rows",
+            ),
+            ({"query": "sort"}, ValueError, r"dataset\['query'\] must be a list of texts, got a str. Put a single"),
+            ({"query": 3}, ValueError, r"dataset\['query'\] must be a list of texts, got a int"),
+            ({}, ValueError, r"dataset must have the column of the queries, .*got \[\]"),
+            ({"label": [1]}, ValueError, r"dataset must have the column of the queries, .*got \[\]"),
+            (triplets().to_iterable_dataset(), TypeError, r"dataset must be a datasets.Dataset .*Iterable.*from_list"),
+            (QUERIES, TypeError, r"dataset must be a datasets.Dataset or a mapping .*got list"),
+            (DatasetDict(train=triplets()), ValueError, r"the 1 datasets \['train'\]. Call precompute"),
+            (
+                IterableDatasetDict(train=triplets().to_iterable_dataset()),
+                ValueError,
+                r"the 1 datasets \['train'\]. Call precompute",
+            ),
+        ],
+        ids=["None", "str", "int", "empty", "labels", "streamed", "list", "datasets", "streams"],
+    )
+    def test_data_that_cannot_be_read_is_refused_before_anything_is_encoded(
+        self, transformer_model, teacher, data, error, message
+    ):
+        encoded = count_encodings(teacher)
+        with pytest.raises(error, match=message):
             SimCSEEstimator(teacher).precompute(data, transformer_model)
+        assert encoded == []
+
+    @pytest.mark.parametrize(
+        ("factor", "norm"),
+        [(1e8, r"[\de+.]+"), (1e-12, r"[\de.-]+"), (float("nan"), "nan")],
+        ids=["inf", "zero", "nan"],
+    )
+    def test_vectors_that_half_precision_cannot_hold_are_refused(self, transformer_model, teacher, factor, norm):
+        encode = teacher.encode_query
+        teacher.encode_query = lambda texts, **options: encode(texts, **options) * factor
+        message = (
+            rf"model of the estimator 'trained-model' gives the text '{QUERIES[0]}' a vector of norm {norm}, which "
+            r"half precision cannot hold.*Normalize"
+        )
+        with pytest.raises(ValueError, match=message):
+            TrainedModelEstimator(teacher).precompute(triplets(), transformer_model, show_progress=False)
+        with pytest.raises(ValueError, match=message):
+            TrainedModelEstimator(teacher).represent(TextColumn.from_texts(QUERIES, teacher.tokenizer))
+
+    def test_a_students_vocabulary_may_hold_lone_surrogates(self, teacher):
+        words = [chr(number) for number in (0xD800, 0xDFFF, *map(ord, "abc"))]
+        vocabulary = {word: number for number, word in enumerate(words)}
+
+        class Characters:
+            all_special_ids = ()
+            unk_token_id = None
+
+            def get_vocab(self):
+                return vocabulary
+
+            def batch_decode(self, rows):
+                return ["".join(words[number] for number in row) for row in rows]
+
+        estimator = SimCSEEstimator(teacher)
+        ids = torch.tensor([[2, 3, 4]])
+        assert estimator.represent(TextColumn({"input_ids": ids}, Characters())).shape == (1, 16)
+        encoded = count_encodings(teacher)
+        vocabulary["\ud801"] = 5
+        estimator.represent(TextColumn({"input_ids": ids}, Characters()))
+        assert encoded == [["abc"]]  # another vocabulary, other keys
 
     @pytest.mark.parametrize("size", [0, 1.5, True])
     def test_a_chunk_size_out_of_range_is_refused(self, transformer_model, teacher, size):
@@ -413,6 +531,12 @@ class TestTable:
         loss = SoftInfoNCELoss(transformer_model, SimCSEEstimator(teacher, on_miss="ignore"))
         with pytest.raises(ValueError, match=r"on_miss='ignore' needs a table, .* Call precompute"):
             loss(features(transformer_model), None)
+
+
+def count_alike(texts, model):
+    """Count the different texts that read like an earlier one."""
+    texts = dict.fromkeys(texts)
+    return len(texts) - len({tuple(row) for row in model.preprocess(list(texts))["input_ids"].tolist()})
 
 
 def count_encodings(teacher):

@@ -1,23 +1,21 @@
 """The representation table: keys by content, look-up, and what its folder survives."""
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ForbidWaiting
 
-from st_softinfonce.estimators import table as table_module
-from st_softinfonce.estimators.table import (
-    AS_READ,
-    FORMAT,
-    MANIFEST,
-    RepresentationTable,
-    TableError,
-    content_keys,
-    text_sources,
-)
+from st_softinfonce import vectors as vectors_module
+from st_softinfonce.vectors import FORMAT, MANIFEST, RepresentationTable, TableError, content_keys, mix64
 
 IDENTITY = {"teacher": "a", "teacher_revision": "1"}
 
@@ -52,6 +50,17 @@ class TestKeys:
     def test_hardly_ever_collide(self):
         ids = torch.cartesian_prod(*[torch.arange(60)] * 3)  # 216,000 short and alike texts
         assert content_keys(ids).unique().numel() == len(ids)
+
+    def test_mixing_is_that_of_splitmix64_for_tensors_and_arrays(self):
+        def by_hand(value):
+            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+                value = ((value ^ (value >> shift)) * factor) % 2**64
+            return value ^ (value >> 31)
+
+        numbers = torch.tensor([0, 1, -1, 2**62, -(2**63), 123456789])
+        expected = [by_hand(number % 2**64) for number in numbers.tolist()]
+        assert [number % 2**64 for number in mix64(numbers).tolist()] == expected
+        assert mix64(numbers.numpy()).view(np.uint64).tolist() == expected
 
     def test_empty_texts_share_one_key(self):
         keys = content_keys(torch.full((3, 4), -1))
@@ -92,39 +101,23 @@ class TestLookUp:
     def test_looking_up_never_waits_for_the_device(self):
         """No operation whose result's size or value the host would have to ask for."""
         table = filled()[0]
+        table.add(content_keys(random_ids(5, seed=3)), torch.zeros(5, 8))
         with ForbidWaiting():
             table.look_up(content_keys(random_ids(5)))
 
+    def test_a_table_that_grows_by_small_batches_stays_quick_to_search(self):
+        table = RepresentationTable()
+        keys = content_keys(torch.arange(2000).unsqueeze(1))
+        for rows in torch.arange(2000).chunk(500):
+            table.add(keys[rows], rows.unsqueeze(1).half())
+        assert len(table._levels) <= 10
+        assert torch.equal(table.look_up(keys)[0][:, 0], torch.arange(2000).half())
 
-class TestSources:
-    def test_a_vector_of_the_text_as_read_takes_the_place_of_another_and_stays(self, tmp_path):
-        table = RepresentationTable(tmp_path, IDENTITY)
-        keys = torch.arange(3)
-        table.add(keys, torch.full((3, 2), 1.0), torch.tensor([7, 8, 9]))
-        table.save()
-        table.add(keys[1:], torch.full((2, 2), 2.0), torch.tensor([AS_READ, 5]))
-        table.add(keys, torch.full((3, 2), 3.0), torch.tensor([6, 7, 8]))
-        table.save()
-        for found in (table, RepresentationTable(tmp_path, IDENTITY)):
-            assert found.look_up(keys)[0].tolist() == [[1.0] * 2, [2.0] * 2, [1.0] * 2]
-            assert found.sources(keys)[0].tolist() == [7, AS_READ, 9]
-            assert len(found) == 3
-
-    def test_what_two_processes_made_of_different_texts_is_neither(self, tmp_path):
-        keys = torch.arange(3)
-        tables = [RepresentationTable(tmp_path, IDENTITY) for _ in range(2)]
-        for table, sources in zip(tables, ([1, 2, AS_READ], [1, 3, 4]), strict=True):
-            table.add(keys, torch.ones(3, 2), torch.tensor(sources))
-            table.save()
-        table = RepresentationTable(tmp_path, IDENTITY)
-        assert table.look_up(keys)[1].tolist() == [True, False, True]
-        assert table.sources(keys)[0].tolist() == [1, AS_READ, AS_READ]
-
-    def test_are_equal_for_equal_texts_alone(self):
-        sources = text_sources(["a", "A", "a", "", "\ud800"])
-        assert sources[0] == sources[2]
-        assert sources.unique().numel() == 4
-        assert not (sources == AS_READ).any()
+    def test_vectors_of_other_dimensions_are_refused(self):
+        table = filled()[0]
+        with pytest.raises(TableError, match=r"vectors have 4 dimensions, the table's have 8.*Give another folder"):
+            table.add(torch.tensor([1]), torch.zeros(1, 4))
+        assert len(table) == 50
 
 
 class TestFolder:
@@ -163,15 +156,41 @@ class TestFolder:
     def test_parts_that_another_process_puts_into_one_meanwhile_are_found_there(self, tmp_path, monkeypatch):
         for seed in range(2):
             filled(tmp_path, seed=seed)[0].save()
-        other, read = RepresentationTable(tmp_path, IDENTITY), table_module._read
+        other, read = RepresentationTable(tmp_path, IDENTITY), RepresentationTable._read_part
 
-        def compact_first(path, identity):
-            monkeypatch.setattr(table_module, "_read", read)
+        def compact_first(self, path):
+            monkeypatch.setattr(RepresentationTable, "_read_part", read)
             other.compact()
-            return read(path, identity)
+            return read(self, path)
 
-        monkeypatch.setattr(table_module, "_read", compact_first)
+        monkeypatch.setattr(RepresentationTable, "_read_part", compact_first)
         assert len(RepresentationTable(tmp_path, IDENTITY)) == 100
+
+    def test_of_vectors_that_two_builders_made_for_one_key_every_later_run_takes_the_same(self, tmp_path):
+        tables = [RepresentationTable(tmp_path, IDENTITY) for _ in range(2)]
+        for value, table in enumerate(tables):
+            table.add(torch.arange(3), torch.full((3, 2), float(value)))
+            table.save()
+        found = [RepresentationTable(tmp_path, IDENTITY) for _ in range(2)]
+        found[0].compact()
+        found.append(RepresentationTable(tmp_path, IDENTITY))
+        vectors = [table.look_up(torch.arange(3))[0].tolist() for table in found]
+        assert vectors[0] in ([[0.0] * 2] * 3, [[1.0] * 2] * 3)
+        assert vectors == vectors[:1] * 3
+        assert [len(table) for table in found] == [3] * 3
+
+    def test_one_part_is_read_from_the_disk_row_by_row(self, tmp_path):
+        table, keys, vectors = filled(tmp_path, count=5000)
+        table.compact()
+        (part,) = tmp_path.glob("part-*")
+        mapped = RepresentationTable(tmp_path, IDENTITY)
+        address = mapped._levels[0].vectors.data_ptr()
+        assert torch.equal(mapped.look_up(keys)[0], vectors)
+        assert mapped._levels[0].vectors.data_ptr() == address
+        if sys.platform == "linux":
+            lines = Path("/proc/self/maps").read_text().splitlines()
+            ranges = [line.split()[0].split("-") for line in lines if line.endswith(part.name)]
+            assert any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
 
     def test_what_is_added_is_written_by_the_thousand(self, tmp_path):
         table = RepresentationTable(tmp_path, IDENTITY)
@@ -239,15 +258,109 @@ class TestFolder:
         with pytest.raises(TableError, match="has the format 'version 99'"):
             RepresentationTable(tmp_path, IDENTITY)
 
+    @pytest.mark.parametrize("kind", ["dangling link", "folder", "pipe"])
+    def test_what_is_no_file_in_the_place_of_a_part_is_named(self, tmp_path, kind):
+        filled(tmp_path)[0].save()
+        path = tmp_path / "part-0.safetensors"
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(tmp_path / "nowhere")
+        with pytest.raises(TableError, match=r"part-0.safetensors is not a file. Delete it"):
+            RepresentationTable(tmp_path, IDENTITY)
+
+    @pytest.mark.parametrize("kind", ["dangling link", "folder", "nested too deeply"])
+    def test_what_is_no_manifest_in_its_place_is_named(self, tmp_path, kind):
+        path = tmp_path / MANIFEST
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "dangling link":
+            path.symlink_to(tmp_path / "nowhere")
+        else:
+            path.write_text("[" * 200_000)
+        with pytest.raises(TableError, match=r"manifest.json is damaged \(.*\). Delete the folder"):
+            RepresentationTable(tmp_path, IDENTITY)
+
+    def test_a_dangling_link_in_the_place_of_the_folder_is_refused_at_once(self, tmp_path):
+        (tmp_path / "table").symlink_to(tmp_path / "nowhere")
+        with pytest.raises(TableError, match=r"table must be a folder, got the file table"):
+            RepresentationTable(tmp_path / "table", IDENTITY)
+
     def test_a_write_that_was_interrupted_leaves_the_table_as_it_was(self, tmp_path):
         filled(tmp_path)[0].save()
         (tmp_path / ".part-x.safetensors.123").write_bytes(b"half of a part")
         assert len(RepresentationTable(tmp_path, IDENTITY)) == 50
 
+    def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(self, tmp_path):
+        filled(tmp_path)[0].save()
+        old = [tmp_path / ".part-x.safetensors.1", tmp_path / f".{MANIFEST}.1"]
+        new = [tmp_path / ".part-x.safetensors.2", tmp_path / f".{MANIFEST}.2"]
+        kept = [*new, *tmp_path.glob("part-*"), tmp_path / MANIFEST]
+        for path in old + new:
+            path.write_bytes(b"half")
+        for path in [*old, *tmp_path.glob("part-*")]:
+            os.utime(path, (time.time() - 4000,) * 2)
+        RepresentationTable(tmp_path, IDENTITY)
+        assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+    @pytest.mark.parametrize("where", ["manifest", "part"])
+    def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing_behind(self, tmp_path, monkeypatch, where):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        table, keys, vectors = filled(tmp_path / "t")
+        with monkeypatch.context() as context:
+            if where == "part":
+                context.setattr(vectors_module, "save_file", full)
+            else:
+                context.setattr(os, "fsync", full)
+            with pytest.raises(TableError, match=r"table .*t: .* cannot be written \(.*No space.*\). Make room"):
+                table.save()
+        assert list((tmp_path / "t").glob(".*")) == []
+        table.save()
+        assert torch.equal(RepresentationTable(tmp_path / "t", IDENTITY).look_up(keys)[0], vectors)
+
+    def test_a_folder_that_cannot_be_made_is_named(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(TableError, match=r"table .*t: manifest.json cannot be written .* give another folder"):
+            filled(tmp_path / "file" / "t")[0].save()
+
+    @pytest.mark.slow
+    def test_a_build_that_is_killed_again_and_again_ends_with_the_same_vectors(self, tmp_path):
+        script = (
+            "import sys, torch\n"
+            "from st_softinfonce.vectors import *\n"
+            "table = RepresentationTable(sys.argv[1], {'teacher': 'a'})\n"
+            "print('ready', flush=True)\n"
+            "for start in range(0, 40_000, 1000):\n"
+            "    keys = torch.arange(start, start + 1000)\n"
+            "    table.add(keys, keys.unsqueeze(1).expand(-1, 64) % 1000)\n"
+            "    table.save()\n"
+            "    if start % 5000 == 0:\n"
+            "        table.compact()\n"
+            "table.compact()\n"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "t")]
+        killed = 0
+        for delay in (0.0, 0.05, 0.1, 0.2, 0.3):
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
+            process.stdout.readline()
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            killed += process.wait(timeout=120) == -signal.SIGKILL
+            process.stdout.close()
+        assert killed
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        vectors, known = RepresentationTable(tmp_path / "t", {"teacher": "a"}).look_up(torch.arange(40_000))
+        assert known.all()
+        assert torch.equal(vectors, (torch.arange(40_000) % 1000).unsqueeze(1).expand(-1, 64).half())
+
     def test_two_processes_that_build_one_table_do_not_corrupt_it(self, tmp_path):
         script = (
             "import sys, torch\n"
-            "from st_softinfonce.estimators.table import *\n"
+            "from st_softinfonce.vectors import *\n"
             "start = int(sys.argv[2])\n"
             "table = RepresentationTable(sys.argv[1], {'teacher': 'a'})\n"
             "for part in range(20):\n"

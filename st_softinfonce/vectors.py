@@ -1,0 +1,316 @@
+"""The table of representations by content: looked up on the device in training, memory-mapped on disk between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "st-softinfonce representation table, version 3"
+MANIFEST = "manifest.json"
+
+# Rows that are written together when nobody calls save().
+_ROWS_A_PART = 1024
+# A temporary file of this age was left by a process that was killed: its owner writes it within seconds.
+_LEFT_BEHIND_SECONDS = 3600
+
+_Integers = TypeVar("_Integers", Tensor, NDArray[np.int64])
+
+
+class TableError(ValueError):
+    """A table cannot be read or written: it is damaged, made by something else, or its folder has no room."""
+
+
+def mix64(values: _Integers) -> _Integers:
+    """Spread what differs between 64-bit integers over all their bits (the finaliser of SplitMix64).
+
+    Args:
+        values: int64, a tensor or an array of any shape. Overflow wraps round.
+
+    Returns:
+        As ``values``: int64 of the same shape, on the same device.
+    """
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        values = (values ^ ((values >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return values ^ ((values >> 31) & ((1 << 33) - 1))
+
+
+def content_keys(content_ids: Tensor, seed: int = 0) -> Tensor:
+    """Hash each row's content tokens to 64 bits, on their device.
+
+    Equal for equal texts whatever their padding, prompt and batch. Two of a million different texts collide with a
+    probability of about 3 in 100 million.
+
+    Args:
+        content_ids: ``(n, length)`` int64, -1 where there is no content.
+        seed: Makes the keys of different kinds of text differ, e.g. of queries and documents.
+
+    Returns:
+        ``(n,)`` int64.
+
+    Example:
+        >>> keys = content_keys(torch.tensor([[-1, 7, 8], [7, 8, -1], [8, 7, -1]]))
+        >>> bool(keys[0] == keys[1]), bool(keys[0] == keys[2])
+        (True, False)
+    """
+    mask = content_ids >= 0
+    position = mask.cumsum(dim=1)  # 1, 2, ... over the content alone
+    mixed = mix64(content_ids + mix64(position + seed)).masked_fill(~mask, 0)
+    # The seed once more, for texts without any content.
+    return mix64(mixed.sum(dim=1) + mask.sum(dim=1) + seed)
+
+
+class RepresentationTable:
+    """Vectors by the key of their text, in memory and, if a folder is given, on disk.
+
+    The first vector that is added for a key stays. On disk a table is a folder of parts. Each is a safetensors file
+    with a checksum, written under a temporary name and then renamed. So an interrupted build goes on from the parts
+    that are there, processes that build one table at the same time add parts of their own, and a torn file is
+    noticed. A manifest says what made the vectors; a table of something else is refused, naming what differs.
+
+    Args:
+        folder: Where the table lives; ``None`` keeps it in memory.
+        identity: What made the vectors, as JSON primitives. Every entry must equal the manifest's.
+
+    Raises:
+        TableError: The folder holds a damaged table, or one with another identity.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str] | None = None, identity: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.identity = dict(identity or {})
+        self._identity_hash = hashlib.blake2b(_as_json(self.identity), digest_size=16).hexdigest()
+        # Each is more than twice as long as the next one, so that there are few to search and adding stays cheap.
+        self._levels: list[_Rows] = []
+        self._unsaved: list[_Rows] = []
+        if self.folder is None or not os.path.lexists(self.folder):
+            return
+        if not self.folder.is_dir():
+            raise TableError(f"table must be a folder, got the file {self.folder.name}. Give another name.")
+        self._check_manifest(self.folder)
+        _remove_leftovers(self.folder)
+        if parts := self._read_parts(self.folder):
+            self._levels = [_Rows.merged(list(parts.values()))]  # a single part stays memory-mapped
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return sum(len(rows) for rows in self._levels)
+
+    def look_up(self, keys: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Find vectors, on the keys' device and without waiting for it.
+
+        Args:
+            keys: ``(n,)`` int64.
+
+        Returns:
+            The vectors ``(n, D)`` float16, of any content where not found, or ``None`` from an empty table; and which
+            were found ``(n,)``, bool.
+        """
+        self._levels = [rows.to(keys.device) for rows in self._levels]
+        vectors: Tensor | None = None
+        found = torch.zeros_like(keys, dtype=torch.bool)
+        for rows in self._levels:
+            place = torch.searchsorted(rows.keys, keys).clamp(max=len(rows) - 1)
+            here = rows.keys[place] == keys
+            values = rows.vectors[place]
+            vectors = values if vectors is None else torch.where(here.unsqueeze(1), values, vectors)
+            found = found | here
+        return vectors, found
+
+    def add(self, keys: Tensor, vectors: Tensor) -> None:
+        """Keep the vectors of keys that are new; they reach the disk by the thousand, the rest with :meth:`save`.
+
+        Args:
+            keys: ``(n,)`` int64. Of equal ones the first is kept.
+            vectors: ``(n, D)`` floating point on the same device, kept in half precision.
+
+        Raises:
+            TableError: The vectors differ in dimensions from those that are there, or the disk cannot be written to.
+        """
+        there, found = self.look_up(keys)
+        if there is not None and there.size(1) != vectors.size(1):
+            raise TableError(
+                f"vectors have {vectors.size(1)} dimensions, the table's have {there.size(1)}: they come from another "
+                "encoder, or one set to another dimension. Give another folder."
+            )
+        new = _Rows.first(keys[~found], vectors.detach()[~found].to(torch.float16))
+        if not len(new):
+            return
+        if self.folder is not None:
+            self._unsaved.append(new.to(torch.device("cpu")))
+        while self._levels and len(self._levels[-1]) <= 2 * len(new):
+            new = _Rows.merged([self._levels.pop(), new])
+        self._levels.append(new)
+        if sum(len(rows) for rows in self._unsaved) >= _ROWS_A_PART:
+            self.save()
+
+    def save(self) -> None:
+        """Write what was added since the last time as one more part. Nothing happens without a folder.
+
+        Raises:
+            TableError: The disk cannot be written to, or another process began a table with another identity there.
+        """
+        if self.folder is None or not self._unsaved:
+            return
+        self._check_manifest(self.folder)  # of another process, which began after this one
+        if not (self.folder / MANIFEST).exists():
+            manifest = _as_json({"format": FORMAT, "identity": self.identity})
+            _write(self.folder / MANIFEST, lambda path: path.write_bytes(manifest))
+        self._write_part(self.folder, _Rows.merged(self._unsaved))
+        self._unsaved = []
+
+    def compact(self) -> None:
+        """Put all parts into one, in memory and on disk, where the next run maps it instead of loading it.
+
+        Raises:
+            TableError: As :meth:`save`, or a part is damaged.
+        """
+        self.save()
+        if self._levels:
+            self._levels = [_Rows.merged(self._levels)]
+        if self.folder is None or len(parts := self._read_parts(self.folder)) < 2:
+            return
+        self._write_part(self.folder, _Rows.merged(list(parts.values())))
+        # Only now, when all they hold is on the disk again, and only those: another process may have added more.
+        for path in parts:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _check_manifest(self, folder: Path) -> None:
+        manifest = folder / MANIFEST
+        if not os.path.lexists(manifest):
+            return
+        try:
+            stored = json.loads(manifest.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise TableError(f"table {folder.name}: {MANIFEST} is damaged ({error}). Delete the folder.") from error
+        if not isinstance(stored, dict) or not isinstance(stored.get("identity"), dict):
+            raise TableError(f"table {folder.name}: {MANIFEST} is damaged (no identity). Delete the folder.")
+        if stored.get("format") != FORMAT:
+            raise TableError(
+                f"table {folder.name} has the format {stored.get('format')!r}, this version reads {FORMAT!r}. Build "
+                "it again in another folder."
+            )
+        for name in sorted(set(self.identity) | set(stored["identity"])):
+            mine, its = self.identity.get(name), stored["identity"].get(name)
+            if mine != its:
+                raise TableError(
+                    f"table {folder.name} was made with {name}={its!r}, this estimator has {name}={mine!r}. Give "
+                    "another folder, or delete this one to build it again."
+                )
+
+    def _read_parts(self, folder: Path) -> dict[Path, _Rows]:
+        while True:
+            paths = sorted(folder.glob("part-*.safetensors"))
+            try:
+                return {path: self._read_part(path) for path in paths}
+            except TableError:
+                # Another process may just have put them into one. A dangling link is listed still.
+                if set(paths) <= set(folder.glob("part-*.safetensors")):
+                    raise
+
+    def _read_part(self, path: Path) -> _Rows:
+        name = f"table {path.parent.name}: {path.name}"
+        if not path.is_file():
+            raise TableError(f"{name} is not a file. Delete it.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                rows = _Rows(file.get_tensor("keys"), file.get_tensor("vectors"))
+                metadata = file.metadata() or {}
+        except (SafetensorError, OSError, KeyError) as error:
+            raise TableError(f"{name} is damaged ({error}). Delete that file.") from error
+        if metadata.get("identity") != self._identity_hash:
+            raise TableError(
+                f"{name} was made with something else than {MANIFEST} says, or that is lost. Give another folder, or "
+                "delete this one to build it again."
+            )
+        if metadata.get("checksum") != rows.checksum():
+            raise TableError(f"{name} does not match its checksum. Delete that file.")
+        return rows
+
+    def _write_part(self, folder: Path, rows: _Rows) -> None:
+        tensors = {"keys": rows.keys, "vectors": rows.vectors}
+        metadata = {"checksum": rows.checksum(), "identity": self._identity_hash}
+        _write(folder / f"part-{uuid.uuid4().hex}.safetensors", lambda path: save_file(tensors, path, metadata))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a table in the order of their keys, each key once."""
+
+    keys: Tensor  # (n,)
+    vectors: Tensor  # (n, D)
+
+    @classmethod
+    def first(cls, keys: Tensor, vectors: Tensor) -> _Rows:
+        """Sort rows; of those with one key the first stays."""
+        keys, order = keys.sort(stable=True)
+        is_first = torch.ones_like(keys, dtype=torch.bool)
+        is_first[1:] = keys[1:] != keys[:-1]
+        return cls(keys[is_first], vectors[order[is_first]])
+
+    @classmethod
+    def merged(cls, parts: Sequence[_Rows]) -> _Rows:
+        if len(parts) == 1:
+            return parts[0]
+        return cls.first(torch.cat([part.keys for part in parts]), torch.cat([part.vectors for part in parts]))
+
+    def __len__(self) -> int:
+        return self.keys.numel()
+
+    def to(self, device: torch.device) -> _Rows:
+        return self if self.keys.device == device else _Rows(self.keys.to(device), self.vectors.to(device))
+
+    def checksum(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in (self.keys, self.vectors):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all, making its folder."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise TableError(
+            f"table {path.parent}: {path.name} cannot be written ({error}). Make room or give another folder; what "
+            "was saved before is kept."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed, but of none that may still write."""
+    for pattern in (".part-*", f".{MANIFEST}.*"):
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
+                    path.unlink()
+
+
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, sort_keys=True).encode()
