@@ -27,7 +27,7 @@ test: $(READY)
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy st_softinfonce
+	$(RUN) -m mypy st_softinfonce examples/graph_code_bert/graph_code_bert
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

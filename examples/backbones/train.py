@@ -20,7 +20,6 @@ from transformers import set_seed
 
 from st_softinfonce import SoftInfoNCELoss, get_estimator
 from st_softinfonce.data import mine_pairs, split_by_package
-from st_softinfonce.models import GraphCodeBERT, extract_data_flow
 
 LENGTHS = {"query_length": 128, "document_length": 256}
 # The published code takes the output of RoBERTa's pooler, a layer on the first token, as the text's vector.
@@ -34,8 +33,18 @@ def codebert(name, language):
     return SentenceTransformer(modules=[Transformer(name, **LENGTHS, **POOLER)], similarity_fn_name="dot")
 
 
+def graph_code_bert():
+    try:
+        import graph_code_bert
+    except ImportError as error:
+        raise SystemExit(
+            "graphcodebert needs a distribution of its own: pip install ./examples/graph_code_bert"
+        ) from error
+    return graph_code_bert
+
+
 def graphcodebert(name, language):
-    module = GraphCodeBERT(name, language=language, data_flow_length=64, **LENGTHS, **POOLER)
+    module = graph_code_bert().GraphCodeBERT(name, language=language, data_flow_length=64, **LENGTHS, **POOLER)
     return SentenceTransformer(modules=[module], similarity_fn_name="dot")
 
 
@@ -99,7 +108,7 @@ def read_pairs(arguments):
 
 def say_what_data_flow_sees(train, language):
     some = train["code"][:200]
-    flows = [extract_data_flow(code, language) for code in some]
+    flows = [graph_code_bert().extract_data_flow(code, language) for code in some]
     parsed = sum(flow is not None for flow in flows)
     print(f"Data flow: {parsed} of the first {len(some)} functions parse; the others are read as plain text.")
     if parsed < len(some) / 2:
@@ -143,7 +152,7 @@ def main():
     prompts = {column: model.prompts[task] for column, task in tasks.items() if model.prompts.get(task)}
     estimator = get_estimator(arguments.estimator)
     if arguments.teacher:
-        # GraphCodeBERT's class is this package's; without trust_remote_code the host would not import it.
+        # The host imports no class but its own without trust_remote_code.
         teacher = SentenceTransformer(arguments.teacher, trust_remote_code=arguments.backbone == "graphcodebert")
         estimator = get_estimator("trained-model", model=teacher)
         estimator.precompute(train, model, prompts=prompts, tasks=tasks)

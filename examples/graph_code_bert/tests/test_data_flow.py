@@ -6,9 +6,8 @@ import threading
 import time
 
 import pytest
-
-from st_softinfonce.models import extract_data_flow
-from st_softinfonce.models.syntaxes import SYNTAXES
+from graph_code_bert import extract_data_flow
+from graph_code_bert.syntaxes import SYNTAXES
 
 NAME = re.compile(r"@?\w+")
 

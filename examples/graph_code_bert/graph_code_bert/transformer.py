@@ -9,8 +9,8 @@ import torch
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
-from st_softinfonce.models.data_flow import DataFlow, extract_data_flow
-from st_softinfonce.models.syntaxes import check_language
+from graph_code_bert.data_flow import DataFlow, extract_data_flow
+from graph_code_bert.syntaxes import check_language
 
 _ATTENTION = ("eager", "sdpa")
 
@@ -26,8 +26,8 @@ class GraphCodeBERT(Transformer):
     alone are read. What comes out are the tokens, so that any pooling of the host's may follow.
 
     Code is read as its tokens with a space between any two, without comments (see :class:`DataFlow`). Of the nodes,
-    those stay whose tokens were not cut off. The class is part of what is saved: load the model with
-    ``SentenceTransformer(path, trust_remote_code=True)`` where this package is installed.
+    those stay whose tokens were not cut off. A saved model names this class: load it with
+    ``SentenceTransformer(path, trust_remote_code=True)`` where the distribution ``graph-code-bert`` is installed.
 
     Args:
         model_name_or_path: A RoBERTa, such as ``"microsoft/graphcodebert-base"``.

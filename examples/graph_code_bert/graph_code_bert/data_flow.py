@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from tree_sitter import Parser, TreeCursor
 
-from st_softinfonce.models.syntaxes import (
+from graph_code_bert.syntaxes import (
     SYNTAXES,
     Assign,
     Bind,
