@@ -15,17 +15,14 @@ from rank_bm25 import BM25Okapi
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from st_softinfonce.estimators.base import (
-    COMPARES,
-    Compares,
-    SimilarityEstimator,
-    TextColumn,
-    WeightingParameters,
-)
-from st_softinfonce.estimators.words import split_words, word_ids
-from st_softinfonce.functional import is_number
+from st_softinfonce._checks import check_choice, check_not_negative, check_share, is_number
+from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
+from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.estimators.words import split_words, with_letter_or_digit, word_ids
+from st_softinfonce.treatments import Soften
 
 TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"words": split_words}
+TOKENS = ("content", "all")
 
 # On an accelerator queries are scored this many at a time: it bounds the memory, and their terms stay in the cache.
 _QUERIES_AT_A_TIME = 128
@@ -75,8 +72,9 @@ class BM25Estimator(SimilarityEstimator):
     candidate. By default candidates are the batch's queries and the statistics the batch's, which is how the paper's
     numbers were made (Li et al. 2023, appendix D.2; its section 3.2 describes query against code:
     ``compares="documents"``). :meth:`from_corpus` takes the statistics from a whole corpus. Special tokens, padding
-    and prompts (which a StaticEmbedding does not tell apart) never count. The paper's code also has a ``k2``, which
-    has no effect.
+    and prompts (which a StaticEmbedding does not tell apart) never count, and by default punctuation does not either:
+    queries that share no more than their backticks and commas are not similar. The paper's code also has a ``k2``,
+    which has no effect.
 
     Token ids are there already. ``tokenizer="words"`` compares whole words, which for code also means the parts of
     snake_case and camelCase names (:func:`~st_softinfonce.estimators.words.split_words`), as far as the model's
@@ -89,6 +87,8 @@ class BM25Estimator(SimilarityEstimator):
         compares: ``"queries"`` judges a candidate by its own query, ``"documents"`` by its own text,
             ``"positives"`` by its own text against the query's positive document.
         tokenizer: ``None`` for the token ids, ``"words"``, or a function that splits a text into a list of strings.
+        tokens: Which token ids count: ``"content"`` are those with a letter or a digit, ``"all"`` is what the paper's
+            numbers were made with. Without effect on words.
 
     Shape:
         Representations are ids ``(n, length)`` int64, -1 where there is no content. Similarities are ``(n, m)``
@@ -104,7 +104,7 @@ class BM25Estimator(SimilarityEstimator):
     """
 
     name = "bm25"
-    weighting = WeightingParameters(alpha=1.5, beta=0.5, temperature=1.0)
+    treatment = Soften(alpha=1.5, beta=0.5, temperature=1.0)
     padding = -1
 
     def __init__(
@@ -115,18 +115,17 @@ class BM25Estimator(SimilarityEstimator):
         average_length: float | None = None,
         compares: Compares = "queries",
         tokenizer: Literal["words"] | Callable[[str], list[str]] | None = None,
+        tokens: Literal["content", "all"] = "content",
     ) -> None:
-        if not (is_number(k1) and k1 >= 0):
-            raise ValueError(f"k1 must be a finite number, at least 0, got {k1!r}. Between 1.2 and 2 is usual.")
-        if not (is_number(b) and 0 <= b <= 1):
-            raise ValueError(f"b must be in [0, 1], got {b!r}. 0.75 is usual.")
+        self.k1 = check_not_negative("k1", k1, "Between 1.2 and 2 is usual.")
+        self.b = check_share("b", b, zero=True, hint="0.75 is usual.")
         if average_length is not None and not (is_number(average_length) and average_length > 0):
             raise ValueError(
                 f"average_length must be a finite number of tokens above 0, got {average_length!r}. None takes the "
                 "mean over the batch."
             )
-        if compares not in COMPARES:
-            raise ValueError(f"compares must be one of {COMPARES}, got {compares!r}.")
+        check_choice("compares", compares, COMPARES_TEXTS)
+        check_choice("tokens", tokens, TOKENS)
         known = tokenizer in TOKENIZERS if isinstance(tokenizer, str) else tokenizer is None or callable(tokenizer)
         if _is_of_a_model(tokenizer) or not known:
             got = type(tokenizer).__name__ if _is_of_a_model(tokenizer) else repr(tokenizer)
@@ -134,12 +133,11 @@ class BM25Estimator(SimilarityEstimator):
                 f"tokenizer must be None, one of {sorted(TOKENIZERS)} or a function from a text to a list of strings, "
                 f"got {got}. None takes the token ids of the model in training."
             )
-        # NumPy's numbers are welcome, but no JSON.
-        self.k1 = float(k1)
-        self.b = float(b)
         self.average_length = None if average_length is None else float(average_length)
         self.compares = compares
         self.tokenizer = tokenizer
+        self.tokens = tokens
+        self._content_tokens: dict[int, tuple[Any, Tensor]] = {}
         self._statistics: BM25Statistics | None = None
         self._documents: _SparseDocuments | _PaddedDocuments | None = None
         self._corpus: _Corpus | None = None
@@ -154,6 +152,7 @@ class BM25Estimator(SimilarityEstimator):
         b: float = 0.75,
         epsilon: float = 0.25,
         compares: Compares = "queries",
+        tokens: Literal["content", "all"] = "content",
     ) -> BM25Estimator:
         """Take idf and average length from a corpus, by ``rank_bm25.BM25Okapi``, whose scores these then are.
 
@@ -167,6 +166,7 @@ class BM25Estimator(SimilarityEstimator):
             epsilon: As in ``rank_bm25``: the idf of a token in more than half of the texts is this share of the
                 mean idf, instead of negative.
             compares: As for the class.
+            tokens: As for the class.
 
         Returns:
             An estimator with the corpus's statistics.
@@ -175,9 +175,8 @@ class BM25Estimator(SimilarityEstimator):
             ValueError: ``texts`` is one string or holds nothing to count, or an option is out of range.
         """
         of_a_model = _is_of_a_model(tokenizer)
-        estimator = cls(k1=k1, b=b, compares=compares, tokenizer=None if of_a_model else tokenizer)
-        if not (is_number(epsilon) and epsilon >= 0):
-            raise ValueError(f"epsilon must be a finite number, at least 0, got {epsilon!r}. 0.25 is usual.")
+        estimator = cls(k1=k1, b=b, compares=compares, tokenizer=None if of_a_model else tokenizer, tokens=tokens)
+        check_not_negative("epsilon", epsilon, "0.25 is usual.")
         if isinstance(texts, str):
             raise ValueError("texts must be an iterable of texts, got one string. Wrap it in a list.")
         corpus = list(texts)
@@ -225,28 +224,15 @@ class BM25Estimator(SimilarityEstimator):
             documents = self._weigh(candidates)[1]
         return documents.score(queries)
 
-    def for_batch(self, candidates: Tensor) -> BM25Estimator:
+    def for_batch(self, candidates: Tensor, known: Tensor | None = None) -> BM25Estimator:
         """Take the statistics of a batch once, unless a corpus has given them.
 
         Args:
             candidates: ``(m, length)`` token ids of all the candidates of the batch.
+            known: ``(m,)`` bool: which of them count; ``None``: all.
 
         Returns:
             An estimator that scores any rows or candidates with these statistics.
-        """
-        bound = copy.copy(self)
-        bound._statistics, bound._documents = self._weigh(candidates)
-        return bound
-
-    def for_known(self, candidates: Tensor, known: Tensor) -> BM25Estimator:
-        """Take the statistics of the known candidates of a batch once, unless a corpus has given them.
-
-        Args:
-            candidates: ``(m, length)`` token ids of all the candidates of the batch.
-            known: ``(m,)`` bool.
-
-        Returns:
-            As :meth:`for_batch`.
         """
         bound = copy.copy(self)
         bound._statistics, bound._documents = self._weigh(candidates, known)
@@ -256,22 +242,38 @@ class BM25Estimator(SimilarityEstimator):
         """Return the options worth reading in a model card.
 
         Returns:
-            ``k1``, ``b``, ``compares``, where the statistics come from, and the tokenizer if it is not the model's.
+            ``k1``, ``b``, ``compares``, where the statistics come from, and which tokens count, or the tokenizer.
         """
         config: dict[str, Any] = {"k1": self.k1, "b": self.b, "compares": self.compares, "statistics": "batch"}
         if self._corpus is not None:
             config |= {"statistics": "corpus", "corpus_size": len(self._corpus.texts), "epsilon": self._corpus.epsilon}
         elif self.average_length is not None:
             config["average_length"] = self.average_length
-        if self.tokenizer is not None:
+        if self.tokenizer is None:
+            config["tokens"] = self.tokens
+        else:
             config["tokenizer"] = self.tokenizer if isinstance(self.tokenizer, str) else _name(self.tokenizer)
         return config
 
     def _ids(self, column: TextColumn) -> Tensor:
         if self.tokenizer is None:
-            return column.content_ids
+            ids = column.content_ids
+            if self.tokens == "all" or column.tokenizer is None:
+                return ids
+            counts = self._counting(column.tokenizer, column.device)
+            return ids.masked_fill(~counts[ids.clamp(min=0, max=counts.numel() - 1)], -1)
         split = TOKENIZERS[self.tokenizer] if isinstance(self.tokenizer, str) else self.tokenizer
         return word_ids(column.texts, split).to(column.device)
+
+    def _counting(self, tokenizer: Any, device: torch.device) -> Tensor:
+        """Tell which of a tokenizer's ids have a letter or a digit ``(vocabulary,)``; found once, kept on the device."""
+        known, counts = self._content_tokens.get(id(tokenizer), (None, None))
+        if known is not tokenizer or counts is None:
+            counts = with_letter_or_digit(tokenizer)
+        if known is not tokenizer or counts.device != device:
+            counts = counts.to(device)
+            self._content_tokens[id(tokenizer)] = (tokenizer, counts)  # with itself, so that its id stays its own
+        return counts
 
     def _weigh(
         self, candidates: Tensor, known: Tensor | None = None

@@ -7,10 +7,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+_TOKENS_AT_A_TIME = 65536
 # A run of digits; capitals up to the one that begins the next word; a word, perhaps with a capital. Letters that have
 # no place in ASCII count as small ones.
 _WORD = re.compile(r"\d+|[A-Z]+(?![^\W\dA-Z_])|[A-Z]?[^\W\dA-Z_]+")
@@ -65,6 +67,32 @@ def word_ids(texts: Iterable[str], split: Callable[[str], list[str]] = split_wor
     width = max((len(row) for row in rows), default=0)
     filled = [row + [-1] * (max(width, 1) - len(row)) for row in rows]
     return torch.tensor(filled, dtype=torch.int64).view(len(rows), max(width, 1))
+
+
+def with_letter_or_digit(tokenizer: Any) -> Tensor:
+    """Tell which tokens of a vocabulary have a letter or a digit.
+
+    A token that is only a part of a character (of UTF-8, in byte-level vocabularies) counts as one.
+
+    Args:
+        tokenizer: A tokenizer of transformers, or a ``tokenizers.Tokenizer``.
+
+    Returns:
+        ``(vocabulary,)`` bool on the CPU.
+    """
+    decode = getattr(tokenizer, "decode_batch", None)
+    if decode is None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        decode = tokenizer.batch_decode if backend is None else backend.decode_batch
+    size = max(tokenizer.get_vocab().values(), default=-1) + 1
+    counts = torch.ones(max(size, 1), dtype=torch.bool)
+    for start in range(0, size, _TOKENS_AT_A_TIME):
+        ids = range(start, min(start + _TOKENS_AT_A_TIME, size))
+        texts = decode([[token] for token in ids], skip_special_tokens=False)
+        counts[start : start + len(texts)] = torch.tensor(
+            [any(map(str.isalnum, text)) or "\ufffd" in text for text in texts], dtype=torch.bool
+        )
+    return counts
 
 
 @lru_cache(maxsize=2**18)
