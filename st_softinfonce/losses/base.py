@@ -72,7 +72,7 @@ class Asked(tuple["Represented | None", ...]):
 class InBatchLoss(nn.Module, ABC):
     """A loss over the scores of every query of a batch with every document of it.
 
-    A subclass says what it makes of some rows (:meth:`_rows_loss`). This class has the estimators represent the texts
+    A subclass says what it makes of some rows (:meth:`rows_loss`), which plain and cached losses share. This class has the estimators represent the texts
     before the model can change the features, embeds the columns, gathers both across devices, and checks what comes
     in. Nothing of a batch is kept on the loss.
 
@@ -183,11 +183,19 @@ class InBatchLoss(nn.Module, ABC):
             ValueError: There are fewer than two embeddings, or an estimator compares texts and was not asked.
         """
         batch = self._collect(list(embeddings), labels)
-        return self._rows_loss(batch, batch.rows)
+        return self.rows_loss(batch, batch.rows)
 
     @abstractmethod
-    def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        """Compute the mean loss of some of the batch's rows, without a tensor larger than (rows, candidates)."""
+    def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Compute the mean loss of some of the batch's rows, without a tensor larger than (rows, candidates).
+
+        Args:
+            batch: The whole batch: embeddings, and what the estimators say.
+            rows: ``(n,)``, the rows to compute.
+
+        Returns:
+            A scalar.
+        """
 
     def _represent(self, judge: Judge, features: Sequence[dict[str, Any]]) -> Represented | None:
         estimator = judge.estimator

@@ -55,7 +55,7 @@ class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
         total = torch.zeros((), dtype=torch.float32, device=batch.queries.device)
         chunks = torch.split(batch.rows, self.mini_batch_size)
         for rows in tqdm(chunks, desc="Calculating loss", disable=not self.show_progress_bar):
-            loss = self._rows_loss(batch, rows) * (len(rows) / len(batch.rows))
+            loss = self.rows_loss(batch, rows) * (len(rows) / len(batch.rows))
             if with_backward:
                 torch.autograd.backward(loss)
                 loss = loss.detach()

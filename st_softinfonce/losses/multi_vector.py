@@ -93,7 +93,7 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
         judgements = self._judgements(asked, columns[0][0], texts)
         batch = _MultiVectorBatch(columns[0][0], texts, rows, judgements, columns[0][1], mask)
         losses = [
-            self._rows_loss(batch, part) * (len(part) / len(rows))
+            self.rows_loss(batch, part) * (len(part) / len(rows))
             for part in torch.split(rows, self.score_mini_batch_size or len(rows))
         ]
         return torch.stack(losses).sum()

@@ -161,7 +161,16 @@ class SoftInfoNCELoss(InBatchLoss):
             estimator = BM25Estimator(tokens="all")
         return cls(model, estimator, treatment, **{"similarity_fct": dot_score, "scale": 1.0, **options})
 
-    def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
+    def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Compute the mean loss of some of the batch's rows: score, judge, and put the directions together.
+
+        Args:
+            batch: The whole batch.
+            rows: ``(n,)``, the rows to compute.
+
+        Returns:
+            A scalar.
+        """
         similarity = {direction: self._similarity(batch, rows, direction) for direction in self.directions}
         blocks = self._blocks(batch, rows, similarity)
         for hook in self._block_hooks.values():
