@@ -1,4 +1,4 @@
-"""Fixtures made in memory: a tokenizer and models that need no download."""
+"""Fixtures, texts and checks that several tests share; models come from tiny_models.py."""
 
 import os
 
@@ -13,46 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tiny_models import make_tokenizer, make_transformer_model, make_word_tokenizer, save_bert
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-WORDS = (
-    "read write open close sort merge count find parse send a the of file list number socket string lines bytes "
-    "return def for in if else none true path data value key index first last all every"
-).split()
 
 
 @pytest.fixture(scope="session")
 def reference_cases():
     path = Path(__file__).parent / "data" / "reference_cases.json.gz"
     return json.loads(gzip.decompress(path.read_bytes()))
-
-
-def make_word_tokenizer():
-    vocabulary = {word: number for number, word in enumerate(SPECIAL_TOKENS + WORDS)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
-    )
-    return tokenizer
-
-
-def make_tokenizer():
-    return PreTrainedTokenizerFast(
-        tokenizer_object=make_word_tokenizer(),
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        model_max_length=32,
-    )
 
 
 @pytest.fixture
@@ -67,28 +36,8 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory):
-    """A BERT of two narrow layers on disk, with dropout off so that two passes agree."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    folder = tmp_path_factory.mktemp("tiny") / "bert"
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def make_transformer_model(bert_folder):
-    transformer = Transformer(bert_folder)
-    return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())], device="cpu")
+    """A BERT of two narrow layers on disk."""
+    return save_bert(tmp_path_factory.mktemp("tiny") / "bert", num_hidden_layers=2, max_position_embeddings=32)
 
 
 @pytest.fixture

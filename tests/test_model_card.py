@@ -7,7 +7,7 @@ from importlib.metadata import version
 import mteb
 import pytest
 import torch
-from conftest import DOCUMENTS, QUERIES, features, make_tokenizer, make_transformer_model
+from conftest import DOCUMENTS, QUERIES, features, make_transformer_model
 from datasets import Dataset, DatasetDict
 from hub_server import check_card
 from huggingface_hub import ModelCard
@@ -23,7 +23,8 @@ from sentence_transformers import (
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss, Matryoshka2dLoss, MatryoshkaLoss
 from sentence_transformers.sparse_encoder.modules import SpladePooling
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from tiny_models import save_bert
+from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from st_softinfonce import CachedSoftInfoNCELoss, SimilarityEstimator, SoftInfoNCELoss, get_estimator
 from st_softinfonce.estimators import CrossEncoderEstimator, MixtureEstimator
@@ -83,20 +84,7 @@ def settings(card):
 
 @pytest.fixture
 def cross_encoder_folder(tmp_path):
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        num_labels=1,
-    )
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "reranker")
-    tokenizer.save_pretrained(tmp_path / "reranker")
-    return tmp_path / "reranker"
+    return save_bert(tmp_path / "reranker", BertForSequenceClassification, num_labels=1)
 
 
 def estimators(bert_folder, cross_encoder_folder):
@@ -106,7 +94,7 @@ def estimators(bert_folder, cross_encoder_folder):
         "near-duplicate": get_estimator("near-duplicate"),
         "simcse": get_estimator("simcse", model=teacher),
         "trained-model": get_estimator("trained-model", model=teacher),
-        "cross-encoder": CrossEncoderEstimator(str(cross_encoder_folder), device="cpu"),
+        "cross-encoder": CrossEncoderEstimator(cross_encoder_folder, device="cpu"),
         "mixture": MixtureEstimator(["bm25", get_estimator("near-duplicate", compares="queries")]),
     }
 
@@ -174,13 +162,8 @@ def test_the_card_of_a_wrapper_loss_has_the_inner_losses_settings(wrap, transfor
 
 
 def test_the_card_of_a_sparse_wrapper_loss_has_the_inner_losses_settings(pairs, tmp_path):
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    transformer = Transformer(str(tmp_path / "bert"), transformer_task="fill-mask")
+    bert = save_bert(tmp_path / "bert", BertForMaskedLM, mask_token=True)
+    transformer = Transformer(bert, transformer_task="fill-mask")
     model = SparseEncoder(modules=[transformer, SpladePooling()], device="cpu")
     loss = SoftInfoNCELoss.paper(model, weight_temperature="auto")
     wrapper = SoftSpladeLoss(model, loss, document_regularizer_weight=0.1)

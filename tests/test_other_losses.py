@@ -8,7 +8,7 @@ import conftest
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, make_tokenizer, run
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, run
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
@@ -25,7 +25,8 @@ from sentence_transformers.sparse_encoder.losses import (
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder, SpladePooling
 from sentence_transformers.util import cos_sim
 from test_losses import Table
-from transformers import BertConfig, BertForMaskedLM
+from tiny_models import save_bert
+from transformers import BertForMaskedLM
 
 from st_softinfonce import BM25Estimator, SoftInfoNCELoss
 from st_softinfonce.losses import (
@@ -129,23 +130,7 @@ class TestBaselines:
 
 @pytest.fixture(scope="module")
 def masked_bert_folder(tmp_path_factory):
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    folder = tmp_path_factory.mktemp("masked") / "bert"
-    BertForMaskedLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return save_bert(tmp_path_factory.mktemp("masked") / "bert", BertForMaskedLM, mask_token=True)
 
 
 class TestSparse:

@@ -202,8 +202,8 @@ class EncoderEstimator(SimilarityEstimator):
                     f"for each dataset in turn, with {option}={option}[name]."
                 )
         work = self._columns_to_encode(dataset)
-        texts_seen: set[tuple[Role, str]] = set()
-        keys_seen: set[int] = set()
+        first: dict[int, str] = {}  # of each key, which tells roles apart
+        sharing: set[tuple[Role, str]] = set()
         hide = None if show_progress is None else not show_progress
         with tqdm(total=sum(len(texts) for *_, texts in work), desc="Encoding", unit="text", disable=hide) as bar:
             for name, role, texts in work:
@@ -213,19 +213,18 @@ class EncoderEstimator(SimilarityEstimator):
                         model, chunk, name, role == "query", prompts=prompts, tasks=tasks, max_length=max_length
                     )
                     column = TextColumn(features, _host.column_tokenizer(model, features), role=role)
-                    keys_seen.update(self._precompute_chunk(column, chunk))
-                    texts_seen.update((role, text) for text in chunk)
+                    for key, text in zip(self._precompute_chunk(column, chunk), chunk, strict=True):
+                        if first.setdefault(key, text) != text:
+                            sharing.add((role, text))
                     bar.update(len(chunk))
         if self._table is not None:
             self._table.compact()
-        shared = len(texts_seen) - len(keys_seen)
-        if shared:
+        if sharing:
             _logger.info(
-                "%d of %d different texts share the vector of an earlier text that the model in training reads alike.",
-                shared,
-                len(texts_seen),
+                "%d texts share the vector of an earlier text, as the model in training reads them alike.",
+                len(sharing),
             )
-        return shared
+        return len(sharing)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card, as JSON primitives.

@@ -352,7 +352,20 @@ class TestTable:
             again = SimCSEEstimator(teacher, table=tmp_path)
             assert again.precompute({"query": texts}, transformer_model, show_progress=False) == 2
         assert encoded == []
-        assert "2 of 3 different texts share the vector of an earlier text" in caplog.text
+        assert "2 texts share the vector of an earlier text" in caplog.text
+
+    def test_a_text_that_is_cut_at_two_lengths_shares_no_vector_with_itself(self, transformer_model, teacher):
+        transformer_model.max_seq_length = 6
+        data = {"query": QUERIES, "code": DOCUMENTS, "negative": DOCUMENTS}
+        estimator = TrainedModelEstimator(teacher, on_miss="ignore")
+        prompts = {"negative": "def "}  # takes up length, so that the same documents are cut earlier
+        alone = {name: data[name] for name in ("query", "code")}
+        expected = TrainedModelEstimator(teacher).precompute(alone, transformer_model, show_progress=False)
+        assert estimator.precompute(data, transformer_model, prompts=prompts, show_progress=False) == expected
+        for prompt in (None, "def "):
+            features = transformer_model.preprocess(DOCUMENTS, prompt=prompt)
+            column = TextColumn(features, transformer_model.tokenizer, role="document")
+            assert not estimator.represent(column).isnan().any()
 
     def test_an_empty_text_is_one_as_query_and_another_as_document(self, transformer_model, teacher):
         teacher.prompts = {"query": "find the first ", "document": "def list "}

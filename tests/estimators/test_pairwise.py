@@ -9,7 +9,8 @@ import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_tokenizer
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from transformers import BertConfig, BertForSequenceClassification
+from tiny_models import save_bert
+from transformers import BertForSequenceClassification
 
 from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators import CrossEncoderEstimator, PairwiseEstimator, WeightingParameters
@@ -202,23 +203,14 @@ class TestContract:
 
 
 def make_cross_encoder(folder, labels=1):
-    torch.manual_seed(3)
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
+    return save_bert(
+        folder / f"reranker-{labels}",
+        BertForSequenceClassification,
+        seed=3,
         initializer_range=1.0,  # or every pair has the same score
         hidden_dropout_prob=0.5,
         num_labels=labels,
     )
-    path = folder / f"reranker-{labels}"
-    BertForSequenceClassification(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
