@@ -50,6 +50,7 @@ def draw(results: Path, suffix: str = "svg") -> list[Path]:
     if (results / "weights.json").exists():
         drawn["weights"] = plots.weights_figure(json.loads((results / "weights.json").read_text()))
     drawn["weighting"] = plots.weighting_figure()
+    results.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in drawn.items():
         paths.append(results / f"{name}.{suffix}")

@@ -133,7 +133,7 @@ def test_tables_and_figure_are_made_of_runs_and_again_of_their_json(report, tmp_
     figure = (tmp_path / "results" / "tiny.svg").read_bytes()
     assert readme.startswith("# before\n<!-- results:begin -->\n")
     assert readme.endswith("<!-- results:end -->\nafter\n")
-    assert "old" not in readme
+    assert "\nold\n" not in readme
     assert "| soften | 4 | 1 | 2 | 1 |" in readme
     (line,) = [line for line in page.splitlines() if line.startswith("| soft-bm25 ") and line.count("|") > 8]
     summary = json.loads((tmp_path / "results" / "tiny.json").read_text())
