@@ -92,6 +92,14 @@ class Treatment:
                 config[name] = value
         return config
 
+    def __str__(self) -> str:
+        """Return name and options in one line, of a posterior only its prior."""
+        config = self.get_config_dict()
+        name = config.pop("treatment")
+        if isinstance(config.get("posterior"), dict):
+            config = {"prior": float(f"{config.pop('posterior')['prior']:.2g}")} | config
+        return f"{name}({', '.join(f'{option}={value}' for option, value in config.items())})"
+
 
 @dataclass(frozen=True)
 class Soften(Treatment):

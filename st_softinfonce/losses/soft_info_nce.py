@@ -120,7 +120,7 @@ class SoftInfoNCELoss(InBatchLoss):
                 f"similarity_fct must be a function of two tensors such as sentence_transformers.util.cos_sim, got "
                 f"{similarity_fct!r}."
             )
-        judges = _judges(estimator, treatment, treatments)
+        judges = read_judges(estimator, treatment, treatments)
         _check_known_queries(known_queries, judges)
         super().__init__(model, judges, gather_across_devices=gather_across_devices, known_queries=known_queries)
         self.scale = check_positive("scale", scale)
@@ -327,8 +327,21 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
         self._set_mini_batches(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
 
 
-def _judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
-    """Read who judges and what follows; a judge of whom nothing follows is left out."""
+def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
+    """Read who judges and what follows from the arguments of these names.
+
+    Args:
+        estimator: As for :class:`SoftInfoNCELoss`, like the others.
+        treatment: Likewise.
+        treatments: Likewise.
+
+    Returns:
+        The estimators with their treatments; those of whom nothing follows are left out.
+
+    Raises:
+        ValueError: An argument is not allowed beside another, or the estimator is unknown.
+        TypeError: Something else than an estimator or a treatment is given.
+    """
     if treatments is None:
         if estimator is None:
             if treatment is not None:
