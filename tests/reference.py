@@ -125,9 +125,7 @@ def distilled_targets(similarity, share, temperature, weights=None, positives=No
     for i, positive in enumerate(default_positives(similarity, positives)):
         kept = [c for c in range(len(similarity[i])) if weights is None or weights[i][c] > 0]
         taught = dict(zip(kept, softmax([similarity[i][c] / temperature for c in kept]), strict=True))
-        targets.append(
-            [(1 - share) * (c == positive) + share * taught.get(c, 0.0) for c in range(len(similarity[i]))]
-        )
+        targets.append([(1 - share) * (c == positive) + share * taught.get(c, 0.0) for c in range(len(similarity[i]))])
     return targets
 
 

@@ -83,7 +83,9 @@ class TestAgainstThePapersCode:
                 weights = functional.negative_weights(
                     tensor(case["sim"]), alpha=setting["alpha"], beta=setting["beta"], temperature=setting["t"]
                 )
-                loss, gradient = loss_and_gradient(functional.soft_info_nce, tensor(case["S"]), log_weights=weights.log())
+                loss, gradient = loss_and_gradient(
+                    functional.soft_info_nce, tensor(case["S"]), log_weights=weights.log()
+                )
                 assert_close(loss, number(record["exact_loss"]))
                 assert_close(gradient, tensor(record.get("exact_grad", record["grad"])), 1e-9)
                 if not record["flags"]:

@@ -333,8 +333,8 @@ def join_rows(parts: Sequence[Representation], padding: Padding) -> Representati
 def leaving_no_trace(estimator: SimilarityEstimator, model: nn.Module) -> Iterator[None]:
     """Ask an estimator without letting it change training.
 
-    Random numbers that it draws, or a seed that it sets, do not show afterwards. A model that it leaves in another
-    mode (training, evaluation) is an error.
+    Random numbers that it draws, a seed that it sets, and gradients that it turns off do not show afterwards. A model
+    that it leaves in another mode (training, evaluation) is an error.
 
     Args:
         estimator: Who is asked, for the message.
@@ -351,7 +351,7 @@ def leaving_no_trace(estimator: SimilarityEstimator, model: nn.Module) -> Iterat
     devices = [device] if device.type == "cuda" else []
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that others rely on
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), torch.set_grad_enabled(torch.is_grad_enabled()):
             yield
     finally:
         random.setstate(python)

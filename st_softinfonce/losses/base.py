@@ -95,7 +95,8 @@ class InBatchLoss(nn.Module, ABC):
         self.model = model
         self.judges = tuple(judges)
         for judge in self.judges:
-            judge.estimator.attach(model)
+            with leaving_no_trace(judge.estimator, model):
+                judge.estimator.attach(model)
         self.gather_across_devices = gather_across_devices
         self.known_queries = known_queries
         self._watch = _InputWatch()
@@ -261,11 +262,11 @@ class InBatchLoss(nn.Module, ABC):
             estimator = judge.estimator
             if represented is None:
                 own = isinstance(estimator, SelfEstimator)
-                candidates = documents.detach()
-                bound = estimator if own else bound_to_batch(estimator, candidates)
-                judgements.append(
-                    Judgement(judge, bound, queries.detach(), candidates, None, size, self._watch, of_scores=own)
-                )
+                # Copies, so that an estimator cannot write into the embeddings; ours takes the scores instead.
+                copied = [part.detach() if own else part.detach().clone() for part in (queries, documents)]
+                with leaving_no_trace(estimator, self.model):
+                    bound = estimator if own else bound_to_batch(estimator, copied[1])
+                judgements.append(Judgement(judge, bound, *copied, None, size, self._watch, of_scores=own))
                 continue
             columns = (represented.queries, *represented.candidates)
             if self.gather_across_devices:
