@@ -1,4 +1,4 @@
-"""BM25 on token ids or words: how many rare ones does a candidate share with the query?"""
+"""BM25 on words or token ids: how many rare ones does a candidate share with the query?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from st_softinfonce._checks import check_choice, check_not_negative, check_share, is_number
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
 from st_softinfonce.estimators.text_column import TextColumn
-from st_softinfonce.estimators.words import split_words, with_letter_or_digit, word_ids
+from st_softinfonce.estimators.words import Vocabulary, says_something, split_words, word_ids
 from st_softinfonce.treatments import Soften
 
 TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"words": split_words}
@@ -72,13 +72,14 @@ class BM25Estimator(SimilarityEstimator):
     candidate. By default candidates are the batch's queries and the statistics the batch's, which is how the paper's
     numbers were made (Li et al. 2023, appendix D.2; its section 3.2 describes query against code:
     ``compares="documents"``). :meth:`from_corpus` takes the statistics from a whole corpus. Special tokens, padding
-    and prompts (which a StaticEmbedding does not tell apart) never count, and by default punctuation does not either:
-    queries that share no more than their backticks and commas are not similar. The paper's code also has a ``k2``,
-    which has no effect.
+    and prompts (which a StaticEmbedding does not tell apart) never count. By default whole words are compared, put
+    together from their pieces without decoding a text, and English stop words, single letters and punctuation do not
+    count: in a batch of 32 a comma, "if" or the piece "##s" is rare, and two queries that share no more would count as
+    similar. The paper's code also has a ``k2``, which has no effect.
 
-    Token ids are there already. ``tokenizer="words"`` compares whole words, which for code also means the parts of
-    snake_case and camelCase names (:func:`~st_softinfonce.estimators.words.split_words`), as far as the model's
-    tokenizer leaves them: an uncased one such as MiniLM's hides camelCase. The ids are decoded for it in every step.
+    ``tokenizer="words"`` decodes the texts in every step to compare the parts of snake_case and camelCase names and
+    numbers too (:func:`~st_softinfonce.estimators.words.split_words`), as far as the model's tokenizer leaves them: an
+    uncased one such as MiniLM's hides camelCase.
 
     Args:
         k1: At least 0. Saturation of a repeated token: 0 counts presence only.
@@ -87,8 +88,9 @@ class BM25Estimator(SimilarityEstimator):
         compares: ``"queries"`` judges a candidate by its own query, ``"documents"`` by its own text,
             ``"positives"`` by its own text against the query's positive document.
         tokenizer: ``None`` for the token ids, ``"words"``, or a function that splits a text into a list of strings.
-        tokens: Which token ids count: ``"content"`` are those with a letter or a digit, ``"all"`` is what the paper's
-            numbers were made with. Without effect on words.
+        tokens: What counts: ``"content"`` are whole words that say something, ``"all"`` every token (or word) as it
+            is, which is what the paper's numbers were made with. A column without a tokenizer, and a function of your
+            own, always take all.
 
     Shape:
         Representations are ids ``(n, length)`` int64, -1 where there is no content. Similarities are ``(n, m)``
@@ -137,7 +139,7 @@ class BM25Estimator(SimilarityEstimator):
         self.compares = compares
         self.tokenizer = tokenizer
         self.tokens = tokens
-        self._content_tokens: dict[int, tuple[Any, Tensor]] = {}
+        self._vocabularies: dict[int, tuple[Any, Vocabulary]] = {}
         self._statistics: BM25Statistics | None = None
         self._documents: _SparseDocuments | _PaddedDocuments | None = None
         self._corpus: _Corpus | None = None
@@ -197,7 +199,7 @@ class BM25Estimator(SimilarityEstimator):
         return estimator
 
     def represent(self, column: TextColumn) -> Tensor:
-        """Return the column's content token ids, or the ids of its words.
+        """Return the numbers of the column's words, or its content token ids.
 
         Args:
             column: ``n`` texts.
@@ -260,20 +262,20 @@ class BM25Estimator(SimilarityEstimator):
             ids = column.content_ids
             if self.tokens == "all" or column.tokenizer is None:
                 return ids
-            counts = self._counting(column.tokenizer, column.device)
-            return ids.masked_fill(~counts[ids.clamp(min=0, max=counts.numel() - 1)], -1)
+            return self._vocabulary(column.tokenizer, column.device).words(ids)
         split = TOKENIZERS[self.tokenizer] if isinstance(self.tokenizer, str) else self.tokenizer
+        if self.tokens == "content" and isinstance(self.tokenizer, str):
+            return word_ids(column.texts, lambda text: list(filter(says_something, split(text)))).to(column.device)
         return word_ids(column.texts, split).to(column.device)
 
-    def _counting(self, tokenizer: Any, device: torch.device) -> Tensor:
-        """Tell which of a tokenizer's ids have a letter or a digit ``(vocabulary,)``; found once, kept on the device."""
-        known, counts = self._content_tokens.get(id(tokenizer), (None, None))
-        if known is not tokenizer or counts is None:
-            counts = with_letter_or_digit(tokenizer)
-        if known is not tokenizer or counts.device != device:
-            counts = counts.to(device)
-            self._content_tokens[id(tokenizer)] = (tokenizer, counts)  # with itself, so that its id stays its own
-        return counts
+    def _vocabulary(self, tokenizer: Any, device: torch.device) -> Vocabulary:
+        """Read a tokenizer's vocabulary once, and keep it on the device."""
+        known, vocabulary = self._vocabularies.get(id(tokenizer), (None, None))
+        if known is not tokenizer or vocabulary is None:
+            vocabulary = Vocabulary.of(tokenizer)
+        vocabulary = vocabulary.to(device)
+        self._vocabularies[id(tokenizer)] = (tokenizer, vocabulary)  # with itself, so that its id stays its own
+        return vocabulary
 
     def _weigh(
         self, candidates: Tensor, known: Tensor | None = None
