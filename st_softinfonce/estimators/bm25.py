@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from rank_bm25 import BM25Okapi
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from st_softinfonce._checks import check_choice, check_not_negative, check_share, is_number
@@ -24,10 +21,8 @@ from st_softinfonce.treatments import Soften
 TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"words": split_words}
 TOKENS = ("content", "all")
 
-# On an accelerator queries are scored this many at a time: it bounds the memory, and their terms stay in the cache.
+# Queries are scored this many at a time: it bounds the memory, and their terms stay in the cache.
 _QUERIES_AT_A_TIME = 128
-# On the CPU, terms in more than this share of the documents are scored as a dense matrix, where that is faster.
-_FREQUENT = 0.02
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,7 @@ class BM25Estimator(SimilarityEstimator):
         self.tokens = tokens
         self._vocabularies: dict[int, tuple[Any, Vocabulary]] = {}
         self._statistics: BM25Statistics | None = None
-        self._documents: _SparseDocuments | _PaddedDocuments | None = None
+        self._documents: _Documents | None = None
         self._corpus: _Corpus | None = None
 
     @classmethod
@@ -277,14 +272,13 @@ class BM25Estimator(SimilarityEstimator):
         self._vocabularies[id(tokenizer)] = (tokenizer, vocabulary)  # with itself, so that its id stays its own
         return vocabulary
 
-    def _weigh(
-        self, candidates: Tensor, known: Tensor | None = None
-    ) -> tuple[BM25Statistics, _SparseDocuments | _PaddedDocuments]:
+    def _weigh(self, candidates: Tensor, known: Tensor | None = None) -> tuple[BM25Statistics, _Documents]:
         """Compute what each token of each candidate adds to the score of a query that has it once."""
         if self._statistics is not None:
             self._statistics = self._statistics.to(candidates.device)
-        weigh = _SparseDocuments.weigh if _sizes_are_known(candidates) else _PaddedDocuments.weigh
-        return weigh(candidates, self._statistics, known, k1=self.k1, b=self.b, average_length=self.average_length)
+        return _Documents.weigh(
+            candidates, self._statistics, known, k1=self.k1, b=self.b, average_length=self.average_length
+        )
 
     def _count_corpus(self, tokenizer: Any) -> None:
         if self._corpus is None:
@@ -308,84 +302,8 @@ class BM25Estimator(SimilarityEstimator):
 
 
 @dataclass(frozen=True)
-class _SparseDocuments:
-    """Documents on the CPU: a matrix of what each term of the vocabulary adds to the score of each document.
-
-    A term that many documents hold is a row of a dense matrix, any other one of a sparse matrix; by far the most
-    products of two sparse matrices would be those of the few frequent terms.
-    """
-
-    of: Tensor
-    vocabulary: NDArray[np.int64]  # (v,), ascending
-    frequent: NDArray[np.int64]  # (f,), of the vocabulary
-    frequent_weights: NDArray[np.float64]  # (f, m)
-    rare_weights: csr_array  # (v, m)
-
-    @classmethod
-    def weigh(
-        cls,
-        candidates: Tensor,
-        statistics: BM25Statistics | None,
-        known: Tensor | None = None,
-        *,
-        k1: float,
-        b: float,
-        average_length: float | None,
-    ) -> tuple[BM25Statistics, _SparseDocuments]:
-        """Weigh documents ``(m, length)`` by the statistics given, or else by those of the known ones among them."""
-        tokens, starts = _content(candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1))
-        lengths = np.diff(starts)
-        number = len(candidates) if known is None else int(known.sum())
-        vocabulary, terms = np.unique(tokens, return_inverse=True)
-        if not len(vocabulary):
-            vocabulary = np.array([-1])  # what no text holds, so that there is a term to look up
-        counts = csr_array((np.ones(len(tokens)), terms, starts), shape=(len(candidates), len(vocabulary)))
-        counts.sum_duplicates()
-        terms, count = counts.indices, counts.data
-        document = np.repeat(np.arange(len(candidates)), np.diff(counts.indptr))
-        holding = np.bincount(terms, minlength=len(vocabulary))
-        if statistics is None:
-            statistics = BM25Statistics(
-                torch.from_numpy(vocabulary),
-                torch.from_numpy(np.log((number - holding + 0.5) / (holding + 0.5))),
-                torch.tensor(
-                    lengths.sum() / number if average_length is None else average_length, dtype=torch.float64
-                ),
-            )
-            idf = statistics.idf.numpy()
-        else:
-            place, present = _find_on_cpu(statistics.tokens.numpy(), vocabulary)
-            idf = np.where(present, statistics.idf.numpy()[place], 0.0)
-        discount = k1 * (1 - b + b * lengths / max(float(statistics.average_length), _TINY))
-        weight = idf[terms] * (k1 + 1) * count / (count + discount[document])
-
-        is_frequent = holding > _FREQUENT * len(candidates)
-        (frequent,) = np.nonzero(is_frequent)
-        chosen = is_frequent[terms]
-        frequent_weights = np.zeros((len(frequent), len(candidates)))
-        frequent_weights[np.searchsorted(frequent, terms[chosen]), document[chosen]] = weight[chosen]
-        rare = ~chosen
-        rare_weights = csr_array(
-            (weight[rare], (terms[rare], document[rare])), shape=(len(vocabulary), len(candidates))
-        )
-        return statistics, cls(candidates, vocabulary, frequent, frequent_weights, rare_weights)
-
-    def score(self, queries: Tensor) -> Tensor:
-        """Sum up the weights of every query's tokens: ``(n, m)``."""
-        tokens, starts = _content(queries)
-        place, known = _find_on_cpu(self.vocabulary, tokens)
-        counts = csr_array((known.astype(np.float64), place, starts), shape=(len(queries), len(self.vocabulary)))
-        if len(self.frequent) == len(self.vocabulary):
-            return torch.from_numpy(counts @ self.frequent_weights)
-        scores: NDArray[np.float64] = counts[:, self.frequent] @ self.frequent_weights
-        rare = (counts @ self.rare_weights).tocoo()
-        scores[rare.row, rare.col] += rare.data
-        return torch.from_numpy(scores)
-
-
-@dataclass(frozen=True)
-class _PaddedDocuments:
-    """Documents on an accelerator, without a size that depends on the data: reading one would wait for the device.
+class _Documents:
+    """Documents without a size that depends on the data: reading one would wait for the device.
 
     Tokens and what each adds to a score are both ``(m, length)``; of a document's equal tokens only the first does.
     """
@@ -404,7 +322,7 @@ class _PaddedDocuments:
         k1: float,
         b: float,
         average_length: float | None,
-    ) -> tuple[BM25Statistics, _PaddedDocuments]:
+    ) -> tuple[BM25Statistics, _Documents]:
         """Weigh documents ``(m, length)`` by the statistics given, or else by those of the known ones among them."""
         dtype = _score_dtype(candidates.device)
         texts = candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1)
@@ -457,11 +375,6 @@ class _Corpus:
 _TINY = 1e-37
 
 
-def _sizes_are_known(ids: Tensor) -> bool:
-    """Whether looking at the ids to see how many differ costs no wait for a device, and breaks no compiled graph."""
-    return ids.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def _is_of_a_model(tokenizer: object) -> bool:
     """Whether it is a tokenizer of transformers (which is callable too) or of tokenizers."""
     return hasattr(tokenizer, "encode_batch") or hasattr(tokenizer, "convert_ids_to_tokens")
@@ -479,21 +392,3 @@ def _find(vocabulary: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Find tokens in an ascending vocabulary: their places (of the same shape), and whether they are in it."""
     place = torch.searchsorted(vocabulary, tokens).clamp(max=vocabulary.numel() - 1)
     return place, (vocabulary[place] == tokens) & (tokens >= 0)
-
-
-def _content(ids: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Drop the padding of ``(n, length)``: all tokens one after another, and where each text starts ``(n + 1,)``."""
-    tokens = ids.numpy()
-    present = tokens >= 0
-    starts = np.zeros(len(tokens) + 1, dtype=np.int64)
-    np.cumsum(present.sum(axis=1), out=starts[1:])
-    return tokens[present], starts
-
-
-def _find_on_cpu(
-    vocabulary: NDArray[np.int64], tokens: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """As :func:`_find`, in numpy."""
-    place = np.searchsorted(vocabulary, tokens)
-    place[place == len(vocabulary)] = 0
-    return place, vocabulary[place] == tokens
