@@ -28,7 +28,7 @@ before = model[0].embedding.weight.detach().clone()
 loss = SoftInfoNCELoss(model, estimator="shared-words")
 features = [model.preprocess(column) for column in pairs.values()]
 weighted = loss([dict(column) for column in features]).item()
-plain = SoftInfoNCELoss(model, alpha=0)([dict(column) for column in features]).item()
+plain = SoftInfoNCELoss(model, None)([dict(column) for column in features]).item()
 SentenceTransformerTrainer(
     model=model,
     args=SentenceTransformerTrainingArguments("out", max_steps=2, per_device_train_batch_size=4, learning_rate=0.1,

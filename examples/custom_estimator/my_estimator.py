@@ -2,15 +2,15 @@
 
 import torch
 
-from st_softinfonce import SimilarityEstimator, WeightingParameters
+from st_softinfonce import SimilarityEstimator, Soften
 
 
 class SharedWords(SimilarityEstimator):
     """Share of a query's distinct tokens that a candidate's query has too, between 0 and 1."""
 
     name = "shared-words"
-    # What suits these scores: see "How the weights act" in the README of st-softinfonce.
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+    # What follows from these scores unless the loss is told otherwise; it suits their scale.
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
     compares = "queries"  # or "documents": the candidate's own text
 
     def __init__(self, *, buckets=4096):
@@ -19,7 +19,7 @@ class SharedWords(SimilarityEstimator):
         self.buckets = buckets
 
     def represent(self, column):
-        """One row a text. ``column.content_ids`` are its token ids, -1 for none; ``column.texts`` the text itself."""
+        """One row a text. ``column.content_ids`` are its token ids, -1 for none; ``column.texts`` what the student reads, decoded."""
         bucket = (column.content_ids % self.buckets + 1).masked_fill(~column.content_mask, 0)
         present = torch.zeros(len(column), self.buckets + 1, device=column.device)
         return present.scatter_(1, bucket, 1.0)[:, 1:]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from st_softinfonce.vectors import content_keys
 from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.vectors import content_keys
 
 Value = TypeVar("Value")
 _CHUNK = 4096
@@ -70,7 +70,9 @@ class ByText(Generic[Value]):
         texts = list(values)
         for text in texts:
             if not isinstance(text, str):
-                raise ValueError(f"values must have texts as keys, got {text!r}. Turn it round if needed: text to value.")
+                raise ValueError(
+                    f"values must have texts as keys, got {text!r}. Turn it round if needed: text to value."
+                )
         keys: list[Tensor] = []
         for start in range(0, len(texts), _CHUNK):
             column = TextColumn.as_read_by(

@@ -13,9 +13,9 @@ from torch import Tensor
 from st_softinfonce._checks import check_choice
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
 from st_softinfonce.estimators.by_text import ByText
-from st_softinfonce.vectors import content_keys
 from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.treatments import Mask
+from st_softinfonce.vectors import content_keys
 
 
 class IdenticalEstimator(SimilarityEstimator):

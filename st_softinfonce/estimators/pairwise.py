@@ -6,7 +6,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from st_softinfonce.estimators.base import (
 )
 from st_softinfonce.estimators.registry import get_estimator
 from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.treatments import Treatment, as_treatments
 from st_softinfonce.vectors import content_keys
 
 # What tells one text from another: of which tokenizer and role it is, and a hash of its tokens.
@@ -93,6 +94,39 @@ class PairwiseEstimator(SimilarityEstimator):
         self._kinds: list[tuple[Any, str]] = []
         self._scores: OrderedDict[tuple[_Key, _Key], float] = OrderedDict()
         self._batch: _Shortlist | None = None
+
+    @classmethod
+    def from_function(
+        cls,
+        function: Callable[[Sequence[str], Sequence[str]], Tensor | Sequence[float]],
+        treatment: Treatment,
+        **options: Any,
+    ) -> PairwiseEstimator:
+        """Make an estimator of a plain function, without a class of your own.
+
+        Args:
+            function: ``function(queries, candidates)``, two lists of as many texts, returns a number for each pair,
+                higher is more relevant: a list, an array or a tensor.
+            treatment: What follows from the scores by default; it suits their scale.
+            **options: As for the class.
+
+        Returns:
+            An estimator with the function's name.
+
+        Raises:
+            TypeError: ``function`` cannot be called, or ``treatment`` is none.
+
+        Example:
+            >>> from st_softinfonce.treatments import Mask
+            >>> def same_start(queries, candidates):
+            ...     return [float(q[:9] == c[:9]) for q, c in zip(queries, candidates)]
+            >>> PairwiseEstimator.from_function(same_start, Mask(above=0.5), compares="queries").name
+            'same_start'
+        """
+        if not callable(function):
+            raise TypeError(f"function must be a function of two lists of texts, got {type(function).__name__}.")
+        (treatment,) = as_treatments("treatment", (treatment,))
+        return _OfFunction(function, treatment, **options)
 
     @abstractmethod
     def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
@@ -276,6 +310,26 @@ class PairwiseEstimator(SimilarityEstimator):
             column = TextColumn(features, self._kinds[kind][0], special_ids=())
             texts |= zip(places, column.texts, strict=True)
         return [texts[place] for place in wanted]
+
+
+class _OfFunction(PairwiseEstimator):
+    def __init__(self, function: Callable[..., Any], treatment: Treatment, **options: Any) -> None:
+        super().__init__(**options)
+        self.treatment = treatment
+        self._function = function
+        vars(self)["name"] = getattr(function, "__name__", type(function).__name__)
+
+    def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
+        scores = self._function(queries, candidates)
+        if isinstance(scores, Tensor):
+            return scores
+        try:
+            return torch.as_tensor(scores, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.name} must return a number for each of {len(queries)} pairs, got {type(scores).__name__}: "
+                f"{error}."
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -117,11 +117,14 @@ class TextColumn:
         """
         if task is None and hasattr(model[0], "sub_modules"):
             task = role
-        tasks = None if task is None else {role: task}
+        name: str = role
+        tasks = None if task is None else {name: task}
         features = _host.preprocess_column(
-            model, texts, role, role == "query", prompts=prompt, tasks=tasks, max_length=max_length
+            model, texts, name, role == "query", prompts=prompt, tasks=tasks, max_length=max_length
         )
-        moved = {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in features.items()}
+        moved = {
+            key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in features.items()
+        }
         return cls(moved, _host.column_tokenizer(model, moved), role=role)
 
     def __len__(self) -> int:
@@ -178,7 +181,8 @@ class TextColumn:
         """What the model in training reads, decoded when first asked for.
 
         These are not the original texts: they are truncated, lower-cased and spaced as the model's tokenizer does it,
-        and without prompt and special tokens. Whoever needs the original text, or an id, a package or a label, maps it with ``ByText``.
+        and without prompt and special tokens. What belongs to the original text, such as an id, a package, a label or
+        the text itself, is found with ``ByText``.
 
         Raises:
             ValueError: There is no tokenizer to decode with.
