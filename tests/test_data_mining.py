@@ -387,7 +387,7 @@ def test_folders_that_hold_no_sources_of_their_own_are_not_entered(tmp_path):
     write(tmp_path, {"lib/build/__init__.py": function("kept")})
     assert [row["name"] for row in rows(tmp_path, report=report)] == ["add_totals", "kept"]
     counts = {rule: count for rule, count in report.folders_skipped.items() if count}
-    assert counts == {"hidden": 2, "environment": 2, "build": 5}
+    assert counts == {"hidden": 2, "environment": 2, "build": 4, "vendored": 1}
 
 
 @pytest.mark.parametrize(

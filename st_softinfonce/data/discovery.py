@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -47,7 +48,8 @@ _COPIED_BYTES = 1 << 20
 
 # Languages that people will look for, by the extensions that no other common kind of file has.
 _OTHER_LANGUAGES = {
-    "C": ".c .h", "C++": ".cc .cpp .cxx .hh .hpp", "C#": ".cs", "Clojure": ".clj", "Dart": ".dart", "Elixir": ".ex .exs",
+    "C": ".c .h", "C++": ".cc .cpp .cxx .hh .hpp", "C#": ".cs", "Clojure": ".clj", "Dart": ".dart",
+    "Elixir": ".ex .exs",
     "Erlang": ".erl", "F#": ".fs", "Fortran": ".f90 .f", "Groovy": ".groovy", "Haskell": ".hs", "Julia": ".jl",
     "Kotlin": ".kt .kts", "Lua": ".lua", "Objective-C": ".m .mm", "OCaml": ".ml", "Perl": ".pl .pm", "R": ".r .R",
     "Rust": ".rs", "Scala": ".scala", "Shell": ".sh", "Swift": ".swift", "TypeScript": ".ts .tsx .mts .cts",
@@ -166,7 +168,8 @@ def find_files(
     finder = _Finder(miners, report, max_file_bytes, max_archive_bytes)
     for source in sources:
         finder.begin()
-        folder = Path(os.path.abspath(source.path))  # noqa: PTH100 - `resolve` would replace a link's name by its target's
+        # `resolve` would replace a link's name by its target's.
+        folder = Path(os.path.abspath(source.path))  # noqa: PTH100
         if folder.is_dir():
             yield from finder.folder(source, folder)
         elif is_archive(folder.name):
@@ -463,14 +466,20 @@ def _walk(
 def _entries(parts: tuple[str, ...], folder: str) -> list[tuple[_Entry, bool]]:
     """What lies in a folder, in the order of the paths of what lies below, and whether each is a link."""
     found: list[tuple[_Entry, bool]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            is_link = entry.is_symlink()
-            # `Path.resolve` raises where links lead in a circle.
-            location = os.path.realpath(entry.path) if is_link else entry.path
-            is_folder = os.path.isdir(location) if is_link else entry.is_dir(follow_symlinks=False)
-            found.append((((*parts, printable(entry.name)), location, is_folder), is_link))
+    for entry in os.scandir(folder):
+        is_link = entry.is_symlink()
+        # `Path.resolve` raises where links lead in a circle.
+        location = os.path.realpath(entry.path) if is_link else entry.path
+        is_folder = _is_folder(location) if is_link else entry.is_dir(follow_symlinks=False)
+        found.append((((*parts, printable(entry.name)), location, is_folder), is_link))
     return sorted(found, key=lambda item: (item[0][0][-1] + "/" * item[0][2], item[0][1]))
+
+
+def _is_folder(location: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(location).st_mode)  # noqa: PTH116 - no `Path` for each file
+    except (OSError, ValueError):
+        return False
 
 
 def _folder_rule(location: Path, name: str, miners: dict[str, LanguageMiner], environments: bool) -> str | None:
@@ -478,7 +487,7 @@ def _folder_rule(location: Path, name: str, miners: dict[str, LanguageMiner], en
         return "hidden"
     if not environments and (name in INSTALLED_FOLDERS or holds_distributions(location)):
         return "environment"
-    if os.path.isfile(location / "pyvenv.cfg"):
+    if os.path.lexists(location / "pyvenv.cfg"):
         return "environment"
     if name in VENDORED_FOLDERS and not (name == "vendor" and _is_own(location, miners)):
         return "vendored"

@@ -31,7 +31,7 @@ def band_keys(codes: Sequence[str], threshold: float = THRESHOLD) -> NDArray[np.
     """
     rows = _rows_per_band(threshold)
     bands = _PERMUTATIONS // rows
-    keys = np.zeros((len(codes), bands), dtype=np.uint64)
+    keys: NDArray[np.uint64] = np.zeros((len(codes), bands), dtype=np.uint64)
     if not codes:
         return keys.astype(np.uint32)
     flat, offsets = shingles(codes)
@@ -40,7 +40,8 @@ def band_keys(codes: Sequence[str], threshold: float = THRESHOLD) -> NDArray[np.
     parts = signatures[:, : bands * rows].reshape(len(codes), bands, rows)
     for row in range(rows):
         keys = mix(keys * _FACTOR + parts[:, :, row])
-    return (keys >> np.uint64(32)).astype(np.uint32)
+    upper: NDArray[np.uint32] = (keys >> np.uint64(32)).astype(np.uint32)
+    return upper
 
 
 @lru_cache

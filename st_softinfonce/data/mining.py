@@ -192,7 +192,7 @@ class Mining:
                     yield from self._keep(package)
 
     def _keep(self, package: Sequence[tuple[SourceFile, MinedFile]]) -> Iterator[_Row]:
-        """Count the files of a package that follow each other, or of a part of it, and make the rows of their functions.
+        """Count the files of a package that follow each other, and make the rows of their functions.
 
         What is to be judged by more than one function has all of a file, and of a package, together here.
         """
@@ -208,7 +208,6 @@ class Mining:
                 note_problem(counts, source.path, "syntax_error")
             place = (source.package, source.version, source.license)
             for function in file.functions:
-                # Texts of a large corpus would not fit into memory twice. Pairs are the same with candidates and without.
                 if self._is_duplicate(function.key, bool(function.query)):
                     file.drop("duplicate")
                     continue
@@ -222,6 +221,7 @@ class Mining:
                 counts.functions_dropped[rule] += count
 
     def _is_duplicate(self, key: bytes, is_pair: bool) -> bool:
+        """Whether there was the same code before; for pairs, among pairs, which are the same without candidates."""
         if self._keep_duplicates:
             return False
         of_candidate = key[:-1]

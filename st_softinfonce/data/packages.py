@@ -21,7 +21,8 @@ from st_softinfonce.data.provenance import (
 INSTALLED_FOLDERS = frozenset({"site-packages", "dist-packages"})
 # Code of others lies in these, each with its own licence or none: never that of the project around them.
 VENDORED_FOLDERS = frozenset(
-    "node_modules bower_components vendor _vendor _vendored third_party thirdparty third-party 3rdparty externals".split()
+    "node_modules bower_components vendor _vendor _vendored third_party thirdparty third-party 3rdparty "
+    "externals".split()
 )
 _FOLDERS_ABOVE = 3
 _DISTRIBUTION = re.compile(r".+\.dist-info")
