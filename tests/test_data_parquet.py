@@ -109,7 +109,7 @@ def test_existing_output_is_refused_unless_it_is_ours(tmp_path, trees):
     assert digests(output) != before
     write(output, {"notes.txt": "mine"})
     before = digests(output)
-    with pytest.raises(FileExistsError, match="which was not mined: give another folder"):
+    with pytest.raises(FileExistsError, match="which was not mined or was changed since: give"):
         mine_to_parquet(trees, output, overwrite=True)
     assert digests(output) == before
     for path in (tmp_path / "empty", tmp_path / "file"):
@@ -154,7 +154,9 @@ def test_rows_per_shard_is_checked(tmp_path, trees, rows):
 
 
 def test_memory_hardly_grows_with_the_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(mining, "BATCH_ROWS", 50)
+    for name in ("BATCH_ROWS", "_JUDGED_FUNCTIONS"):
+        monkeypatch.setattr(mining, name, 50)
+    monkeypatch.setattr(module, "BATCH_ROWS", 50)
 
     def body(name):
         return (

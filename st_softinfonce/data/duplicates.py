@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations, pairwise
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from st_softinfonce.data.minhash import THRESHOLD, band_keys, mix, shingles
 
 _BATCH = 2_000
 _SMALL_BUCKET = 16
+_RARE = 16
+_BLOCK = 64
 
 
 def find_near_duplicates(codes: Iterable[str], threshold: float = THRESHOLD) -> list[int]:
@@ -137,21 +140,17 @@ class NearDuplicateIndex:
 
     def _join(self, bucket: list[int], roots: array[int], sets: _ShingleSets, languages: NDArray[np.uint8]) -> None:
         """Join the groups of those texts of a bucket that are similar."""
-        # Of texts with the same shingles, the first stands for all.
-        members = list(dict.fromkeys(sets.first[row] for row in bucket))
-        if len(members) < 2 or len({_root(roots, row) for row in members}) == 1:
-            return
-        if len(members) <= _SMALL_BUCKET:
-            pairs: Iterable[tuple[int, int]] = (
-                (one, other) for place, one in enumerate(members) for other in members[:place]
-            )
-        else:
-            pairs = _candidates(members, sets, self._threshold)
-        for one, other in pairs:
-            first, second = sorted((_root(roots, one), _root(roots, other)))
-            if first != second and languages[one] == languages[other]:
-                if _similar(sets[one], sets[other], self._threshold):
-                    roots[second] = first
+        # Of texts with the same shingles, the first stands for all. Two languages meet by chance.
+        by_language: dict[int, list[int]] = {}
+        for row in dict.fromkeys(sets.first[row] for row in bucket):
+            by_language.setdefault(int(languages[row]), []).append(row)
+        for members in by_language.values():
+            if len({_root(roots, row) for row in members}) == 1:
+                continue
+            if len(members) <= _SMALL_BUCKET:
+                _compare(combinations(members, 2), roots, sets, self._threshold)
+            else:
+                _join_many(members, roots, sets, self._threshold)
 
 
 class _ShingleSets:
@@ -177,31 +176,74 @@ class _ShingleSets:
         return self._values[self._places[row]]
 
 
-def _candidates(members: list[int], sets: _ShingleSets, threshold: float) -> Iterator[tuple[int, int]]:
-    """The pairs of a bucket that can be similar at all, which of many texts from one template are few.
+def _compare(pairs: Iterable[tuple[int, int]], roots: array[int], sets: _ShingleSets, threshold: float) -> None:
+    for one, other in pairs:
+        if _root(roots, one) != _root(roots, other) and _similar(sets[one], sets[other], threshold):
+            _unite(roots, one, other)
 
-    Prefix filtering (Chaudhuri et al. 2006): of two sets that are similar enough, the few rarest elements of the one
-    and those of the other have one in common. What a template is filled with is rare, what it consists of is not.
+
+def _join_many(members: list[int], roots: array[int], sets: _ShingleSets, threshold: float) -> None:
+    """Join the similar ones of many texts, without comparing each with each: those made from one template are many.
+
+    Two texts share a shingle that is rare among these, and those that do are few; or they share frequent ones alone.
+    Then all that counts is which frequent ones a text has, and its size: texts that have the same frequent ones, the
+    template's, are compared at once.
     """
     arrays = [sets[row] for row in members]
-    sizes = [len(array) for array in arrays]
+    sizes = np.array(list(map(len, arrays)))
     owners = np.repeat(np.arange(len(members)), sizes)
     _, elements, counts = np.unique(np.concatenate(arrays), return_inverse=True, return_counts=True)
-    order = np.lexsort((elements, counts[elements], owners))
-    ranked = elements[order]
-    ends = np.cumsum(sizes)
-    meets: dict[int, list[int]] = {}
-    # In the order of their sizes, so that what is much smaller need not be looked at any more.
-    for place in sorted(range(len(members)), key=lambda place: sizes[place]):
-        size = sizes[place]
-        prefix = ranked[ends[place] - size : ends[place] - math.ceil(threshold * size - 1e-9) + 1].tolist()
-        found: dict[int, None] = {}
-        for element in prefix:
-            others = meets.setdefault(element, [])
-            found.update(dict.fromkeys(other for other in others if sizes[other] >= threshold * size))
-            others.append(place)
-        for other in found:
-            yield members[place], members[other]
+    is_rare = counts[elements] <= _RARE
+    shared = is_rare & (counts[elements] > 1)
+    order = np.argsort(elements[shared], kind="stable")
+    owners_of, rare = owners[shared][order].tolist(), elements[shared][order]
+    ends = [*np.flatnonzero(np.diff(rare, prepend=-1)).tolist(), len(owners_of)]
+    for start, end in pairwise(ends):
+        _compare(combinations([members[owner] for owner in owners_of[start:end]], 2), roots, sets, threshold)
+    _join_by_frequent(members, sizes, owners[~is_rare], elements[~is_rare], roots, threshold)
+
+
+def _join_by_frequent(
+    members: list[int],
+    sizes: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    elements: NDArray[np.int64],
+    roots: array[int],
+    threshold: float,
+) -> None:
+    """Join texts that are similar by their frequent shingles alone."""
+    ends = np.searchsorted(owners, np.arange(len(members) + 1))
+    kinds: dict[bytes, list[int]] = {}
+    for place in np.argsort(sizes, kind="stable").tolist():
+        kinds.setdefault(elements[ends[place] : ends[place + 1]].tobytes(), []).append(place)
+    # The smallest text of each kind is the most similar to any other.
+    smallest = np.array([places[0] for places in kinds.values()])
+    columns = np.concatenate([elements[ends[place] : ends[place + 1]] for place in smallest])
+    borders = np.concatenate(([0], np.cumsum(ends[smallest + 1] - ends[smallest])))
+    values, columns = np.unique(columns, return_inverse=True)
+    matrix = csr_matrix((np.ones(len(columns), dtype=np.int32), columns, borders), (len(smallest), len(values)))
+    transposed = matrix.T.tocsr()
+    # A text of one kind is similar to some text of another if its size is at most this.
+    reach = np.zeros(len(smallest))
+    for start in range(0, len(smallest), _BLOCK):
+        common = (matrix[start : start + _BLOCK] @ transposed).tocoo()
+        ones, others = common.row + start, common.col
+        # c >= threshold * (a + b - c), for the sizes a and b and what is common c, a little before it is rounded.
+        largest = common.data * (1 + threshold) / threshold + 1e-9
+        is_similar = sizes[smallest[ones]] + sizes[smallest[others]] <= largest
+        np.maximum.at(reach, ones, largest - sizes[smallest[others]])
+        for one, other in zip(ones[is_similar].tolist(), others[is_similar].tolist(), strict=True):
+            _unite(roots, members[smallest[one]], members[smallest[other]])
+    for limit, places in zip(reach.tolist(), kinds.values(), strict=True):
+        for place in places[1:]:
+            if sizes[place] > limit:
+                break
+            _unite(roots, members[places[0]], members[place])
+
+
+def _unite(roots: array[int], one: int, other: int) -> None:
+    first, second = sorted((_root(roots, one), _root(roots, other)))
+    roots[second] = first
 
 
 def _similar(one: NDArray[np.uint32], other: NDArray[np.uint32], threshold: float) -> bool:

@@ -39,7 +39,7 @@ _NAMED_PROBLEMS = 5
 BATCH_ROWS = 2_000
 _FEW_FILES = 200  # so few are mined before other processes have begun
 _JOB_FILES = 16
-_JUDGED_FUNCTIONS = 2_000
+_JUDGED_FUNCTIONS = 1_000
 
 
 def mine_pairs(
