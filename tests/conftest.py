@@ -28,6 +28,14 @@ WORDS = (
 ).split()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_datasets_cache(tmp_path_factory):
+    """Keep what the tests load out of the user's cache, and the user's out of the tests."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
 @pytest.fixture(scope="session")
 def reference_cases():
     path = Path(__file__).parent / "data" / "reference_cases.json.gz"
