@@ -37,8 +37,12 @@ class Deadline:
         Returns:
             The tree.
         """
-        view = memoryview(data)
+        pieces: list[memoryview] = []
         is_over = False
+
+        def read(offset: int, point: object) -> memoryview:
+            pieces.append(memoryview(data)[offset:])
+            return pieces[-1]
 
         def stop(offset: int, has_error: bool) -> bool:
             nonlocal is_over
@@ -46,7 +50,7 @@ class Deadline:
             return is_over
 
         try:
-            return parser.parse(lambda offset, point: view[offset:], progress_callback=stop)
+            return parser.parse(read, progress_callback=stop)
         except (ValueError, SystemError) as error:
             parser.reset()
             if is_over:
@@ -55,6 +59,11 @@ class Deadline:
                 # Raised inside the callback, from where the parser hands on no exception as it is.
                 raise KeyboardInterrupt from None
             raise
+        finally:
+            # The parser keeps what it was given for ever (tree-sitter 0.26), and the file with it.
+            data = b""
+            for piece in pieces:
+                piece.release()
 
 
 NO_DEADLINE = Deadline(None)
