@@ -100,7 +100,8 @@ _Answer = tuple[Any, str, "str | None"]
 
 def _mine(options: argparse.Namespace) -> _Answer:
     from st_softinfonce.data import mine_to_parquet
-    from st_softinfonce.data.advice import advice_on
+    from st_softinfonce.data.mining import cores
+    from st_softinfonce.data.mining_report import advice_on
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No pairs found", category=UserWarning)  # said below
@@ -110,6 +111,8 @@ def _mine(options: argparse.Namespace) -> _Answer:
                 options.output,
                 languages=options.language,
                 overwrite=options.overwrite,
+                undocumented=options.undocumented,
+                num_proc=options.num_proc or min(cores(), _MOST_PROCESSES),
                 **_limits(options),
             )
         except FileExistsError as error:
@@ -118,6 +121,7 @@ def _mine(options: argparse.Namespace) -> _Answer:
     answer = {
         "output": str(options.output),
         "pairs": report.functions_kept,
+        "candidates": report.candidates_kept,
         "enough": not advice,
         "advice": advice,
         "report": asdict(report),
@@ -214,7 +218,7 @@ def _load_pairs(options: argparse.Namespace) -> Dataset:
     tables = [table for path in paths if (table := _tables_of(path))]
     if not tables:
         from st_softinfonce.data import MiningReport, mine_pairs
-        from st_softinfonce.data.advice import advice_on
+        from st_softinfonce.data.mining_report import advice_on
 
         report = MiningReport()
         with warnings.catch_warnings():
@@ -341,17 +345,26 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_MOST_PROCESSES = 8  # more than that wait for this one
 _LIMITS = {
     "min_query_tokens": "fewest words of a query",
     "max_query_tokens": "most words of a query",
     "min_code_lines": "fewest lines of code without documentation",
     "max_file_bytes": "skip larger files",
+    "max_archive_bytes": "unpack no more than that of an archive",
 }
 
 
 def _limits(options: argparse.Namespace) -> dict[str, Any]:
     # Those that are not given keep the function's own defaults.
-    return {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}
+    names = (*_LIMITS, "seconds_per_file")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
 
 
 def _add_mine(commands: Any) -> None:
@@ -373,6 +386,15 @@ The same sources give the same bytes.""",
     limits = parser.add_argument_group("limits")
     for name, text in _LIMITS.items():
         limits.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
+    limits.add_argument("--seconds-per-file", type=float, metavar="S", help="skip files that take longer")
+    parser.add_argument(
+        "--undocumented",
+        action="store_true",
+        help="also write functions without documentation, as the split 'candidates', to search among",
+    )
+    parser.add_argument(
+        "--num-proc", type=_positive, metavar="N", help=f"processes (default: the cores, at most {_MOST_PROCESSES})"
+    )
 
 
 def _add_inspect(commands: Any) -> None:

@@ -18,6 +18,14 @@ from tiny_models import make_tokenizer, make_transformer_model, make_word_tokeni
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_datasets_cache(tmp_path_factory):
+    """Keep what the tests load out of the user's cache, and the user's out of the tests."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
 @pytest.fixture(scope="session")
 def reference_cases():
     path = Path(__file__).parent / "data" / "reference_cases.json.gz"

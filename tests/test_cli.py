@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_softinfonce import cli, list_estimators
 from st_softinfonce.data import MiningReport, mine_pairs
-from st_softinfonce.data.advice import advice_on
+from st_softinfonce.data.mining_report import advice_on
 from st_softinfonce.inspection import inspect_pairs
 
 ROOT = Path(__file__).parent.parent

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
+from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
 from st_softinfonce.data.languages.source import REMOVED, apply_edits, clean_lines, count_lines
 
@@ -139,10 +140,10 @@ class CommentMiner:
         """Decode as UTF-8, with or without a byte-order mark."""
         return data.decode("utf-8-sig")
 
-    def parse(self, source: str) -> ParsedFile:
+    def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
         """Parse a file; its clean functions are found even where other parts are broken."""
         data = source.encode()
-        root = self._parser.parse(data).root_node
+        root = deadline.parse(self._parser, data).root_node
         return ParsedFile(root.has_error, self._functions(data, root))
 
     def name_of(self, data: bytes, node: Node) -> str:
@@ -203,11 +204,12 @@ class CommentMiner:
         if self.special_doc.search(comment) is not None:
             return FoundFunction(qualified, "special_method")
         doc = self._doc(comment[:_LONGEST_COMMENT], name) if comment else None
+        code = partial(self._code, file, node, start)
         if doc is None:
-            return FoundFunction(qualified, "no_docstring")
+            return FoundFunction(qualified, "no_docstring", extract=code)
         if node.has_error:
             return FoundFunction(qualified, "syntax_error")
-        return FoundFunction(qualified, None, doc, partial(self._code, file, node, start))
+        return FoundFunction(qualified, None, doc, code)
 
     def _comment(self, file: _File, start: int) -> tuple[str, int]:
         """The comment that documents what begins at `start`, if any, and where the code begins."""
@@ -265,6 +267,8 @@ class CommentMiner:
         return self.clean_doc(text, name).strip()
 
     def _code(self, file: _File, node: Node, start: int) -> CleanCode | None:
+        if node.has_error:
+            return None
         body = self.body_of(node)
         if body is None:
             return CleanCode("", 0)

@@ -15,6 +15,7 @@ from pathlib import Path
 import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
+from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
 from st_softinfonce.data.languages.source import REMOVED, apply_edits, clean_lines, count_lines
 
@@ -68,10 +69,10 @@ class Miner:
             raise LookupError(str(error)) from error
         return data.decode(encoding)
 
-    def parse(self, source: str) -> ParsedFile:
+    def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
         """Parse a file; its clean functions are found even where other parts are broken."""
         data = source.encode()
-        root = self._parser.parse(data).root_node
+        root = deadline.parse(self._parser, data).root_node
         return ParsedFile(root.has_error, self._functions(data, root))
 
     def _functions(self, data: bytes, root: Node) -> Iterator[FoundFunction]:
@@ -99,14 +100,16 @@ class Miner:
             return FoundFunction(qualified, "test")
         literals = _docstring(data, node)
         if not literals:
-            return FoundFunction(qualified, "no_docstring")
+            return FoundFunction(qualified, "no_docstring", extract=partial(self._code, data, node, False))
         doc = None if node.has_error else _evaluate(data, literals)
         if doc is None:
             return FoundFunction(qualified, "syntax_error")
-        return FoundFunction(qualified, None, inspect.cleandoc(doc), partial(self._code, data, node))
+        return FoundFunction(qualified, None, inspect.cleandoc(doc), partial(self._code, data, node, True))
 
-    def _code(self, data: bytes, node: Node) -> CleanCode | None:
-        return _code(data, node, QueryCursor(self._details).captures(node))
+    def _code(self, data: bytes, node: Node, documented: bool) -> CleanCode | None:
+        if node.has_error:
+            return None
+        return _code(data, node, QueryCursor(self._details).captures(node), documented)
 
 
 def _name(data: bytes, node: Node) -> str:
@@ -166,15 +169,18 @@ def _evaluate(data: bytes, literals: list[Node]) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _code(data: bytes, definition: Node, captures: dict[str, list[Node]]) -> CleanCode | None:
+def _code(data: bytes, definition: Node, captures: dict[str, list[Node]], documented: bool) -> CleanCode | None:
     docstring, statement, more = _first_statements(definition)
     if "python2" in captures:
         return None
+    if not documented:
+        docstring, statement, more = docstring, docstring, statement
     if docstring is None or statement is None:
         return CleanCode("", 0)
     if more is None and _STUB.fullmatch(data[statement.start_byte : statement.end_byte].decode()):
         return CleanCode("", 0)
-    edits = [(docstring.start_byte, _end_of_statement(docstring), _DOCSTRING)]
+    start = docstring.start_byte
+    edits = [(start, _end_of_statement(docstring) if documented else start, _DOCSTRING)]
     edits += [(node.start_byte, node.end_byte, REMOVED) for node in captures.get("comment", ())]
     for inner in captures["definition"]:
         first, second, _ = _first_statements(inner)

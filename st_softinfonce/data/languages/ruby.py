@@ -59,6 +59,9 @@ class Miner(CommentMiner):
         """Decode as the magic comment says, as UTF-8 without one."""
         magic = _MAGIC.match(data)
         name = "utf-8" if magic is None else re.sub(r"-(?:unix|dos|mac|emacs)$", "", magic[1].decode().lower())
+        if name in ("ascii-8bit", "binary"):
+            # Bytes to Ruby, which nearly always are UTF-8.
+            name = "utf-8"
         return super().decode(data) if codecs.lookup(name).name in ("utf-8", "ascii") else data.decode(name)
 
     def name_of(self, data: bytes, node: Node) -> str:
