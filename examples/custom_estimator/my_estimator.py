@@ -19,7 +19,7 @@ class SharedWords(SimilarityEstimator):
         self.buckets = buckets
 
     def represent(self, column):
-        """One row a text. ``column.content_ids`` are its token ids, -1 for none; ``column.texts`` what the student reads, decoded."""
+        """One row a text, made of ``column.content_ids``, -1 for none; ``column.texts`` are those ids decoded."""
         bucket = (column.content_ids % self.buckets + 1).masked_fill(~column.content_mask, 0)
         present = torch.zeros(len(column), self.buckets + 1, device=column.device)
         return present.scatter_(1, bucket, 1.0)[:, 1:]

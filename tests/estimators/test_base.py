@@ -124,7 +124,7 @@ class TestContract:
         [
             (
                 [1, 2],
-                "Constant.represent.. must return a tensor with one row for each of 2 texts, or a tuple of such, got list",
+                r"Constant.represent\(\) must return a tensor .* of 2 texts, or a tuple of such, got list",
             ),
             (torch.zeros(3, 4), r"one row for each of 2 texts, .*got the shape \(3, 4\)"),
             (torch.zeros(2, 4, requires_grad=True), r"Constant.represent\(\) returned a tensor that requires a grad"),
