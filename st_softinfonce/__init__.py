@@ -64,7 +64,7 @@ _HOMES = {
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = ("functional", *_HOMES)
 
-__all__ = [  # noqa: PLE0604 - strings, from the table above
+__all__ = [
     "__version__",
     *sorted(_MODULE_OF),
 ]

@@ -535,7 +535,9 @@ def check_above(above: object) -> None:
         ValueError: It is not.
     """
     if not (is_number(above) and 0 <= above < 1):
-        raise ValueError(f"above must be a probability in [0, 1), got {above!r}. 0.5 is more likely relevant than not.")
+        raise ValueError(
+            f"above must be a probability in [0, 1), got {above!r}. 0.5 is more likely relevant than not."
+        )
 
 
 def check_similarity(
@@ -576,7 +578,9 @@ def _prepare(name: str, tensor: Tensor, like: Tensor | None = None) -> Tensor:
     if tensor.dim() != 2 or tensor.size(0) == 0 or tensor.size(1) == 0:
         raise ValueError(f"{name} must have shape (queries, candidates), none of them 0, got {tuple(tensor.shape)}.")
     if like is not None and tensor.shape != like.shape:
-        raise ValueError(f"{name} must have shape {tuple(like.shape)}, one entry a candidate, got {tuple(tensor.shape)}.")
+        raise ValueError(
+            f"{name} must have shape {tuple(like.shape)}, one entry a candidate, got {tuple(tensor.shape)}."
+        )
     if not tensor.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor, got {tensor.dtype}. Call .float() on it.")
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

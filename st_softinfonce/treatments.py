@@ -62,7 +62,12 @@ class Treatment:
         return None
 
     def targets(
-        self, similarity: Tensor, *, positives: Tensor, log_weights: Tensor | None = None, targets: Tensor | None = None
+        self,
+        similarity: Tensor,
+        *,
+        positives: Tensor,
+        log_weights: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor | None:
         """Compute the targets of one block of candidates.
 
@@ -236,9 +241,7 @@ class Mask(Treatment):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_mask(
-            margin=self.margin, relative=self.relative, top_k=self.top_k, ratio=self.ratio, above=self.above
-        )
+        check_mask(margin=self.margin, relative=self.relative, top_k=self.top_k, ratio=self.ratio, above=self.above)
         _as_floats(self, "margin", "ratio", "above")
 
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
@@ -301,7 +304,12 @@ class Promote(Treatment):
         _as_floats(self, "above")
 
     def targets(
-        self, similarity: Tensor, *, positives: Tensor, log_weights: Tensor | None = None, targets: Tensor | None = None
+        self,
+        similarity: Tensor,
+        *,
+        positives: Tensor,
+        log_weights: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Share each row's target among its positives.
 
@@ -355,7 +363,12 @@ class Distill(Treatment):
         return self.share == 0
 
     def targets(
-        self, similarity: Tensor, *, positives: Tensor, log_weights: Tensor | None = None, targets: Tensor | None = None
+        self,
+        similarity: Tensor,
+        *,
+        positives: Tensor,
+        log_weights: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Mix the estimator's distribution into the targets.
 
@@ -435,7 +448,9 @@ def as_treatments(name: str, value: object) -> tuple[Treatment, ...]:
                 f"{treatment!r}.{made}"
             )
     if not several:
-        raise ValueError(f"{name} must hold at least one treatment, got an empty list. None takes the estimator's own.")
+        raise ValueError(
+            f"{name} must hold at least one treatment, got an empty list. None takes the estimator's own."
+        )
     return several
 
 

@@ -17,6 +17,9 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny_models import make_tokenizer, make_transformer_model, make_word_tokenizer, save_bert
 from torch.utils._python_dispatch import TorchDispatchMode
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the other cores are busy with the other workers
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_datasets_cache(tmp_path_factory):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import tree_sitter_python
 from datasets import Dataset
+from st_softinfonce.estimators.table import RepresentationTable
 from tree_sitter import Language, Parser
 
 from evaluation.costs.step_time import package_folder
@@ -25,7 +26,6 @@ from evaluation.costs.timing import against
 from evaluation.runs.base_models import load_model
 from st_softinfonce import get_estimator
 from st_softinfonce.data import MiningReport, mine_pairs
-from st_softinfonce.estimators.table import RepresentationTable
 
 DIMENSIONS = 128
 BATCH = 512

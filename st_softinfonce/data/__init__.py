@@ -44,6 +44,15 @@ if not TYPE_CHECKING:  # or type checkers would take any name
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        try:
+            module = import_module(f"{__name__}.{_MODULES[name]}")
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith(f"{__name__}."):
+                raise
+            raise ImportError(
+                f"st_softinfonce.data.{name} needs {error.name}, which is not installed: pip install "
+                '"st-softinfonce[mining]".'
+            ) from error
+        value = getattr(module, name)
         globals()[name] = value
         return value

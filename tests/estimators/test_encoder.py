@@ -18,11 +18,11 @@ from sentence_transformers import (
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router, Transformer
 from sentence_transformers.util import cos_sim
+from st_softinfonce.estimators.known_queries import KnownQueries
+from st_softinfonce.estimators.simcse import train_simcse
 
 from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
-from st_softinfonce.estimators.known_queries import KnownQueries
-from st_softinfonce.estimators.simcse import train_simcse
 from st_softinfonce.losses import MultiVectorSoftInfoNCELoss
 from st_softinfonce.vectors import TableError
 

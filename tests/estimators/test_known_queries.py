@@ -5,6 +5,7 @@ import reference
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting
 from sentence_transformers.util import cos_sim
+from st_softinfonce.estimators.known_queries import KnownQueries
 
 from st_softinfonce import (
     BM25Estimator,
@@ -15,7 +16,6 @@ from st_softinfonce import (
     WeightingParameters,
 )
 from st_softinfonce.estimators import MixtureEstimator, NearDuplicateEstimator, bm25
-from st_softinfonce.estimators.known_queries import KnownQueries
 from st_softinfonce.losses import InputWarning
 
 # The negatives are other queries' documents, as mining makes them; the last three come from elsewhere.
