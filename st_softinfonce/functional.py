@@ -160,21 +160,22 @@ def negative_weights(
         known = _known_candidates(known, similarity).scatter(1, columns, True)
         similarity = similarity.masked_fill(~known, -math.inf)
     similarity = _without_values_at(similarity, columns)
-    negatives: Tensor | int = similarity.size(1) - 1
-    if alpha == 0 or negatives == 0:
+    most = similarity.size(1) - 1
+    if alpha == 0 or most == 0:
         return torch.ones_like(similarity)
-    if known is None and _too_few(negatives, alpha, beta):
-        _warn_small_batch(negatives, alpha, beta)
+    if known is None and _too_few(most, alpha, beta):
+        _warn_small_batch(most, alpha, beta)
         return torch.ones_like(similarity)
     outside = _outside(known, columns, similarity)
     logits = _divided(similarity.masked_fill(outside, -math.inf), temperature).masked_fill(outside, -math.inf)
     share = logits.softmax(dim=1)  # (N, M): 0 at the positive, sums to 1 over the negatives
-    if known is not None:
+    if known is None:
+        weights = (beta - alpha * share) / (beta - alpha / most)
+    else:
         # How many are known is on the device: nothing here waits for it.
         negatives = known.sum(dim=1, keepdim=True).to(share.dtype) - 1  # (N, 1)
-    weights = (beta - alpha * share) / (beta - alpha / negatives)
-    if known is not None:
-        too_few = beta * negatives <= alpha * (1 + 1e-9)
+        weights = (beta - alpha * share) / (beta - alpha / negatives)
+        too_few: Tensor = negatives * beta <= alpha * (1 + 1e-9)
         if _can_look_at(known) and bool((too_few & (negatives > 0)).any()):
             _warn_small_batch(int(negatives[too_few].max()), alpha, beta)
         # Rows without a known negative are nan so far: a softmax over nothing.

@@ -448,9 +448,7 @@ def as_treatments(name: str, value: object) -> tuple[Treatment, ...]:
                 f"{treatment!r}.{made}"
             )
     if not several:
-        raise ValueError(
-            f"{name} must hold at least one treatment, got an empty list. None takes the estimator's own."
-        )
+        raise ValueError(f"{name} must hold at least one treatment, got none. None itself takes the estimator's own.")
     return several
 
 

@@ -216,7 +216,7 @@ class TestBadInput:
     @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss, MultiVectorSoftInfoNCELoss])
     @pytest.mark.parametrize("model", [None, "bert"], ids=["none", "name"])
     def test_what_is_no_model_is_refused_at_construction(self, cls, model):
-        with pytest.raises(TypeError, match="model must be the model to train, got (NoneType|str)"):
+        with pytest.raises(TypeError, match=r"model must be the model to train, got (NoneType|str)"):
             cls(model)
 
     def test_one_column_is_refused(self, static_model):

@@ -1,4 +1,4 @@
-"""Each published way to handle negatives is an estimator and a treatment: equal to the host's class, or to its formula."""
+"""Each published way to handle negatives is an estimator and a treatment: equal to its class, or to its formula."""
 
 import pytest
 import reference_losses as reference
@@ -166,7 +166,7 @@ class TestGISTEmbed:
         assert ours[0] > host[0]  # by what the further candidates add
 
     def test_a_query_is_no_candidate_for_itself_where_its_positive_is_a_copy_of_it(self, model, guide):
-        """The host's mask drops a query's own copy because 1 > the threshold; a positive with similarity 1 keeps it."""
+        """The host's mask drops a query's own copy as 1 > the threshold; a positive with similarity 1 keeps it."""
         texts = [QUERIES, [QUERIES[0], *DOCUMENTS[1:]]]
         batch = features(model, texts)
         options = {"margin": 0.0, "relative": False, "anchors": True}

@@ -175,7 +175,7 @@ class TestReading:
             ("soften", TypeError, "treatment must be a treatment such as Soften.*, got 'soften'"),
             (Distill, TypeError, "treatment must be .* got <class .*Distill'>. Call it with its options"),
             ([Mask(top_k=1), 3], TypeError, "treatment must be .* got 3"),
-            ([], ValueError, "treatment must hold at least one treatment, got an empty list"),
+            ([], ValueError, "treatment must hold at least one treatment, got none"),
         ],
         ids=["name", "class", "number-among-them", "empty"],
     )

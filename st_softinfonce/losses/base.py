@@ -72,9 +72,9 @@ class Asked(tuple["Represented | None", ...]):
 class InBatchLoss(nn.Module, ABC):
     """A loss over the scores of every query of a batch with every document of it.
 
-    A subclass says what it makes of some rows (:meth:`rows_loss`), which plain and cached losses share. This class has the estimators represent the texts
-    before the model can change the features, embeds the columns, gathers both across devices, and checks what comes
-    in. Nothing of a batch is kept on the loss.
+    A subclass says what it makes of some rows (:meth:`rows_loss`), which plain and cached losses share. This class
+    has the estimators represent the texts before the model can change the features, embeds the columns, gathers both
+    across devices, and checks what comes in. Nothing of a batch is kept on the loss.
 
     Args:
         model: The model to train.
@@ -263,27 +263,30 @@ class InBatchLoss(nn.Module, ABC):
             if represented is None:
                 own = isinstance(estimator, SelfEstimator)
                 # Copies, so that an estimator cannot write into the embeddings; ours takes the scores instead.
-                copied = [part.detach() if own else part.detach().clone() for part in (queries, documents)]
+                copied = (part.detach() if own else part.detach().clone() for part in (queries, documents))
+                own_queries, candidates = copied
                 with leaving_no_trace(estimator, self.model):
-                    bound = estimator if own else bound_to_batch(estimator, copied[1])
-                judgements.append(Judgement(judge, bound, *copied, None, size, self._watch, of_scores=own))
+                    bound = estimator if own else bound_to_batch(estimator, candidates)
+                judgements.append(
+                    Judgement(judge, bound, own_queries, candidates, None, size, self._watch, of_scores=own)
+                )
                 continue
             columns = (represented.queries, *represented.candidates)
             if self.gather_across_devices:
                 columns = tuple(_host.gather_rows(column, estimator.padding) for column in columns)
             candidates = join_rows(columns[1:], estimator.padding)
-            known = self._known(represented, count_rows(columns[1]), candidates)
+            known = self._known(represented, count_rows(columns[1]))
             with leaving_no_trace(estimator, self.model):
                 bound = bound_to_batch(estimator, candidates, known if represented.known else None)
             judgements.append(Judgement(judge, bound, columns[0], candidates, known, size, self._watch))
         return tuple(judgements)
 
-    def _known(self, represented: Represented, positives: int, candidates: Any) -> Tensor | None:
+    def _known(self, represented: Represented, positives: int) -> Tensor | None:
         if not represented.known:
             return None
         masks = [mask.to(torch.uint8) for mask in represented.known]
         if self.gather_across_devices:
-            masks = [_host.gather_rows(mask, None) for mask in masks]  # type: ignore[misc]
+            masks = [_host.gather_rows(mask, None) for mask in masks]
         return torch.cat([masks[0].new_ones(positives), *masks]).bool()
 
 
@@ -353,7 +356,10 @@ class Judgement:
     def _similarity(self, direction: Direction, rows: Tensor, scores: Mapping[Direction, Tensor]) -> Tensor:
         if self.of_scores:
             return scores[direction].detach()
-        some = lambda representation: map_rows(lambda part: part[rows], representation)  # noqa: E731
+
+        def some(representation: Representation) -> Representation:
+            return map_rows(lambda part: part[rows], representation)
+
         estimator = self.estimator
         if direction == "query_to_doc":
             return checked_similarity(estimator, some(self.queries), self.candidates)

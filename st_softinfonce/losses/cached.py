@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,17 +60,6 @@ class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
                 loss = loss.detach()
             total = total + loss
         return total
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """Return the settings for the model card, as JSON primitives.
-
-        Returns:
-            Names and values.
-        """
-        return super().get_config_dict() | {
-            "mini_batch_size": self.mini_batch_size,
-            "mini_batch_num_tokens": self.mini_batch_num_tokens,
-        }
 
     def _set_mini_batches(self, size: int, num_tokens: int | None, show_progress_bar: bool) -> None:
         check_count("mini_batch_size", size)

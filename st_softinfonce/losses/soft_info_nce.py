@@ -326,6 +326,17 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
         super().__init__(model, estimator, treatment, **options)
         self._set_mini_batches(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
 
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the settings for the model card, as JSON primitives.
+
+        Returns:
+            Names and values.
+        """
+        return super().get_config_dict() | {
+            "mini_batch_size": self.mini_batch_size,
+            "mini_batch_num_tokens": self.mini_batch_num_tokens,
+        }
+
 
 def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
     """Read who judges and what follows from the arguments of these names.

@@ -228,16 +228,16 @@ class TestNoTrace:
 
     def test_random_numbers_are_drawn_as_if_it_had_not_been_asked(self, transformer_model):
         def draw():
-            return torch.rand(1).item(), random.random(), np.random.rand()  # noqa: NPY002
+            return torch.rand(1).item(), random.random(), np.random.rand()
 
         def seed():
-            torch.manual_seed(3), random.seed(3), np.random.seed(3)  # noqa: NPY002
+            torch.manual_seed(3), random.seed(3), np.random.seed(3)
 
         seed()
         expected = draw()
         seed()
         with leaving_no_trace(Constant(), transformer_model):
-            torch.manual_seed(9), random.seed(9), np.random.seed(9)  # noqa: NPY002
+            torch.manual_seed(9), random.seed(9), np.random.seed(9)
             draw()
         assert draw() == expected
 

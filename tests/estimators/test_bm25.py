@@ -134,7 +134,7 @@ def test_scoring_leaves_the_ids_alone():
 
 
 class TestWords:
-    texts = [  # noqa: RUF012
+    texts = [
         "parse the HTTP response",
         "def parseHTTPResponse(raw_bytes):",
         "parse_http_response",
