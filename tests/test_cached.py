@@ -64,7 +64,9 @@ def test_cached_equals_plain(transformer_model, options, chunk):
     assert_same(cached, plain)
     if options.get("estimator", "bm25") is not None:
         plain_options = {name: value for name, value in options.items() if not name.startswith("treatment")}
-        unweighted = run(transformer_model, make(SoftInfoNCELoss, transformer_model, plain_options | {"estimator": None}))
+        unweighted = run(
+            transformer_model, make(SoftInfoNCELoss, transformer_model, plain_options | {"estimator": None})
+        )
         assert abs(unweighted[0] - plain[0]) > 1e-4
 
 

@@ -110,7 +110,9 @@ def test_a_transformer_with_cached_gradients(exact_transformer, texts, chunk):
     for options, scores in zip(COVERING, itertools.cycle(SCORES.values()), strict=False):
         options = {**options, **scores, "mini_batch_size": chunk}
         ours = run(exact_transformer, CachedSoftInfoNCELoss(exact_transformer, None, **options), batch)
-        assert_same(ours, run(exact_transformer, CachedMultipleNegativesRankingLoss(exact_transformer, **options), batch))
+        assert_same(
+            ours, run(exact_transformer, CachedMultipleNegativesRankingLoss(exact_transformer, **options), batch)
+        )
 
 
 @pytest.mark.parametrize("mode", HARDNESS[1:])

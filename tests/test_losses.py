@@ -82,7 +82,13 @@ class TestTreatments:
     @losses
     @pytest.mark.parametrize(
         "treatment",
-        [None, Discount(POSTERIOR), Mask(top_k=1), Distill(temperature=5.0), [Mask(top_k=2), Distill(temperature=5.0)]],
+        [
+            None,
+            Discount(POSTERIOR),
+            Mask(top_k=1),
+            Distill(temperature=5.0),
+            [Mask(top_k=2), Distill(temperature=5.0)],
+        ],
         ids=["own", "discount", "mask", "distill", "mask-and-distill"],
     )
     def test_they_change_the_loss_and_its_gradients(self, transformer_model, cls, treatment):
@@ -143,7 +149,9 @@ class TestBatches:
     def test_a_single_query_with_negatives_of_its_own_learns(self, model):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            value = SoftInfoNCELoss(model, "self", Distill())(features(model, [QUERIES[:1], DOCUMENTS[:1], NEGATIVES[:1]]))
+            value = SoftInfoNCELoss(model, "self", Distill())(
+                features(model, [QUERIES[:1], DOCUMENTS[:1], NEGATIVES[:1]])
+            )
         assert value > 0
 
     def test_a_last_batch_too_small_for_eq_4_is_plain_info_nce(self, model):

@@ -6,7 +6,7 @@ import conftest
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, make_tokenizer, run
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_tokenizer, run
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Transformer
@@ -32,6 +32,7 @@ from st_softinfonce.losses import (
 TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
 
 assert_same = partial(conftest.assert_same, rtol=1e-5, atol=1e-6)  # in float32
+
 
 @pytest.fixture(scope="module")
 def masked_bert_folder(tmp_path_factory):
@@ -96,7 +97,6 @@ class TestSparse:
         with pytest.raises(TypeError, match=r"got SparseMultipleNegativesRankingLoss: SpladeLoss of sentence-transf"):
             SoftSpladeLoss(splade, SparseMultipleNegativesRankingLoss(splade), **self.weights)
 
-
     def test_a_subclass_refuses_it_too_and_trains_otherwise(self, splade):
         class Mine(SoftSpladeLoss):
             def __init__(self, model, loss=None):
@@ -134,7 +134,9 @@ class TestMultiVector:
         batch = self.batch(colbert)
         with torch.no_grad():
             ours = MultiVectorSoftInfoNCELoss(colbert, None, scale=1e4)([dict(column) for column in batch], None)
-            host = MultiVectorMultipleNegativesRankingLoss(colbert, scale=1e4)([dict(column) for column in batch], None)
+            host = MultiVectorMultipleNegativesRankingLoss(colbert, scale=1e4)(
+                [dict(column) for column in batch], None
+            )
         assert torch.equal(ours, host)
 
     def test_hardness_raises_the_scores_of_negatives(self, colbert):

@@ -239,7 +239,9 @@ class TestSelfMask:
         ours = run(model, make(cached, model, "self", treatment, directions=directions), batch)
         assert_same(ours, run(model, reference.written(model, formula), batch))
         columns = torch.eye(8).split(8) * (2 + negatives)
-        assert 0 < formula.masked < sum(map(len, reference.rows_of(columns[0], columns[1:], 1.0, directions=directions)))
+        assert (
+            0 < formula.masked < sum(map(len, reference.rows_of(columns[0], columns[1:], 1.0, directions=directions)))
+        )
         assert_differ(ours, run(model, make(cached, model, None, directions=directions), batch))
 
     def test_equals_the_formula_by_dot_products(self, model):

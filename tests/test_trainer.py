@@ -117,7 +117,9 @@ def test_the_saved_model_loads_without_this_package_and_gives_the_same_vectors(s
 
 
 def test_the_model_card_names_the_loss_its_parameters_and_the_paper(static_model, pairs, tmp_path):
-    training = trainer(static_model, tmp_path, pairs, SoftInfoNCELoss(static_model, "bm25", Soften(1.5, 0.5, 1.0, min_weight=0.25)))
+    training = trainer(
+        static_model, tmp_path, pairs, SoftInfoNCELoss(static_model, "bm25", Soften(1.5, 0.5, 1.0, min_weight=0.25))
+    )
     training.train()
     static_model.save_pretrained(str(tmp_path / "final"))
     card = (tmp_path / "final" / "README.md").read_text()
@@ -126,7 +128,13 @@ def test_the_model_card_names_the_loss_its_parameters_and_the_paper(static_model
     assert "loss:SoftInfoNCELoss" in card
     parameters = json.loads(re.search(r"with these parameters:\s+```json\s+(\{.*?\n  \})", card, re.DOTALL).group(1))
     assert parameters["estimator"] == "bm25"
-    assert parameters["estimator_options"] == {"k1": 1.2, "b": 0.75, "compares": "queries", "statistics": "batch", "tokens": "content"}
+    assert parameters["estimator_options"] == {
+        "k1": 1.2,
+        "b": 0.75,
+        "compares": "queries",
+        "statistics": "batch",
+        "tokens": "content",
+    }
     assert parameters["treatment"] == {
         "treatment": "Soften",
         "alpha": 1.5,
@@ -168,3 +176,19 @@ def test_one_column_is_refused_at_the_first_batch(static_model, pairs, tmp_path)
 def test_an_empty_dataset_is_refused(static_model, pairs, tmp_path):
     with pytest.raises(ValueError, match="num_samples=0"):
         trainer(static_model, tmp_path, pairs.select([])).train()
+
+
+def test_metadata_columns_that_train_as_negatives_are_named_once(static_model, pairs, tmp_path):
+    mined = pairs.add_column("path", ["a.py"] * len(pairs)).add_column("license", ["mit"] * len(pairs))
+    training = trainer(static_model, tmp_path, mined, SoftInfoNCELoss(static_model, None))
+    with pytest.warns(InputWarning, match=r"\['path', 'license'\] train as hard negatives.*select_columns") as record:
+        training.train()
+    assert sum("train as hard negatives" in str(warning.message) for warning in record) == 1
+
+
+def test_training_and_evaluation_change_nothing_of_what_the_loss_is(static_model, pairs, tmp_path):
+    loss = SoftInfoNCELoss(static_model, treatments=[("bm25", None), ("self", None)])
+    before = loss.get_config_dict()
+    options = {"eval_strategy": "epoch", "eval_on_start": True}
+    trainer(static_model, tmp_path, pairs, loss, eval_dataset=pairs, **options).train()
+    assert loss.get_config_dict() == before
