@@ -216,7 +216,7 @@ class TestBadInput:
     @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss, MultiVectorSoftInfoNCELoss])
     @pytest.mark.parametrize("model", [None, "bert"], ids=["none", "name"])
     def test_what_is_no_model_is_refused_at_construction(self, cls, model):
-        with pytest.raises(TypeError, match="model must be the model to train, got (NoneType|str)"):
+        with pytest.raises(TypeError, match=r"model must be the model to train, got (NoneType|str)"):
             cls(model)
 
     def test_one_column_is_refused(self, static_model):
@@ -272,7 +272,7 @@ class TestBadInput:
 
 
 def state_of_randomness():
-    return torch.get_rng_state().tolist(), random.getstate(), [str(part) for part in np.random.get_state()]
+    return torch.get_rng_state().tolist(), random.getstate(), [str(part) for part in np.random.get_state()]  # noqa: NPY002
 
 
 class Meddler(SimilarityEstimator):
@@ -298,9 +298,9 @@ class Meddler(SimilarityEstimator):
         if self.what == "seeds":
             torch.manual_seed(0)
             random.seed(0)
-            np.random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
         elif self.what == "draws":
-            torch.rand(3), random.random(), np.random.rand()
+            torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
         elif self.what == "eval":
             self.model.eval()
         elif self.what == "layer":
@@ -343,7 +343,7 @@ class TestPlugins:
         handle = model.register_forward_hook(lambda _m, _i, output: seen.append(output["sentence_embedding"].detach()))
         torch.manual_seed(3)
         random.seed(3)
-        np.random.seed(3)
+        np.random.seed(3)  # noqa: NPY002
         loss = cls(model, estimator)
         value, gradients = run(model, loss, features(model, COLUMNS["one-negative"]))
         handle.remove()

@@ -1,4 +1,4 @@
-"""Each published way to handle negatives is an estimator and a treatment: equal to the host's class, or to its formula."""
+"""Each published loss is an estimator and a treatment: equal to the host's class, or to its formula."""
 
 import pytest
 import reference_losses as reference
@@ -85,19 +85,21 @@ def assert_differ(one, other):
     assert abs(one[0] - other[0]) > 1e-4
 
 
+MARGINS = {
+    "absolute-0": (0.0, False),
+    "absolute": (0.05, False),
+    "relative-0": (0.0, True),
+    "relative": (0.1, True),
+}
+
+
 class TestGISTEmbed:
     """(trained-model with cosines, Mask by margin) is GISTEmbedLoss, except where its blocks hold something else."""
 
-    MARGINS = {
-        "absolute-0": (0.0, False),
-        "absolute": (0.05, False),
-        "relative-0": (0.0, True),
-        "relative": (0.1, True),
-    }
     margins = pytest.mark.parametrize(("margin", "relative"), MARGINS.values(), ids=MARGINS.keys())
     # contrast_anchors, contrast_positives, the number of negatives. With negatives, doc_to_doc holds more than
     # contrast_positives does.
-    BLOCKS = [
+    BLOCKS = (
         (False, False, 0),
         (True, False, 0),
         (False, True, 0),
@@ -105,7 +107,7 @@ class TestGISTEmbed:
         (False, False, 1),
         (True, False, 1),
         (True, False, 2),
-    ]
+    )
     blocks = pytest.mark.parametrize(
         ("anchors", "positives", "columns"), BLOCKS, ids=lambda value: str(value).lower()[:5]
     )
@@ -166,7 +168,7 @@ class TestGISTEmbed:
         assert ours[0] > host[0]  # by what the further candidates add
 
     def test_a_query_is_no_candidate_for_itself_where_its_positive_is_a_copy_of_it(self, model, guide):
-        """The host's mask drops a query's own copy because 1 > the threshold; a positive with similarity 1 keeps it."""
+        """The host drops a query's own copy as 1 is above the threshold; a positive of similarity 1 keeps it."""
         texts = [QUERIES, [QUERIES[0], *DOCUMENTS[1:]]]
         batch = features(model, texts)
         options = {"margin": 0.0, "relative": False, "anchors": True}

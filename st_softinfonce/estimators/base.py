@@ -314,9 +314,7 @@ def join_rows(parts: Sequence[Representation], padding: Padding) -> Representati
         return parts[0]
     if isinstance(parts[0], tuple):
         paddings = padding if isinstance(padding, tuple) else (padding,) * len(parts[0])
-        return tuple(
-            join_rows(same, fill) for same, fill in zip(zip(*parts, strict=True), paddings, strict=True)
-        )
+        return tuple(join_rows(same, fill) for same, fill in zip(zip(*parts, strict=True), paddings, strict=True))
     tensors: list[Tensor] = list(parts)  # type: ignore[arg-type]
     if len({part.shape[1:] for part in tensors}) > 1:
         if padding is None or isinstance(padding, tuple) or any(part.dim() != 2 for part in tensors):

@@ -258,7 +258,9 @@ class InBatchLoss(nn.Module, ABC):
                 copied = [part.detach() if own else part.detach().clone() for part in (queries, documents)]
                 with leaving_no_trace(estimator, self.model):
                     bound = estimator if own else bound_to_batch(estimator, copied[1])
-                judgements.append(Judgement(judge, bound, *copied, None, size, self._watch, of_scores=own))
+                judgements.append(
+                    Judgement(judge, bound, copied[0], copied[1], None, size, self._watch, of_scores=own)
+                )
                 continue
             columns = (represented.queries, *represented.candidates)
             if self.gather_across_devices:
