@@ -127,7 +127,7 @@ def guided(guide, temperature, margin, relative, directions, similarity=cosine):
 
 
 def self_masked(margin, scale, directions, similarity=cosine):
-    """Qwen3-Embedding (Zhang et al. 2025, section 3): what is above the positive's own similarity plus a margin goes."""
+    """Qwen3-Embedding (Zhang et al. 2025, section 3): above the positive's similarity plus a margin they go."""
 
     def formula(queries, *documents):
         losses, gone = [], 0
@@ -169,7 +169,7 @@ def several_positives(relevant, scale, similarity=cosine):
 def listwise(teacher, share, temperature, scale, similarity=cosine, taken_out=()):
     """Distillation over the whole row: cross-entropy with (1 - share) onehot + share softmax(teacher / temperature).
 
-    ``teacher[i][j]`` is its similarity of query ``i`` and document ``j``; pairs in ``taken_out`` are no candidates.
+    ``teacher[i][j]`` is its similarity of query ``i`` and document ``j``; pairs ``taken_out`` are no candidates.
     """
 
     def formula(queries, *documents):

@@ -79,8 +79,19 @@ class TestSparse:
         assert abs(weighted[0] - unweighted[0]) > 1e-4
 
     def test_another_packages_loss_is_refused(self, splade):
-        with pytest.raises(TypeError, match=r"got SparseMultipleNegativesRankingLoss: "):
+        with pytest.raises(TypeError, match=r"got SparseMultipleNegativesRankingLoss: SpladeLoss of sentence-transf"):
             SoftSpladeLoss(splade, SparseMultipleNegativesRankingLoss(splade), **self.weights)
+
+    def test_a_subclass_refuses_it_too_and_trains_otherwise(self, splade):
+        class Mine(SoftSpladeLoss):
+            def __init__(self, model, loss=None):
+                loss = SoftInfoNCELoss.paper(model) if loss is None else loss
+                super().__init__(model, loss, document_regularizer_weight=0.1, query_regularizer_weight=0.2)
+
+        expected = run(splade, SoftSpladeLoss(splade, SoftInfoNCELoss.paper(splade), **self.weights))
+        assert_same(run(splade, Mine(splade)), expected)
+        with pytest.raises(TypeError, match="got SparseMultipleNegativesRankingLoss: SpladeLoss of sentence-transf"):
+            Mine(splade, SparseMultipleNegativesRankingLoss(splade))
 
 
 class TestMultiVector:

@@ -85,19 +85,21 @@ def assert_differ(one, other):
     assert abs(one[0] - other[0]) > 1e-4
 
 
+MARGINS = {
+    "absolute-0": (0.0, False),
+    "absolute": (0.05, False),
+    "relative-0": (0.0, True),
+    "relative": (0.1, True),
+}
+
+
 class TestGISTEmbed:
     """(trained-model with cosines, Mask by margin) is GISTEmbedLoss, except where its blocks hold something else."""
 
-    MARGINS = {
-        "absolute-0": (0.0, False),
-        "absolute": (0.05, False),
-        "relative-0": (0.0, True),
-        "relative": (0.1, True),
-    }
     margins = pytest.mark.parametrize(("margin", "relative"), MARGINS.values(), ids=MARGINS.keys())
     # contrast_anchors, contrast_positives, the number of negatives. With negatives, doc_to_doc holds more than
     # contrast_positives does.
-    BLOCKS = [
+    BLOCKS = (
         (False, False, 0),
         (True, False, 0),
         (False, True, 0),
@@ -105,7 +107,7 @@ class TestGISTEmbed:
         (False, False, 1),
         (True, False, 1),
         (True, False, 2),
-    ]
+    )
     blocks = pytest.mark.parametrize(
         ("anchors", "positives", "columns"), BLOCKS, ids=lambda value: str(value).lower()[:5]
     )

@@ -187,6 +187,10 @@ class InBatchLoss(nn.Module, ABC):
         return self.rows_loss(batch, batch.rows)
 
     @abstractmethod
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the settings for the model card, as JSON primitives."""
+
+    @abstractmethod
     def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
         """Compute the mean loss of some of the batch's rows, without a tensor larger than (rows, candidates).
 

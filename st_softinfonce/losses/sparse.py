@@ -25,9 +25,10 @@ class _AsksFirst(_Wrapper):
 
     def __init__(self, model: nn.Module, loss: InBatchLoss, *args: Any, **options: Any) -> None:
         if not isinstance(loss, InBatchLoss):
+            host = next(cls for cls in type(self).__mro__ if cls.__module__.startswith("sentence_transformers."))
             raise TypeError(
                 f"loss must be one of st_softinfonce, e.g. SoftInfoNCELoss.paper(model), got {type(loss).__name__}: "
-                "the class of the same name without 'Soft' in sentence-transformers takes the others."
+                f"{host.__name__} of sentence-transformers takes the others."
             )
         super().__init__(model, loss, *args, **options)
 
@@ -35,6 +36,11 @@ class _AsksFirst(_Wrapper):
         features = list(sentence_features)
         loss = cast(InBatchLoss, self.loss)
         return super().forward(features, loss.ask(features, labels))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        inner = cast(InBatchLoss, self.loss)
+        name = type(inner).__name__
+        return {**super().get_config_dict(), "loss": name, name: inner.get_config_dict()}
 
 
 class SoftSpladeLoss(_AsksFirst, SpladeLoss):
