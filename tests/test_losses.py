@@ -424,7 +424,6 @@ class TestTheDeviceIsNotWaitedFor:
     def elsewhere(self, monkeypatch):
         """Have the package believe that tensors are on a device that looking at would wait for."""
         monkeypatch.setattr("st_softinfonce.functional._can_look_at", lambda tensor: False)
-        monkeypatch.setattr("st_softinfonce.estimators.bm25._sizes_are_known", lambda tensor: False)
 
     def estimators(self, model, teacher):
         def table(estimator):

@@ -1,6 +1,7 @@
 """Each published way to handle negatives is an estimator and a treatment: equal to its class, or to its formula."""
 
 import pytest
+import reference as loops
 import reference_losses as reference
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, make_tokenizer, run
@@ -500,13 +501,11 @@ class TestSoftening:
 
     @kinds
     def test_bm25_by_documents_equals_the_formula_on_its_own_scores(self, model, cached):
-        import reference as loops
-
         words = [[word for word in text.split() if word in model.tokenizer.get_vocab()] for text in QUERIES]
         scores = loops.bm25(words, [text.split() for text in DOCUMENTS + NEGATIVES], 1.2, 0.75)
         treatment = Soften(1.3, 0.7, 0.5)
         batch = features(model, COLUMNS[:3])
-        ours = run(model, make(cached, model, BM25Estimator(compares="documents"), treatment), batch)
+        ours = run(model, make(cached, model, BM25Estimator(compares="documents", tokens="all"), treatment), batch)
         formula = reference.softened({"query_to_doc": scores}, self.OPTIONS, 20.0)
         assert_same(ours, run(model, reference.written(model, formula), batch), rtol=1e-5, atol=1e-7)
 

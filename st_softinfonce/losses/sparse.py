@@ -40,7 +40,8 @@ class _AsksFirst(_Wrapper):
     def get_config_dict(self) -> dict[str, Any]:
         inner = cast(InBatchLoss, self.loss)
         name = type(inner).__name__
-        return {**super().get_config_dict(), "loss": name, name: inner.get_config_dict()}
+        settings: dict[str, Any] = super().get_config_dict()  # type: ignore[misc] # a mixin of the host's wrappers
+        return {**settings, "loss": name, name: inner.get_config_dict()}
 
 
 class SoftSpladeLoss(_AsksFirst, SpladeLoss):
