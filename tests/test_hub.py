@@ -149,7 +149,7 @@ def test_the_pushed_card_names_the_loss_the_estimator_the_data_and_the_paper(pus
         f'"estimator_version": "st-softinfonce {version("st-softinfonce")}"',
         '"alpha": 1.5',
         '"beta": 0.5',
-        '"weight_temperature": 1.0',
+        '"temperature": 1.0',
         "* Size: 8 training samples",
         "Rethinking Negative Pairs in Code Search",
         f'SentenceTransformer("{name}")',
