@@ -156,7 +156,10 @@ def inspect_pairs(
             for chosen, similarity, known in said
         ]
         log_weights, targets = combine(said, positives)
-        scan.add(np.array(judged[0][0]), similarities, log_weights, targets, combine(promoting, positives)[1])
+        promotions = combine(promoting, positives)[1]
+        if promotions is None:
+            promotions = torch.eye(batch_size)  # nothing but a teacher gives a negative a target
+        scan.add(np.array(judged[0][0]), similarities, log_weights, targets, promotions)
     effects = scan.sums.read()
     assert effects is not None  # there is at least one batch of two
     summary = {
@@ -195,7 +198,7 @@ class _Scan:
         similarities: list[Tensor],
         log_weights: Tensor | None,
         targets: Tensor | None,
-        promotions: Tensor | None,
+        promotions: Tensor,
     ) -> None:
         positives = torch.arange(len(rows))
         negative = ~torch.eye(len(rows), dtype=torch.bool)
