@@ -13,14 +13,17 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from st_softinfonce import (
     BM25Estimator,
     CachedSoftInfoNCELoss,
+    MixtureEstimator,
+    NearDuplicateEstimator,
+    PairwiseEstimator,
     SimilarityEstimator,
+    Soften,
     SoftInfoNCELoss,
     TextColumn,
-    WeightingParameters,
     get_estimator,
 )
-from st_softinfonce.estimators import MixtureEstimator, NearDuplicateEstimator, PairwiseEstimator
-from st_softinfonce.estimators.base import join_representations
+from st_softinfonce._host import gather_rows
+from st_softinfonce.estimators.base import join_rows, map_rows
 
 arguments = partial(
     SentenceTransformerTrainingArguments,
@@ -36,7 +39,7 @@ arguments = partial(
 class Bits(SimilarityEstimator):
     """Random rows of any shape and dtype, which remember what they were."""
 
-    weighting = WeightingParameters(alpha=1.0, beta=1.0, temperature=2.0)
+    treatment = Soften(alpha=1.0, beta=1.0, temperature=2.0)
 
     def __init__(self, dtype=torch.float32, shape=(3,), padding=None, compares="documents"):
         self.dtype = dtype
@@ -117,7 +120,7 @@ class TestPacking:
         seen = []
 
         class Noting(BM25Estimator):
-            def for_batch(self, candidates):
+            def for_batch(self, candidates, known=None):
                 seen.append(candidates)
                 return self
 
@@ -145,7 +148,7 @@ class TestPacking:
             def similarity(self, queries, candidates):
                 return torch.zeros(1, 1)
 
-            def for_batch(self, candidates):
+            def for_batch(self, candidates, known=None):
                 return self
 
         mixture = MixtureEstimator(["bm25", Wrong()])
@@ -183,7 +186,7 @@ class TestScale:
 
     def test_what_one_part_rules_out_is_ruled_out(self, tokenizer):
         class First(PairwiseEstimator):
-            weighting = WeightingParameters(alpha=1.0, beta=1.0, temperature=1.0)
+            treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
 
             def score(self, queries, candidates):
                 return torch.ones(len(queries))
@@ -243,7 +246,7 @@ class TestInTheLoss:
             def similarity(self, queries, candidates):
                 return torch.full((len(queries), len(candidates)), math.nan)
 
-            def for_batch(self, candidates):
+            def for_batch(self, candidates, known=None):
                 return self
 
         loss = SoftInfoNCELoss(static_model, MixtureEstimator(["bm25", Nan()]))
