@@ -526,7 +526,8 @@ class TestTable:
         assert SimCSEEstimator(teacher).get_config_dict()["teacher_revision"].startswith("weights ")
 
     @pytest.mark.parametrize(
-        ("on_miss", "consequence"), [("ignore", "nothing follows for them"), ("encode", "they are encoded as they come")]
+        ("on_miss", "consequence"),
+        [("ignore", "nothing follows for them"), ("encode", "they are encoded as they come")],
     )
     def test_a_table_for_other_data_is_said_once(self, transformer_model, teacher, on_miss, consequence):
         estimator = SimCSEEstimator(teacher, on_miss=on_miss)

@@ -164,7 +164,5 @@ def test_a_distribution_without_metadata_breaks_nothing(tmp_path, monkeypatch, m
 def test_an_entry_point_on_something_that_cannot_be_called_is_named(installed, tmp_path, target):
     (tmp_path / "length_plugin.py").write_text(PLUGIN + "PLAIN = 'text'\n")
     installed("wrong", target, "length-plugin")
-    with pytest.raises(
-        TypeError, match=r"'wrong' \(length-plugin 1.0\) must name a class or a function, got .*Class"
-    ):
+    with pytest.raises(TypeError, match=r"'wrong' \(length-plugin 1.0\) must name a class or a function, got .*Class"):
         get_estimator("wrong")
