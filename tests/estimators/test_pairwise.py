@@ -4,9 +4,10 @@ import json
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, features
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from tiny_models import make_tokenizer, save_bert
@@ -162,6 +163,131 @@ class TestKeptScores:
         assert torch.equal(compare(estimator, tokenizer), first)
         assert len(estimator._scores) == kept
         assert [len(call) for call in estimator.calls] == ([64] if kept == 64 else [64, 64 - kept])
+
+    def test_the_oldest_go_first_whenever_they_were_asked_for_last(self, tokenizer):
+        estimator = Overlap(scores_kept=5)
+        for place in (0, 1, 2, 3, 4, 0, 5, 6):  # the first is asked for again, and no younger for it
+            compare(estimator, tokenizer, QUERIES[:1], [DOCUMENTS[place]])
+        assert len(estimator._scores) == 5
+        estimator.calls.clear()
+        compare(estimator, tokenizer, QUERIES[:1], DOCUMENTS[2:7])
+        assert estimator.calls == []
+        compare(estimator, tokenizer, QUERIES[:1], DOCUMENTS[:2])
+        assert sorted(estimator.calls[0]) == sorted((QUERIES[0], document) for document in DOCUMENTS[:2])
+
+    def test_forgetting_takes_no_longer_the_more_is_kept(self, tokenizer):
+        """Every score that comes in beyond the limit removes one, and looks at no other."""
+        looked_at = []
+
+        class Noting(type(Overlap()._scores)):
+            def popitem(self, last=True):
+                looked_at.append(last)
+                return super().popitem(last)
+
+            def __iter__(self):
+                raise AssertionError("all that is kept is looked at")
+
+        estimator = Overlap(scores_kept=64)
+        estimator._scores = Noting()
+        compare(estimator, tokenizer)
+        compare(estimator, tokenizer, candidates=[*DOCUMENTS[:7], "read socket"])
+        assert looked_at == [False] * 8
+        assert len(estimator._scores) == 64
+
+
+class TestOfAFunction:
+    def test_scores_are_the_functions(self, tokenizer):
+        def common_words(queries, candidates):
+            return [overlap(*pair) for pair in zip(queries, candidates, strict=True)]
+
+        estimator = PairwiseEstimator.from_function(common_words, Mask(above=2.5))
+        assert (estimator.name, estimator.treatment, estimator.compares) == (
+            "common_words",
+            Mask(above=2.5),
+            "documents",
+        )
+        assert torch.equal(compare(estimator, tokenizer), compare(Overlap(), tokenizer))
+
+    @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+    def test_numbers_may_come_in_any_form(self, tokenizer, kind):
+        estimator = PairwiseEstimator.from_function(
+            lambda queries, candidates: kind([len(q) - len(c) / 8 for q, c in zip(queries, candidates, strict=True)]),
+            Mask(above=1.0),
+        )
+        expected = torch.tensor([[len(query) - len(document) / 8 for document in DOCUMENTS] for query in QUERIES])
+        assert torch.equal(compare(estimator, tokenizer), expected)
+
+    def test_queries_come_first_whatever_the_direction(self, transformer_model):
+        seen = []
+
+        def note(queries, candidates):
+            seen.extend(zip(queries, candidates, strict=True))
+            return [0.5 * (query == QUERIES[1] and DOCUMENTS[2] == c) for query, c in seen[-len(queries) :]]
+
+        estimator = PairwiseEstimator.from_function(note, Mask(above=0.2))
+        batch = features(transformer_model, (QUERIES, DOCUMENTS))
+        value = SoftInfoNCELoss(transformer_model, estimator, directions=("query_to_doc", "doc_to_query"))(batch)
+        assert {query for query, _ in seen} == set(QUERIES)
+        assert {document for _, document in seen} == set(DOCUMENTS)
+        plain = SoftInfoNCELoss(transformer_model, None, directions=("query_to_doc", "doc_to_query"))(
+            features(transformer_model, (QUERIES, DOCUMENTS))
+        )
+        assert value < plain
+
+    def test_options_are_those_of_the_class(self, tokenizer):
+        options = {"compares": "queries", "candidates_per_query": 2, "scores_kept": 0}
+        estimator = PairwiseEstimator.from_function(lambda queries, _: [1.0] * len(queries), Mask(above=2), **options)
+        similarity = compare(estimator, tokenizer)
+        assert ((similarity == 1).sum(dim=1) == 2).all()
+        assert estimator.get_config_dict()["compares"] == "queries"
+        assert not estimator._scores
+
+    def test_the_card_names_the_function(self, static_model):
+        def same_start(queries, candidates):
+            return [float(q[:9] == c[:9]) for q, c in zip(queries, candidates, strict=True)]
+
+        estimator = PairwiseEstimator.from_function(same_start, Mask(above=0.5))
+        config = SoftInfoNCELoss(static_model, estimator).get_config_dict()
+        assert json.loads(json.dumps(config)) == config
+        assert config["estimator"] == "same_start"
+        assert Overlap.name == "Overlap"  # the class of another estimator is as before
+
+    @pytest.mark.parametrize(
+        ("function", "treatment", "error", "message"),
+        [
+            ("overlap", Mask(above=1), TypeError, "function must be a function of two lists of texts, got str"),
+            (overlap, "mask", TypeError, "treatment must be .*, got"),
+        ],
+        ids=["function", "treatment"],
+    )
+    def test_what_cannot_be_meant_is_refused_at_once(self, function, treatment, error, message):
+        with pytest.raises(error, match=message):
+            PairwiseEstimator.from_function(function, treatment)
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (lambda n: None, "broken must return a number for each of 64 pairs, got NoneType"),
+            (lambda n: ["high"] * n, "broken must return a number for each of 64 pairs, got list"),
+            (lambda n: [[0.5]] * n, r"broken.score\(\) must return .* for each of 64 pairs, got .* \(64, 1\)"),
+            (lambda n: [0.5] * (n - 1), r"broken.score\(\) must return .* for each of 64 pairs, got .* \(63,\)"),
+            (lambda n: 0.5, r"broken.score\(\) must return .* for each of 64 pairs, got .* \(\)"),
+            (lambda n: [math.nan] * n, "got nan for 'read a file' and 'def .* Return -inf for a pair that is never"),
+        ],
+        ids=["none", "texts", "nested", "too-few", "one", "nan"],
+    )
+    def test_an_answer_that_is_no_number_a_pair_names_the_function(self, tokenizer, answer, message):
+        def broken(queries, candidates):
+            return answer(len(queries))
+
+        estimator = PairwiseEstimator.from_function(broken, Mask(above=0.5))
+        with pytest.raises(ValueError, match=message):
+            compare(estimator, tokenizer)
+
+    def test_a_mistake_within_the_function_is_the_functions_own(self, tokenizer):
+        estimator = PairwiseEstimator.from_function(lambda queries, candidates: [{}["missing"]], Mask(above=0.5))
+        with pytest.raises(KeyError, match="missing"):
+            compare(estimator, tokenizer)
 
 
 class TestContract:
