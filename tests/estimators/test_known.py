@@ -238,7 +238,9 @@ class TestCleanData:
         loss = SoftInfoNCELoss(static_model, KnownRelevanceEstimator({"none": 1}, static_model))
         for _ in range(2):  # of two columns each
             loss(features(static_model))
-        with pytest.warns(UserWarning, match="None of the texts in the first 5 columns looked up is among the 1 known"):
+        with pytest.warns(
+            UserWarning, match="None of the texts in the first 5 columns looked up is among the 1 known"
+        ):
             loss(features(static_model))
         loss(features(static_model))  # a second warning would be an error
 
