@@ -27,9 +27,11 @@ class KnownQueries:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
             mined from. Documents with different queries that the model reads alike count as not known.
         model: The model in training: its tokenizer makes both.
-        max_length: As given to the trainer, if it is: it decides where texts are truncated.
+        max_length: As given to the trainer, if it is, for all texts or by task: it decides where they are truncated.
         prompt: The documents' prompt as given to the trainer, if it is: it takes up length.
         task: The documents' task as given to the trainer's ``router_mapping``, if it is.
+        query_prompt: The queries' prompt, likewise.
+        query_task: The queries' task, likewise.
 
     Raises:
         ValueError: ``query_of`` is empty, or holds something else than texts.
@@ -51,9 +53,11 @@ class KnownQueries:
         query_of: Mapping[str, str],
         model: SentenceTransformer,
         *,
-        max_length: int | None = None,
+        max_length: int | Mapping[str, int] | None = None,
         prompt: str | None = None,
         task: str | None = None,
+        query_prompt: str | None = None,
+        query_task: str | None = None,
     ) -> None:
         if not query_of:
             raise ValueError("query_of must map at least one document to its query, got none.")
@@ -63,7 +67,14 @@ class KnownQueries:
         self._by_document = ByText(query_of, model, max_length=max_length, prompt=prompt, task=task)
         queries = self._by_document.values or [""]
         columns = [
-            TextColumn.as_read_by(model, queries[start : start + _CHUNK], role="query", max_length=max_length)
+            TextColumn.as_read_by(
+                model,
+                queries[start : start + _CHUNK],
+                role="query",
+                max_length=max_length,
+                prompt=query_prompt,
+                task=query_task,
+            )
             for start in range(0, len(queries), _CHUNK)
         ]
         ids = join_rows([column.content_ids.cpu() for column in columns], -1)

@@ -15,7 +15,7 @@ from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, features, run
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import dot_score
 
-from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SimilarityEstimator, SoftInfoNCELoss
+from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, KnownQueries, SimilarityEstimator, SoftInfoNCELoss
 from st_softinfonce.estimators import (
     IdenticalEstimator,
     KnownRelevanceEstimator,
@@ -269,6 +269,47 @@ class TestBadInput:
         with pytest.warns(InputWarning, match="'Indifferent' found all negatives equally similar in the first 5"):
             loss(copy.deepcopy(batch), None)
         loss(copy.deepcopy(batch), None)
+
+    def test_one_difference_in_the_first_batches_is_enough(self, static_model):
+        loss = SoftInfoNCELoss(static_model, Table(torch.zeros(8, 8), "queries"))
+        batch = features(static_model, COLUMNS["pairs"])
+        for step in range(8):
+            loss.judges[0].estimator.table = torch.eye(8).roll(1, 0) if step == 4 else torch.zeros(8, 8)
+            loss(copy.deepcopy(batch), None)
+
+    def test_of_two_estimators_of_one_name_the_one_that_tells_nothing_apart_is_noticed(self, static_model):
+        soften = Soften(1.0, 1.0, 0.5)
+        tables = [Table(torch.randn(8, 8), "queries"), Table(torch.zeros(8, 8), "queries")]
+        loss = SoftInfoNCELoss(static_model, treatments=[(table, soften) for table in tables])
+        batch = features(static_model, COLUMNS["pairs"])
+        for _ in range(5):
+            loss(copy.deepcopy(batch), None)
+        with pytest.warns(InputWarning, match="'Table' found all negatives equally similar"):
+            loss(copy.deepcopy(batch), None)
+
+    @pytest.mark.parametrize("differs", [False, True], ids=["equal", "different"])
+    def test_negatives_whose_query_is_not_known_are_no_difference(self, static_model, differs):
+        class Constant(SimilarityEstimator):
+            treatment = Soften(1.0, 1.0, 0.5)
+            compares = "queries"
+
+            def represent(self, column):
+                return torch.zeros(len(column), 1)
+
+            def similarity(self, queries, candidates):
+                similarity = torch.full((len(queries), len(candidates)), 0.5)
+                if differs:
+                    similarity[:, 9] = 0.75  # of a negative whose query is known
+                return similarity
+
+        known = KnownQueries({COLUMNS["one-negative"][2][1]: "sort the list"}, static_model)
+        loss = SoftInfoNCELoss(static_model, Constant(), known_queries=known)
+        batch = features(static_model, COLUMNS["one-negative"])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(6):
+                loss(copy.deepcopy(batch), None)
+        assert ["equally similar" in str(warning.message) for warning in caught] == ([] if differs else [True])
 
 
 def state_of_randomness():

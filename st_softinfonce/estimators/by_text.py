@@ -33,7 +33,7 @@ class ByText(Generic[Value]):
         model: The model in training: its tokenizer and maximum length decide what is read of a text.
         role: Whether the texts are queries or documents: a Router model, and a multi-vector one, reads them
             differently.
-        max_length: As given to the trainer, if it is: it decides where texts are truncated.
+        max_length: As given to the trainer, if it is, for all texts or by task: it decides where they are truncated.
         prompt: The column's prompt as given to the trainer, if it is: it takes up length.
         task: The column's task as given to the trainer's ``router_mapping``, if it is.
 
@@ -61,7 +61,7 @@ class ByText(Generic[Value]):
         model: SentenceTransformer,
         *,
         role: Literal["query", "document"] = "document",
-        max_length: int | None = None,
+        max_length: int | Mapping[str, int] | None = None,
         prompt: str | None = None,
         task: str | None = None,
     ) -> None:

@@ -333,7 +333,7 @@ class Judgement:
         if self.known is not None:
             one_way = one_way.masked_fill(~self.known, -torch.inf)
         one_way = self._checked(one_way, rows)
-        self.watch.look_for_differences(self.judge.estimator, one_way, rows)
+        self.watch.look_for_differences(self.judge.estimator, one_way, rows, self.known)
         of_positive = one_way.gather(1, rows.unsqueeze(1))
         queries = count_rows(self.queries)
         both_sides = self.judge.estimator.compares in ("documents", "scores")
@@ -419,8 +419,8 @@ class _InputWatch:
     def __init__(self) -> None:
         self._batches = 0
         self._warned: set[str] = set()
-        # For each estimator whether it told any two negatives apart in the first batches.
-        self._different: dict[str, Tensor] = {}
+        # For each estimator, by its id, whether it told any two negatives apart in the first batches.
+        self._different: dict[int, tuple[str, Tensor]] = {}
 
     @property
     def is_due(self) -> bool:
@@ -441,27 +441,32 @@ class _InputWatch:
             self._look_at_names(model, len(features))
         self._look_at_texts(model, features)
         if self._different and self._batches > self._FIRST_BATCHES:
-            seen = next(iter(self._different.values()))
+            _, seen = next(iter(self._different.values()))
             if seen.device.type == "cpu" or self.is_due:
                 self._name_the_indifferent()
 
-    def look_for_differences(self, estimator: SimilarityEstimator, similarity: Tensor, rows: Tensor) -> None:
-        """Note whether an estimator tells any two negatives of a row apart."""
+    def look_for_differences(
+        self, estimator: SimilarityEstimator, similarity: Tensor, rows: Tensor, known: Tensor | None
+    ) -> None:
+        """Note whether an estimator tells any two negatives of a row apart, of those that it can judge."""
         if self._batches > self._FIRST_BATCHES or estimator.often_equal or torch.compiler.is_compiling():
             return
         if similarity.size(1) < 3:
             return
         own = rows.unsqueeze(1)
         finite = similarity.clamp(min=torch.finfo(similarity.dtype).min)  # -inf is "never relevant"
-        highest = finite.scatter(1, own, -torch.inf).amax(dim=1)
-        lowest = finite.scatter(1, own, torch.inf).amin(dim=1)
+        left_out = torch.zeros_like(finite, dtype=torch.bool).scatter(1, own, True)
+        if known is not None:
+            left_out |= ~known
+        highest = finite.masked_fill(left_out, -torch.inf).amax(dim=1)
+        lowest = finite.masked_fill(left_out, torch.inf).amin(dim=1)
         different = (highest > lowest).any()
-        before = self._different.get(estimator.name)
-        self._different[estimator.name] = different if before is None else before | different
+        _, before = self._different.get(id(estimator), (None, None))
+        self._different[id(estimator)] = estimator.name, different if before is None else before | different
 
     def _name_the_indifferent(self) -> None:
         different, self._different = self._different, {}
-        for name, seen in different.items():
+        for name, seen in different.values():
             if not bool(seen):
                 self._warn(
                     f"The estimator {name!r} found all negatives equally similar in the first {self._FIRST_BATCHES} "

@@ -5,18 +5,19 @@ import reference
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting
 from sentence_transformers.util import cos_sim
-from st_softinfonce.estimators.known_queries import KnownQueries
 
 from st_softinfonce import (
     BM25Estimator,
     CachedSoftInfoNCELoss,
+    KnownQueries,
+    MixtureEstimator,
+    NearDuplicateEstimator,
     SimilarityEstimator,
+    Soften,
     SoftInfoNCELoss,
     TextColumn,
-    WeightingParameters,
 )
-from st_softinfonce.estimators import MixtureEstimator, NearDuplicateEstimator, bm25
-from st_softinfonce.losses import InputWarning
+from st_softinfonce.estimators.base import map_rows
 
 # The negatives are other queries' documents, as mining makes them; the last three come from elsewhere.
 MINED = [*DOCUMENTS[3:], *NEGATIVES[:3]]
@@ -58,8 +59,8 @@ def test_documents_are_truncated_as_in_training(transformer_model):
 
 @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
 def test_known_negatives_are_weighed_by_their_queries_and_unknown_ones_at_1(transformer_model, cls):
-    options = {"alpha": 1.3, "beta": 0.7, "weight_temperature": 0.5}
-    loss = cls(transformer_model, known_queries=KnownQueries(QUERY_OF, transformer_model), **options)
+    judge = BM25Estimator(tokens="all"), Soften(alpha=1.3, beta=0.7, temperature=0.5)
+    loss = cls(transformer_model, *judge, known_queries=KnownQueries(QUERY_OF, transformer_model))
     with torch.no_grad():
         embeddings = [transformer_model(column)["sentence_embedding"] for column in features(transformer_model)]
     scores = (20 * cos_sim(embeddings[0], torch.cat(embeddings[1:]))).double().tolist()
@@ -68,16 +69,15 @@ def test_known_negatives_are_weighed_by_their_queries_and_unknown_ones_at_1(tran
     weights = [[*row, 1.0, 1.0, 1.0] for row in reference.negative_weights(similarity, 1.3, 0.7, 0.5)]
     actual = loss(features(transformer_model), None)
     assert actual.item() == pytest.approx(reference.soft_info_nce(scores, weights), rel=1e-5)
-    unknown = cls(transformer_model, **options)(features(transformer_model), None)
+    unknown = cls(transformer_model, *judge)(features(transformer_model), None)
     assert abs(unknown - actual) > 1e-3
 
 
-@pytest.mark.parametrize("options", [{}, {"weight_temperature": "auto"}], ids=["default", "auto"])
-def test_a_mapping_that_knows_none_of_them_is_as_no_mapping(static_model, options):
+def test_a_mapping_that_knows_none_of_them_is_as_no_mapping(static_model):
     known = KnownQueries({"def none true": "find none"}, static_model)
     batch = features(static_model)
-    without = SoftInfoNCELoss(static_model, **options)(batch, None)
-    assert torch.equal(SoftInfoNCELoss(static_model, known_queries=known, **options)(batch, None), without)
+    without = SoftInfoNCELoss(static_model)(batch, None)
+    assert torch.equal(SoftInfoNCELoss(static_model, known_queries=known)(batch, None), without)
 
 
 def test_prompts_take_up_length_as_in_training(transformer_model):
@@ -104,51 +104,50 @@ def test_no_device_is_waited_for(transformer_model, estimator, options, cls):
         for column in features(transformer_model)
     ]
     embeddings = [torch.empty(len(QUERIES), 16, device="meta", requires_grad=True) for _ in batch]
+    loss._watch._batches = 1  # the first batch is looked at, which waits
     with ForbidWaiting():
-        representations = loss.represent(batch)
-        value = loss.compute_loss_from_embeddings(embeddings, representations)
+        asked = loss.ask(batch)
+        value = loss.compute_loss_from_embeddings(embeddings, asked)
         value.backward()
     assert (value.device.type, value.shape) == ("meta", ())
-    assert len(representations) == 2
-    assert representations.known[0].device.type == "meta"
+    assert asked[0].known[0].device.type == "meta"
 
 
 @pytest.mark.parametrize(
     "make", [BM25Estimator, lambda: MixtureEstimator(["bm25", Length()])], ids=["bm25", "mixture"]
 )
-def test_unknown_negatives_do_not_count_in_the_statistics(static_model, monkeypatch, make):
+def test_unknown_negatives_do_not_count_in_the_statistics(static_model, make):
     column = TextColumn(static_model.preprocess([*QUERIES, *QUERIES[4:]]), static_model.tokenizer)
     known = torch.arange(12) % 3 != 1
-    for sizes_are_known in (True, False):
-        monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids, known=sizes_are_known: known)
-        estimator = make()
-        rows = estimator.represent(column)
-        expected = estimator.for_batch(rows[known]).similarity(rows, rows[known])
-        bound = estimator.for_known(rows, known)
-        torch.testing.assert_close(bound.similarity(rows, rows)[:, known], expected)
-        assert not torch.allclose(estimator.for_batch(rows).similarity(rows, rows)[:, known], expected)
+    estimator = make()
+    rows = estimator.represent(column)
+    known_rows = map_rows(lambda part: part[known], rows)
+    expected = estimator.for_batch(known_rows).similarity(rows, known_rows)
+    bound = estimator.for_batch(rows, known)
+    torch.testing.assert_close(bound.similarity(rows, rows)[:, known], expected)
+    assert not torch.allclose(estimator.for_batch(rows).similarity(rows, rows)[:, known], expected)
 
 
 def test_a_plugin_with_statistics_is_asked_about_the_known_ones_alone(static_model):
     rows = torch.tensor([[3.0], [5.0], [7.0]])
     known = torch.tensor([True, False, True])
-    assert Length().for_known(rows, known).mean == 5.0
-    assert NearDuplicateEstimator().for_known(rows, known).size == 5
+    assert Length().for_batch(rows, known).mean == 5.0
+    assert NearDuplicateEstimator().for_batch(rows, known).size == 5
 
 
 class Length(SimilarityEstimator):
     """Against the mean of the batch."""
 
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
     compares = "queries"
     mean = None
 
     def represent(self, column):
         return column.content_mask.sum(dim=1, keepdim=True).double()
 
-    def for_batch(self, candidates):
+    def for_batch(self, candidates, known=None):
         bound = Length()
-        bound.mean = candidates.mean()
+        bound.mean = (candidates if known is None else candidates[known]).mean()
         return bound
 
     def similarity(self, queries, candidates):
@@ -162,9 +161,7 @@ def test_pairs_without_negatives_are_as_before(static_model):
 
 
 def test_an_estimator_of_documents_has_no_use_for_them(static_model):
-    with pytest.warns(
-        InputWarning, match="known_queries have no effect with the estimator 'bm25', which compares doc"
-    ):
+    with pytest.raises(ValueError, match="known_queries are for estimators that compare queries, got {'bm25': 'doc"):
         SoftInfoNCELoss(
             static_model, BM25Estimator(compares="documents"), known_queries=KnownQueries(QUERY_OF, static_model)
         )
