@@ -15,7 +15,7 @@ from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, get_estimator
 
 HOST = "host"
 GUIDED = "host's GISTEmbed"
-UNWEIGHTED = "ours, alpha=0"
+UNWEIGHTED = "ours, no estimator"
 
 
 def make_losses(
@@ -42,7 +42,7 @@ def make_losses(
 
     losses: dict[str, Callable[[], nn.Module]] = {
         HOST: lambda: plain(model, **options),
-        UNWEIGHTED: lambda: ours(model, alpha=0, **options),
+        UNWEIGHTED: lambda: ours(model, None, **options),
     }
     for text in estimators:
         losses[text] = lambda text=text: ours(model, _estimator(text, guide), **options)

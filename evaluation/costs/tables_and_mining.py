@@ -25,7 +25,7 @@ from evaluation.costs.timing import against
 from evaluation.runs.base_models import load_model
 from st_softinfonce import get_estimator
 from st_softinfonce.data import MiningReport, mine_pairs
-from st_softinfonce.estimators.table import RepresentationTable
+from st_softinfonce.vectors import RepresentationTable
 
 DIMENSIONS = 128
 BATCH = 512

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from st_softinfonce import Soften, SoftInfoNCELoss, SimilarityEstimator
+from st_softinfonce import SimilarityEstimator, Soften, SoftInfoNCELoss
 from st_softinfonce.functional import soft_info_nce
 from st_softinfonce.losses.base import Batch
 
@@ -203,7 +203,7 @@ class InBatchBCELoss(SoftLabelLoss):
     """Binary cross-entropy of the batch's softmax against soft labels (:func:`bce`)."""
 
     def objective(self, scores: Tensor, similarity: Tensor, positives: Tensor) -> Tensor:
-        """See :func:`bce`."""  # noqa: D402
+        """See :func:`bce`."""
         return bce(scores, similarity, temperature=self.label_temperature, positives=positives)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from evaluation.environment import RESULTS, about, write_json
-from st_softinfonce.functional import bce, negative_weights, soft_info_nce, weighted_info_nce
+from evaluation.runs.baselines import bce, weighted_info_nce
+from st_softinfonce.functional import negative_weights, soft_info_nce
 
 CORRELATION = 0.8
 SLACK = 1e-9  # rounding, in float64
@@ -55,7 +56,7 @@ def equation_5(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
     """How far ``dL/d exp(s_ij)`` is from being proportional to ``w_ij``, relative to its size, per row."""
     weights = negative_weights(similarity, alpha=1.3, beta=0.7, temperature=1.0)
     scores = scores.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(soft_info_nce(scores, weights), scores)
+    (gradient,) = torch.autograd.grad(soft_info_nce(scores, weights.log()), scores)
     log_normaliser = (scores.detach() + weights.log()).logsumexp(dim=1, keepdim=True)
     expected = weights * (scores.detach() - log_normaliser).exp() / len(scores)  # exp(s) times the derivative
     return (negatives(gradient) - negatives(expected)).abs().amax(dim=1) / negatives(expected).amax(dim=1)
@@ -92,7 +93,7 @@ def theorem_2(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
 def proposition_1(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
     """``L_W - L_soft - log(4 (N - 2) / (N - 1))`` at alpha = beta = 1: the paper says that it is below 0."""
     weights = negative_weights(similarity, alpha=1.0, beta=1.0, temperature=1.0, min_weight=1e-300)
-    difference = weighted_info_nce(scores, similarity, temperature=1.0) - soft_info_nce(scores, weights)
+    difference = weighted_info_nce(scores, similarity, temperature=1.0) - soft_info_nce(scores, weights.log())
     size = scores.size(0)
     return (difference - math.log(4 * (size - 2) / (size - 1))).unsqueeze(0)
 
@@ -162,7 +163,7 @@ def mutual_information(
             weights = None
             if setting is not None:
                 weights = negative_weights(ratio, alpha=setting[0], beta=setting[1], temperature=1.0)
-            estimate = math.log(batch_size) - soft_info_nce(ratio, weights).item()
+            estimate = math.log(batch_size) - soft_info_nce(ratio, None if weights is None else weights.log()).item()
             estimates.setdefault(name, []).append(estimate)
     summary = {}
     for name, values in estimates.items():

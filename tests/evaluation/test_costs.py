@@ -37,7 +37,7 @@ def test_the_losses_that_are_timed_are_those_that_their_names_say(transformer_mo
     ]
     values = {name: loss([dict(column) for column in batch], None).item() for name, loss in losses.items()}
     assert values[UNWEIGHTED] == pytest.approx(values[HOST])
-    assert losses["bm25:compares=documents"].estimator.compares == "documents"
+    assert losses["bm25:compares=documents"].judges[0].estimator.compares == "documents"
 
 
 def test_a_table_that_gives_back_something_else_is_noticed(monkeypatch):

@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from evaluation import UsageError
 from evaluation.runs import train
 from evaluation.runs.losses import NotApplicable, make_loss
-from evaluation.runs.oracle import KnownRelevance, relevance_groups
+from evaluation.runs.oracle import known_relevance, relevance_groups
 from evaluation.runs.plan import METRICS, Config, Plan
 from evaluation.runs.store import Store, write_values
 from st_softinfonce.estimators import TextColumn
@@ -48,7 +48,7 @@ ORACLE = """
 [rows.oracle]
 loss = "SoftInfoNCELoss"
 estimator = "oracle"
-treatment = { name = "mask", ratio = 0.5 }
+treatment = { name = "mask", above = 0.5 }
 """
 
 
@@ -218,7 +218,7 @@ def test_pairs_of_one_group_share_documentation_code_or_duplicates_directly_or_b
 def test_a_document_is_similar_to_its_group_and_an_unknown_one_to_nothing(static_model):
     pairs = make_pairs("one", 0, 4)
     pairs = pairs.remove_columns("duplicate_group").add_column("duplicate_group", [7, 8, 7, 9])
-    oracle = KnownRelevance(pairs, static_model)
+    oracle = known_relevance("oracle", pairs, static_model)
     column = TextColumn(static_model.preprocess([*pairs["code"], "def read sort for merge"]), static_model.tokenizer)
     groups = oracle.represent(column)
     assert oracle.similarity(groups, groups).tolist() == [
