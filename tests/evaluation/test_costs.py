@@ -6,6 +6,7 @@ import pytest
 
 from evaluation.costs import memory, tables_and_mining, timing
 from evaluation.costs.losses import GUIDED, HOST, UNWEIGHTED, make_losses
+from st_softinfonce import Distill
 
 
 def test_ratios_pair_what_ran_in_one_round(monkeypatch):
@@ -25,7 +26,7 @@ def test_ratios_pair_what_ran_in_one_round(monkeypatch):
 
 
 def test_the_losses_that_are_timed_are_those_that_their_names_say(transformer_model):
-    estimators = ["bm25", "bm25:compares=documents", "simcse:model=guide"]
+    estimators = ["bm25", "bm25:compares=documents", "simcse:model=guide", "simcse:model=guide+distill"]
     losses = {name: make() for name, make in make_losses(transformer_model, estimators, 4).items()}
     assert list(losses) == [HOST, UNWEIGHTED, *estimators, GUIDED]
     assert all(type(loss).__name__.startswith("Cached") for loss in losses.values())
@@ -36,6 +37,7 @@ def test_the_losses_that_are_timed_are_those_that_their_names_say(transformer_mo
     values = {name: loss([dict(column) for column in batch], None).item() for name, loss in losses.items()}
     assert values[UNWEIGHTED] == pytest.approx(values[HOST])
     assert losses["bm25:compares=documents"].judges[0].estimator.compares == "documents"
+    assert losses["simcse:model=guide+distill"].judges[0].treatments == (Distill(),)
 
 
 def test_a_table_that_gives_back_something_else_is_noticed(monkeypatch):
