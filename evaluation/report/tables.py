@@ -20,7 +20,10 @@ NAMES = {
     "ndcg_at_10": "graded nDCG@10",
 }
 # Plans that are reported together, by the title of their section; any other plan is a section of its own.
-SECTIONS = {"The static matrix": ("cpu", "false_negatives", "why", "alpha_beta")}
+SECTIONS = {
+    "Several mined negatives, a stronger teacher": ("mined",),
+    "The static matrix: random batches, one mined negative": ("cpu", "false_negatives", "why", "alpha_beta"),
+}
 _PLACE = ("model", "regime", "share")
 
 
@@ -54,6 +57,21 @@ def read_summaries(folder: Path) -> dict[str, Summary]:
     """Read the summaries of plans, by name; other JSON files have no entries with differences."""
     contents = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     return {name: content for name, content in contents.items() if "rows" in content and "entries" in content}
+
+
+def readme_lines(folder: Path) -> list[str]:
+    """Make the part of the README: the verdict of each section.
+
+    Args:
+        folder: Holds the results as JSON.
+
+    Returns:
+        Lines of Markdown.
+    """
+    lines: list[str] = []
+    for title, summaries in _sections(read_summaries(folder)).items():
+        lines += [f"**{title}**", "", *verdict(summaries.values()), ""]
+    return lines[:-1] or verdict([])
 
 
 def _sections(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Summary]]:
