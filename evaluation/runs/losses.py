@@ -44,8 +44,8 @@ from st_softinfonce import losses as own_losses
 
 ORACLE = "oracle"
 TREATMENTS: dict[str, type[Treatment]] = {
-    "soften": Soften, "discount": Discount, "mask": Mask, "promote": Promote, "distill": Distill
-}  # fmt: skip
+    treatment.__name__.lower(): treatment for treatment in (Soften, Discount, Mask, Promote, Distill)
+}
 _CLASSES = {**vars(host_losses), **vars(baselines), **vars(own_losses)}
 _MOST_GUIDED_NEGATIVES = 1
 
