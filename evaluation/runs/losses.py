@@ -47,6 +47,8 @@ TREATMENTS: dict[str, type[Treatment]] = {
     treatment.__name__.lower(): treatment for treatment in (Soften, Discount, Mask, Promote, Distill)
 }
 _CLASSES = {**vars(host_losses), **vars(baselines), **vars(own_losses)}
+# Losses of the host that learn a teacher's scores of each row's own documents, from the column "label".
+SCORED = ("DistillKLDivLoss", "MarginMSELoss")
 _MOST_GUIDED_NEGATIVES = 1
 
 
@@ -91,10 +93,6 @@ def make_loss(
     if regime.get("negatives") and estimator.compares == "queries":
         options["known_queries"] = KnownQueries(dict(zip(pairs["code"], pairs["query"], strict=True)), model)
     return make(model, estimator, **options)
-
-
-# Losses of the host that learn a teacher's scores of each row's own documents, from the column "label".
-SCORED = ("DistillKLDivLoss", "MarginMSELoss")
 
 
 def labels_of(pairs: Dataset, settings: Mapping[str, Any], teachers: Teachers) -> list[list[float]] | None:
