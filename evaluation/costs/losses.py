@@ -11,11 +11,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as host_losses
 from torch import nn
 
-from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, get_estimator
+from st_softinfonce import CachedSoftInfoNCELoss, Distill, Mask, SoftInfoNCELoss, get_estimator
 
 HOST = "host"
 GUIDED = "host's GISTEmbed"
-UNWEIGHTED = "ours, alpha=0"
+UNWEIGHTED = "ours, no estimator"
+TREATMENTS = {"mask": Mask(margin=0.05), "distill": Distill()}
 
 
 def make_losses(
@@ -25,7 +26,8 @@ def make_losses(
 
     Args:
         model: The model.
-        estimators: ``NAME`` or ``NAME:OPTION=VALUE,...``; the value ``guide`` is a frozen copy of the model.
+        estimators: ``NAME``, ``NAME:OPTION=VALUE,...`` or either with ``+mask`` or ``+distill`` for what follows from
+            it; the value ``guide`` is a frozen copy of the model.
         mini_batch_size: Of the losses with cached gradients; ``None`` takes the plain ones.
 
     Returns:
@@ -42,10 +44,13 @@ def make_losses(
 
     losses: dict[str, Callable[[], nn.Module]] = {
         HOST: lambda: plain(model, **options),
-        UNWEIGHTED: lambda: ours(model, alpha=0, **options),
+        UNWEIGHTED: lambda: ours(model, None, **options),
     }
     for text in estimators:
-        losses[text] = lambda text=text: ours(model, _estimator(text, guide), **options)
+        name, _, treatment = text.partition("+")
+        losses[text] = lambda name=name, treatment=treatment: ours(
+            model, _estimator(name, guide), TREATMENTS[treatment] if treatment else None, **options
+        )
     losses[GUIDED] = lambda: guided(model, guide(), **options)
     return losses
 

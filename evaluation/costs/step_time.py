@@ -1,6 +1,6 @@
 """What an estimator adds to a training step: median step times as ratios to the host's loss.
 
-    python -m evaluation cost step --estimators bm25 bm25:tokenizer=words trained-model:model=guide
+    python -m evaluation cost step --estimators bm25 trained-model:model=guide trained-model:model=guide+distill
 
 A step is forward, backward and optimizer on batches that are tokenized already. Every loss takes one step in every
 round, on the same model and the same batch, in random order; a ratio pairs two steps of one round. Warm-up goes over
@@ -62,8 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--estimators",
         nargs="*",
         default=["bm25"],
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="any of list_estimators(); the value 'guide' is a frozen copy of the model (default: bm25)",
+        metavar="NAME[:OPTION=VALUE,...][+TREATMENT]",
+        help="any of list_estimators(), with the treatment 'mask' or 'distill' instead of its own; the value 'guide' "
+        "is a frozen copy of the model (default: bm25)",
     )
     parser.add_argument("--bm25-batch-size", type=int, nargs="*", default=[32, 1024], help="default: 32 1024")
     parser.add_argument("--threads", type=int, help="of PyTorch; 1 where other programs share the cores")

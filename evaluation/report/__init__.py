@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from evaluation.environment import HERE, OUTPUT, RESULTS, find_config, write_json
-from evaluation.report.tables import read_summaries, replace_between_markers, results_page, verdict
+from evaluation.report.tables import readme_lines, replace_between_markers, results_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def run(given: argparse.Namespace) -> int:
         )
     draw(given.results)
     given.page.write_text(results_page(given.results))
-    lines = verdict(read_summaries(given.results).values())
+    lines = readme_lines(given.results)
     replace_between_markers(given.readme, "results", lines)
     print(*lines, sep="\n")
     return 0

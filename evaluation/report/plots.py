@@ -48,6 +48,8 @@ def plan_figure(summary: Mapping[str, Any]) -> Figure:
     entries = [e for e in summary["entries"] if e["language"] == ALL and "difference" in e and e["loss"] is not None]
     if any(entry["share"] is not None for entry in entries):
         return _by_share(entries)
+    if any("to_best" in entry for entry in summary["entries"]):
+        return _by_language([e for e in summary["entries"] if e["language"] != ALL and e["loss"] is not None])
     treatments = [summary["rows"][entry["row"]].get("treatment") for entry in entries]
     if treatments and all(isinstance(one, Mapping) and {"alpha", "beta"} <= set(one) for one in treatments):
         return _by_strength(entries, summary["rows"])
@@ -75,6 +77,34 @@ def _by_row(entries: Sequence[Mapping[str, Any]]) -> Figure:
         axis.set_yticks(range(len(rows)), labels)
         axis.set_ylim(len(rows) - 0.5, -0.5)
     figure.supxlabel(f"Difference to InfoNCE, points of {NAMES[METRIC]}, 95% interval", fontsize=9)
+    _legend(figure)
+    return figure
+
+
+def _by_language(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw one panel a model and regime against the best InfoNCE row, a series a language; all have one scale."""
+    entries = [entry for entry in entries if "to_best" in entry]
+    languages = list(dict.fromkeys(entry["language"] for entry in entries))
+    panels = sorted({(e["model"], e["regime"]) for e in entries}, key=lambda p: (p[0], p[1] != "random", p[1]))
+
+    def mean(row: str) -> float:
+        values = [entry["to_best"][METRIC]["mean"] for entry in entries if entry["row"] == row]
+        return -sum(values) / len(values)
+
+    rows = sorted(dict.fromkeys(entry["row"] for entry in entries), key=mean)
+    figure, axes = _panels(len(panels), width=2.6, height=0.6 + 0.3 * len(rows), margin=1.8)
+    for axis, panel in zip(axes, panels, strict=True):
+        for entry in entries:
+            if (entry["model"], entry["regime"]) == panel:
+                number = languages.index(entry["language"])
+                place = rows.index(entry["row"]) + 0.6 * ((number + 0.5) / len(languages) - 0.5)
+                _interval(axis, entry, place, number, entry["language"], horizontal=True, which="to_best")
+        axis.set_title(", ".join(panel))
+        axis.axvline(0, color=INK, linewidth=0.8)
+        axis.grid(axis="x")
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+    figure.supxlabel(f"Difference to the best InfoNCE row, points of {NAMES[METRIC]}, 95% interval", fontsize=9)
     _legend(figure)
     return figure
 
@@ -133,9 +163,16 @@ def _panels(count: int, *, width: float, height: float, margin: float = 0.0) -> 
 
 
 def _interval(
-    axis: Axes, entry: Mapping[str, Any], place: float, style: int, label: str, *, horizontal: bool = False
+    axis: Axes,
+    entry: Mapping[str, Any],
+    place: float,
+    style: int,
+    label: str,
+    *,
+    horizontal: bool = False,
+    which: str = "difference",
 ) -> None:
-    mean, low, high = (100 * entry["difference"][METRIC][name] for name in ("mean", "low", "high"))
+    mean, low, high = (100 * entry[which][METRIC][name] for name in ("mean", "low", "high"))
     error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
     point: dict[str, Any] = (
         {"x": mean, "y": place, "xerr": error} if horizontal else {"x": place, "y": mean, "yerr": error}

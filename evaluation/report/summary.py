@@ -17,9 +17,11 @@ from evaluation.runs.plan import BASELINE, HOST, METRICS, UNTRAINED, Config, Pla
 from evaluation.runs.store import Store
 
 ALL = "mean"
+BEST_BY = "mrr_at_1000_duplicates"
 
 Result = Mapping[str, Any]
 Differences = dict[str, np.ndarray]  # by metric, (seeds, queries)
+_Runs = Mapping[int | None, Result]  # by seed
 
 
 class Place(NamedTuple):
@@ -29,6 +31,9 @@ class Place(NamedTuple):
     regime: str
     share: float | None
     language: str
+
+
+_Blocks = dict[tuple[Place, str, str], list[Differences]]  # by place, row and what it is compared with
 
 
 def current_results(config: Config, store: Store) -> dict[str, dict[str, Any]]:
@@ -61,7 +66,8 @@ def summarise(name: str, store: Store, results: Mapping[str, Result]) -> dict[st
 
     Returns:
         JSON primitives: one entry a place and row, and one over all languages of the place, with differences to the
-        baseline where there is one.
+        baseline where there is one, and ``to_best`` to the baseline of the regime where it is best, where several
+        regimes are compared.
 
     Raises:
         UsageError: There are no results, or two runs of one place were scored on other queries.
@@ -71,16 +77,22 @@ def summarise(name: str, store: Store, results: Mapping[str, Result]) -> dict[st
     if not scored:
         raise UsageError(f"{store.folder} has no results yet: `python -m evaluation run {name}` makes them.")
     entries: list[dict[str, Any]] = []
-    blocks: dict[tuple[Place, str], list[Differences]] = defaultdict(list)
-    for place, rows in sorted(_by_place(scored).items(), key=str):
+    blocks: _Blocks = defaultdict(list)
+    places = _by_place(scored)
+    best = _best_baselines(places)
+    for place, rows in sorted(places.items(), key=str):
         for row, runs in rows.items():
             against = _baseline_of(row, rows)
             entry = place._asdict() | _scores_of(row, runs) | {"against": against}
-            if row != against and against in rows:
-                differences = _differences(runs, rows[against], store, place)
+            compared = {"difference": rows[against]} if row != against and against in rows else {}
+            other = best.get(place._replace(regime=ALL))
+            if other is not None and other is not runs:
+                compared["to_best"] = other
+            for which, baseline in compared.items():
+                differences = _differences(runs, baseline, store, place)
                 if differences:
-                    entry["difference"] = _intervals([differences])
-                    blocks[place._replace(language=ALL), row].append(differences)
+                    entry[which] = _intervals([differences])
+                    blocks[place._replace(language=ALL), row, which].append(differences)
             entries.append(entry)
     spent = [sum(result["seconds"].values()) for result in results.values() if "seconds" in result]
     return {
@@ -99,6 +111,19 @@ def summarise(name: str, store: Store, results: Mapping[str, Result]) -> dict[st
             if "not_applicable" in result
         ),
     }
+
+
+def _best_baselines(places: Mapping[Place, Mapping[str, _Runs]]) -> dict[Place, _Runs]:
+    """Find, for each model and language with InfoNCE in several regimes, its runs in that where it scores best."""
+    found: dict[Place, list[_Runs]] = defaultdict(list)
+    for place, rows in places.items():
+        if BASELINE in rows:
+            found[place._replace(regime=ALL)].append(rows[BASELINE])
+
+    def score(runs: _Runs) -> float:
+        return float(np.mean([run["scores"][BEST_BY] for run in runs.values()]))
+
+    return {place: max(several, key=score) for place, several in found.items() if len(several) > 1}
 
 
 def _by_place(results: Iterable[Result]) -> dict[Place, dict[str, dict[int | None, Result]]]:
@@ -162,9 +187,7 @@ def _differences(
     return {metric: np.stack(table) for metric, table in tables.items() if table}
 
 
-def _over_languages(
-    entries: Iterable[Mapping[str, Any]], blocks: Mapping[tuple[Place, str], list[Differences]]
-) -> list[dict[str, Any]]:
+def _over_languages(entries: Iterable[Mapping[str, Any]], blocks: _Blocks) -> list[dict[str, Any]]:
     """Make the means over languages, each counting equally; differences over those that the baseline has as well."""
     groups: dict[tuple[Place, str], list[Mapping[str, Any]]] = defaultdict(list)
     for entry in entries:
@@ -176,8 +199,9 @@ def _over_languages(
         mean["languages"] = [member["language"] for member in members]
         for name in ("scores", "spread_over_seeds"):
             mean[name] = {m: float(np.mean([member[name][m] for member in members])) for m in METRICS}
-        if (place, row) in blocks:
-            mean["difference"] = _intervals(blocks[place, row])
+        for name in ("difference", "to_best"):
+            if (place, row, name) in blocks:
+                mean[name] = _intervals(blocks[place, row, name])
         means.append(mean)
     return means
 

@@ -60,7 +60,7 @@ def fit(
     seed: int,
     bf16: bool = False,
 ) -> None:
-    """Train once on rows in their order; the columns are the texts ``query``, ``code`` and ``negative*``.
+    """Train once on rows in their order: the texts ``query``, ``code``, ``negative*``, and ``label`` if there is one.
 
     Args:
         model: The model.
@@ -71,7 +71,8 @@ def fit(
         seed: Of dropout.
         bf16: Train with autocast to bfloat16.
     """
-    negatives = sorted(name for name in rows.column_names if name.startswith("negative"))
+    others = sorted(name for name in rows.column_names if name.startswith("negative"))
+    others += [name for name in rows.column_names if name == "label"]
     model.model_card_data.generate_widget_examples = False
     with tempfile.TemporaryDirectory() as folder:
         trainer = SentenceTransformerTrainer(
@@ -94,7 +95,7 @@ def fit(
                 report_to="none",
                 disable_tqdm=True,
             ),
-            train_dataset=rows.select_columns(["query", "code", *negatives]),
+            train_dataset=rows.select_columns(["query", "code", *others]),
             loss=loss,
         )
         trainer.remove_callback(PrinterCallback)

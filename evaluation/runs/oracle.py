@@ -1,23 +1,21 @@
-"""An estimator that knows the answer: which training documents are relevant to a query besides its own.
+"""Estimators that know the answer: which training documents are relevant to a query besides its own.
 
-No estimator can do better at finding false negatives, as far as documentation and duplicates show them. What InfoNCE
-gains without the negatives that it names is the most there is to gain from finding them.
+``oracle`` knows all that documentation and duplicates show: no estimator can do better at finding false negatives, and
+what InfoNCE gains without them is the most there is to gain from finding them. ``duplicates`` knows the duplicate
+groups of mining alone, as any user can.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
-import torch
 from datasets import Dataset
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sentence_transformers import SentenceTransformer
 
-from st_softinfonce.calibration import PairTexts
-from st_softinfonce.estimators import SimilarityEstimator, TextColumn, WeightingParameters
-from st_softinfonce.vectors import content_keys
-
-_CHUNK = 1024
+from st_softinfonce import KnownRelevanceEstimator
 
 
 def relevance_groups(pairs: Dataset) -> np.ndarray:
@@ -41,50 +39,21 @@ def relevance_groups(pairs: Dataset) -> np.ndarray:
     return connected_components(edges, directed=False)[1][: len(pairs)].astype(np.int64)
 
 
-class KnownRelevance(SimilarityEstimator):
-    """Similarity 1 to the documents that are relevant to the query, 0 to all others.
+def known_relevance(name: str, pairs: Dataset, model: SentenceTransformer) -> KnownRelevanceEstimator:
+    """Make an estimator of what is known about the training documents.
 
     Args:
-        pairs: The training pairs: columns ``query``, ``code`` and ``duplicate_group``.
+        name: ``"oracle"``, or ``"duplicates"``.
+        pairs: The training pairs.
         model: The model in training, whose tokens tell documents apart.
+
+    Returns:
+        Similarity 1 to the documents of the positive's group, 0 to all others.
     """
+    return KnownRelevanceEstimator(dict(zip(pairs["code"], KNOWN[name](pairs), strict=True)), model)
 
-    name = "oracle"
-    weighting = WeightingParameters(alpha=1.5, beta=0.5, temperature=0.1)
-    compares = "positives"
 
-    def __init__(self, pairs: Dataset, model: SentenceTransformer) -> None:
-        texts = PairTexts(pairs, model=model)
-        keys = torch.cat(
-            [
-                content_keys(texts.column(list(range(start, min(start + _CHUNK, len(texts)))), "document").key_ids)
-                for start in range(0, len(texts), _CHUNK)
-            ]
-        )
-        self._keys, order = keys.sort(stable=True)
-        self._groups = torch.from_numpy(relevance_groups(pairs)).to(keys.device)[order]
-
-    def represent(self, column: TextColumn) -> torch.Tensor:
-        """Look the documents' groups up.
-
-        Args:
-            column: ``n`` documents.
-
-        Returns:
-            ``(n, 1)`` int64; -1 for a document that is not among the pairs, which is relevant to nothing.
-        """
-        keys = content_keys(column.key_ids)
-        place = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
-        return self._groups[place].masked_fill(self._keys[place] != keys, -1).unsqueeze(1)
-
-    def similarity(self, queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-        """Compare groups.
-
-        Args:
-            queries: ``(n, 1)``.
-            candidates: ``(m, 1)``.
-
-        Returns:
-            ``(n, m)`` of 0 and 1.
-        """
-        return ((queries == candidates.T) & (queries >= 0)).float()
+KNOWN: dict[str, Callable[[Dataset], Sequence[int]]] = {
+    "oracle": lambda pairs: relevance_groups(pairs).tolist(),
+    "duplicates": lambda pairs: pairs["duplicate_group"],
+}

@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,20 @@ METRICS = ("mrr_at_1000_strict", "mrr_at_1000_duplicates", "ndcg_at_10")
 BASELINE = "info-nce"
 HOST = "MultipleNegativesRankingLoss"
 UNTRAINED = "none"
-TEACHERS = ("trained-model", "simcse")
+TEACHERS = ("trained-model", "simcse", "minilm", "minilm-tuned")
 
 _SECTIONS = {
     "corpus": {"folder", "train_pairs", "validation_queries", "test_queries", "candidates"},
     "machine": {"processes", "threads", "device", "bf16", "evaluation_batch_size"},
-    "tuning": {"languages", "seed", "scales", "metric"},
+    "tuning": {"languages", "seed", "scales", "metric", "row", "regime"},
     "duplicates": {"shares", "queries", "groups_from"},
 }
 _TABLES = {
     "models": {"base", "layers", "dimensions", "max_tokens", "train_pairs", "learning_rates", *TEACHERS},
-    "regimes": {"batch_size", "epochs", "cached", "mini_batch_size", "group_by", "negatives", "mined_by", "scales"},
+    "regimes": {
+        *("batch_size", "epochs", "cached", "mini_batch_size", "group_by", "scales"),
+        *("negatives", "mined_by", "relative_margin"),
+    },
     "rows": {"loss", "estimator", "treatment", "options"},
 }
 _BLOCK = {"models", "languages", "regimes", "rows", "seeds"}
@@ -49,7 +52,8 @@ class Config:
         content: All of it.
         corpus: ``folder``, and limits on pairs and queries.
         machine: ``processes``, ``threads``, ``device``, ``bf16``.
-        tuning: Languages, scales and metric that settings are chosen by.
+        tuning: Languages, scales and metric that settings are chosen by; with ``row`` and ``regime``, every row and
+            regime gets what is best for these.
         duplicates: ``shares`` of renamed copies to train with, or ``None``.
     """
 
@@ -89,11 +93,17 @@ class Config:
         """List the models, regimes or rows that a block of the matrix names; ``"all"`` is all of them."""
         return list(self.content[kind]) if block[kind] == "all" else list(block[kind])
 
-    def keep(self, *, languages: Sequence[str] | None = None, rows: Sequence[str] = ()) -> None:
-        """Leave out other languages (those of tuning stay) and other rows.
+    def keep(
+        self,
+        *,
+        languages: Sequence[str] | None = None,
+        regimes: Sequence[str] | None = None,
+        rows: Sequence[str] = (),
+    ) -> None:
+        """Leave out other languages, regimes (those of tuning stay) and rows.
 
         Raises:
-            UsageError: No language is left, or there is no such row.
+            UsageError: Nothing is left, or there is no such row.
         """
         unknown = sorted(set(rows) - set(self.content["rows"]))
         if unknown:
@@ -101,10 +111,14 @@ class Config:
         for block in self.content["matrix"]:
             if languages is not None:
                 block["languages"] = [language for language in block["languages"] if language in languages]
+            if regimes is not None:
+                block["regimes"] = [regime for regime in self.entries(block, "regimes") if regime in regimes]
             if rows:
                 block["rows"] = [row for row in self.entries(block, "rows") if row in rows]
         if not any(block["languages"] for block in self.content["matrix"]):
             raise UsageError(f"{self.name} has none of the languages {list(languages or ())}.")
+        if not any(block["regimes"] for block in self.content["matrix"]):
+            raise UsageError(f"{self.name} has none of the regimes {list(regimes or ())}.")
 
     def _check(self) -> None:
         _check_names(self.name, self.content, {*_SECTIONS, *_TABLES, "matrix"})
@@ -121,6 +135,10 @@ class Config:
                         raise UsageError(f"{self.name}: [{kind}.{entry}] has no {required!r}.")
         for number, block in enumerate(self.content["matrix"], 1):
             self._check_block(f"{self.name}: [[matrix]] number {number}", block)
+        for kind in ("row", "regime"):
+            named = self.tuning.get(kind)
+            if named is not None and named not in self.content[f"{kind}s"]:
+                raise UsageError(f"{self.name}: [tuning] names {kind} {named!r}, but there is no [{kind}s.{named}].")
         grids = [len(model["learning_rates"]) for model in self.content["models"].values()]
         grids += [len(regime.get("scales", self.tuning["scales"])) for regime in self.content["regimes"].values()]
         if max(grids) > 1 and {"languages", "metric"} - set(self.tuning):
@@ -209,9 +227,13 @@ class Plan:
     def tuning_runs(self, cell: Cell) -> list[Run]:
         """List the runs on validation packages that choose a cell's learning rate and scale.
 
-        The grid is the same for every row. With duplicates the choice is made without any: their effect is compared.
+        The grid is the same for every row, or one row's choice is every row's. With duplicates the choice is made
+        without any: their effect is compared.
         """
-        grid, tuning = self._grid(cell), self.config.tuning
+        tuning = self.config.tuning
+        if self._is_trained(cell):
+            cell = replace(cell, row=tuning.get("row", cell.row), regime=tuning.get("regime", cell.regime))
+        grid = self._grid(cell)
         if len(grid) == 1:
             return []
         share = None if cell.share is None else 0.0
@@ -305,14 +327,25 @@ def name_and_options(value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any
     return options.pop("name"), options
 
 
+def treatments_of(value: Any) -> list[Any]:
+    """Read a row's treatments: one, or a list of several."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def teacher_of(estimator: str | Mapping[str, Any]) -> str:
+    """Name an estimator's teacher: ``{ name = "trained-model", teacher = "minilm" }``, or its own name."""
+    name, options = name_and_options(estimator)
+    return str(options.get("teacher", name))
+
+
 def teachers_of(row: Mapping[str, Any], regime: Mapping[str, Any]) -> set[str]:
     """Say which of ``TEACHERS`` a row needs: for its estimator, or to mine the regime's negatives."""
     if "loss" not in row:
         return set()
     names = {regime.get("mined_by")} if regime.get("negatives") else set()
     if "estimator" in row:
-        name, options = name_and_options(row["estimator"])
-        names |= {name, *options.get("parts", ())}
+        parts = name_and_options(row["estimator"])[1].get("parts", ())
+        names |= {teacher_of(one) for one in (row["estimator"], *parts)}
     return names & set(TEACHERS)
 
 

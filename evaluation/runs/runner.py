@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="folder of the results (default: output/evaluation/PLAN)")
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows alone")
     parser.add_argument("--languages", nargs="+", metavar="NAME", help="of those that the file names")
+    parser.add_argument("--regimes", nargs="+", metavar="NAME", help="of those that the file names")
     parser.add_argument("--list", action="store_true", help="say what would be run")
     parser.add_argument("--processes", type=int, help="runs at a time (default: as the file says)")
     parser.add_argument("--threads", type=int, help="threads of each run (default: as the file says)")
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Read the plan, and run or list what has no result yet; 1 if a run failed."""
     config = Config.read(find_config(given.config))
-    config.keep(languages=given.languages, rows=given.only)
+    config.keep(languages=given.languages, regimes=given.regimes, rows=given.only)
     config.machine |= {name: getattr(given, name) for name in ("processes", "threads") if getattr(given, name)}
     output = given.output or OUTPUT / config.name
     if given.list:

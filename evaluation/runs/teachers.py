@@ -1,4 +1,4 @@
-"""What several runs need and is made once: teachers, and the hard negatives that a teacher or the base model finds."""
+"""What several runs need and is made once: teachers, their vectors, and the hard negatives that a model finds."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.util import mine_hard_negatives
+from sentence_transformers.util import mine_hard_negatives, normalize_embeddings
+from torch import Tensor
 
 from evaluation.corpus.load import Corpus, fingerprint
 from evaluation.runs.base_models import load_model
 from evaluation.runs.fit import fit, training_order
 from evaluation.runs.plan import TEACHERS
 from st_softinfonce.estimators import train_simcse
+
+_MOST_LOADED = 4  # a plan goes through languages one after the other
 
 
 class Teachers:
@@ -39,36 +43,61 @@ class Teachers:
         self.corpus = corpus
         self.device = device
         self.batch_size = batch_size
+        self._loaded: dict[Path, SentenceTransformer] = {}
 
     def folder(self, kind: str, settings: Mapping[str, Any]) -> Path:
         """Return the folder of a teacher.
 
         Args:
-            kind: ``"trained-model"``, the run's base model trained with InfoNCE; or ``"simcse"``.
+            kind: ``"trained-model"``, the run's base model trained with InfoNCE; ``"simcse"``; ``"minilm"``, all of
+                all-MiniLM as it is; or ``"minilm-tuned"``, the same trained with InfoNCE.
             settings: Of the run that needs it, with the teacher's recipe.
         """
         recipe = settings["teachers"][kind]
         pairs = self.corpus.training_pairs(settings)
-        base = settings["model"] if kind == "trained-model" else recipe
-        train = _train_with_info_nce if kind == "trained-model" else _train_simcse
+        base = {"trained-model": settings["model"], "simcse": recipe}.get(kind, {"base": "minilm"} | recipe)
 
         def make(place: Path) -> None:
             model = load_model(base, self.device)
-            train(model, pairs, recipe, settings["bf16"]).save_pretrained(str(place), create_model_card=False)
+            if kind == "simcse":
+                model = _train_simcse(model, pairs, recipe, settings["bf16"])
+            elif kind != "minilm":
+                model = _train_with_info_nce(model, pairs, recipe, settings["bf16"])
+            model.save_pretrained(str(place), create_model_card=False)
 
         identity = [kind, recipe, base, fingerprint(pairs)]
         return self._once(f"{kind}-{settings['language']}-{digest(identity)}", make)
 
     def load(self, kind: str, settings: Mapping[str, Any]) -> SentenceTransformer:
-        """Load a teacher, made if need be."""
-        return SentenceTransformer(str(self.folder(kind, settings)), device=self.device)
+        """Load a teacher, made if need be, that has its vectors of the training texts at hand."""
+        folder = self.folder(kind, settings)
+        if folder not in self._loaded:
+            teacher = SentenceTransformer(str(folder), device=self.device)
+            pairs = self.corpus.training_pairs(settings)
+
+            def make(place: Path) -> None:
+                texts = list(dict.fromkeys([*pairs["query"], *pairs["code"]]))
+                vectors = teacher.encode(texts, batch_size=self.batch_size, convert_to_tensor=True)
+                place.mkdir()
+                (place / "texts.json").write_text(json.dumps(texts))
+                save_file({"vectors": vectors.cpu()}, place / "vectors.safetensors")
+
+            place = self._once(f"{folder.name}-vectors-{fingerprint(pairs)}", make)
+            texts = json.loads((place / "texts.json").read_text())
+            _remember(teacher, texts, load_file(place / "vectors.safetensors")["vectors"])
+            if len(self._loaded) >= _MOST_LOADED:
+                self._loaded.clear()
+            self._loaded[folder] = teacher
+        return self._loaded[folder]
 
     def with_negatives(self, pairs: Dataset, settings: Mapping[str, Any]) -> Dataset:
-        """Add the hardest documents by the regime's miner, unfiltered, as columns ``negative_1``, ...
+        """Add the hardest documents by the regime's miner as columns ``negative_1``, ...
 
-        Pairs that it finds too few for are left out.
+        Unfiltered, unless the regime has a ``relative_margin``: then less similar to the query than its positive by
+        this share. Pairs that it finds too few for are left out.
         """
-        count, miner = settings["regime"]["negatives"], settings["regime"]["mined_by"]
+        regime = settings["regime"]
+        count, miner, margin = regime["negatives"], regime["mined_by"], regime.get("relative_margin")
         columns = [f"negative_{number + 1}" for number in range(count)]
 
         def make(place: Path) -> None:
@@ -77,6 +106,7 @@ class Teachers:
                 pairs.select_columns(["query", "code"]),
                 model,
                 num_negatives=count,
+                relative_margin=margin,
                 sampling_strategy="top",
                 output_format="n-tuple",
                 batch_size=self.batch_size,
@@ -88,7 +118,8 @@ class Teachers:
             place.mkdir()
             (place / "negatives.json").write_text(json.dumps(lines))
 
-        identity = [count, miner, settings["teachers"].get(miner), settings["model"], fingerprint(pairs)]
+        base = self.folder(miner, settings).name if miner in TEACHERS else [miner, settings["model"]]
+        identity = [count, margin, base, fingerprint(pairs)]
         folder = self._once(f"negatives-{settings['language']}-{digest(identity)}", make)
         negatives = json.loads((folder / "negatives.json").read_text())
         kept = [number for number, row in enumerate(negatives) if row is not None]
@@ -115,6 +146,23 @@ class Teachers:
 def digest(value: object) -> str:
     """Hash JSON primitives to 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _remember(model: SentenceTransformer, texts: Sequence[str], vectors: Tensor) -> None:
+    """Let a model's ``encode`` look these texts up instead of encoding them again, for each table and each miner."""
+    place_of = {text: place for place, text in enumerate(texts)}
+    encode = model.encode
+
+    def look_up(inputs: Any, **options: Any) -> Any:
+        places = [] if isinstance(inputs, str) else [place_of.get(text, -1) for text in inputs]
+        if not places or min(places) < 0:
+            return encode(inputs, **options)
+        found = vectors[places].to(model.device)
+        if options.get("normalize_embeddings"):
+            found = normalize_embeddings(found)
+        return found if options.get("convert_to_tensor") else found.cpu().numpy()
+
+    model.encode = look_up  # type: ignore[method-assign]
 
 
 def _train_with_info_nce(

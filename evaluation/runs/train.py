@@ -13,7 +13,7 @@ from datasets import disable_progress_bars
 from evaluation.corpus.load import Corpus, check_packages
 from evaluation.runs.base_models import load_model
 from evaluation.runs.fit import fit, training_order
-from evaluation.runs.losses import make_loss
+from evaluation.runs.losses import labels_of, make_loss
 from evaluation.runs.plan import Config
 from evaluation.runs.score import Scores, score
 from evaluation.runs.teachers import Teachers
@@ -62,6 +62,9 @@ def train_and_score(settings: Mapping[str, Any], bench: Bench) -> tuple[Scores, 
         if regime.get("negatives"):
             pairs = bench.teachers.with_negatives(pairs, settings)
         loss = make_loss(model, pairs, settings, bench.teachers)
+        labels = labels_of(pairs, settings, bench.teachers)
+        if labels is not None:
+            pairs = pairs.add_column("label", labels)
         steps = max(1, round(regime["epochs"] * len(pairs) / regime["batch_size"]))
         batches = {"batch_size": regime["batch_size"], "seed": settings["seed"]}
         order = training_order(pairs, steps=steps, group_by=regime.get("group_by"), **batches)

@@ -1,6 +1,6 @@
 """Check what the paper states about Soft-InfoNCE by running it, and say what holds.
 
-    python -m evaluation theory    # about a minute on two cores; writes evaluation/results/theory.json
+    python -m evaluation theory    # some minutes; writes evaluation/results/theory.json
 
 Every statement is checked on random batches (query scores of several scales, similarities from flat to peaked). Where
 the paper's own form does not hold, the corrected one is checked, and the paper's is counted beside it.
@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from evaluation.environment import RESULTS, about, write_json
-from st_softinfonce.functional import bce, negative_weights, soft_info_nce, weighted_info_nce
+from evaluation.runs.baselines import bce, weighted_info_nce
+from st_softinfonce.functional import negative_weights, soft_info_nce
 
 CORRELATION = 0.8
 SLACK = 1e-9  # rounding, in float64
@@ -55,7 +56,7 @@ def equation_5(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
     """How far ``dL/d exp(s_ij)`` is from being proportional to ``w_ij``, relative to its size, per row."""
     weights = negative_weights(similarity, alpha=1.3, beta=0.7, temperature=1.0)
     scores = scores.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(soft_info_nce(scores, weights), scores)
+    (gradient,) = torch.autograd.grad(soft_info_nce(scores, weights.log()), scores)
     log_normaliser = (scores.detach() + weights.log()).logsumexp(dim=1, keepdim=True)
     expected = weights * (scores.detach() - log_normaliser).exp() / len(scores)  # exp(s) times the derivative
     return (negatives(gradient) - negatives(expected)).abs().amax(dim=1) / negatives(expected).amax(dim=1)
@@ -92,7 +93,7 @@ def theorem_2(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
 def proposition_1(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
     """``L_W - L_soft - log(4 (N - 2) / (N - 1))`` at alpha = beta = 1: the paper says that it is below 0."""
     weights = negative_weights(similarity, alpha=1.0, beta=1.0, temperature=1.0, min_weight=1e-300)
-    difference = weighted_info_nce(scores, similarity, temperature=1.0) - soft_info_nce(scores, weights)
+    difference = weighted_info_nce(scores, similarity, temperature=1.0) - soft_info_nce(scores, weights.log())
     size = scores.size(0)
     return (difference - math.log(4 * (size - 2) / (size - 1))).unsqueeze(0)
 
@@ -162,13 +163,101 @@ def mutual_information(
             weights = None
             if setting is not None:
                 weights = negative_weights(ratio, alpha=setting[0], beta=setting[1], temperature=1.0)
-            estimate = math.log(batch_size) - soft_info_nce(ratio, weights).item()
+            estimate = math.log(batch_size) - soft_info_nce(ratio, None if weights is None else weights.log()).item()
             estimates.setdefault(name, []).append(estimate)
     summary = {}
     for name, values in estimates.items():
         series = torch.tensor(values, dtype=torch.float64)
         summary[name] = {"mean": series.mean().item(), "sd": series.std().item()}
     return summary
+
+
+def learned_scores(
+    labelled: torch.Tensor,
+    negative: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    hardness: float = 0.0,
+    candidates: int = 512,
+    steps: int = 2000,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Train a table of scores on sampled batches, as free as a model can be, and see what the loss teaches it.
+
+    Args:
+        labelled: ``p(d|q)``, where positives are drawn from, ``(Q, D)``.
+        negative: ``n(d|q)``, where negatives are drawn from, ``(Q, D)``.
+        weights: Of the negatives, ``(Q, D)``.
+        hardness: Times the scores themselves is added to those of the negatives, a constant to the gradient.
+        candidates: Negatives of each query.
+        steps: Batches, with each query eight times.
+        seed: Of the draws.
+
+    Returns:
+        ``(Q, D)``, each row's mean 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.zeros_like(labelled, requires_grad=True)
+    optimizer = torch.optim.Adam([scores], lr=0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    rows = torch.arange(len(labelled)).repeat(8).unsqueeze(1)
+    first = torch.zeros(len(rows), dtype=torch.long)
+    for _ in range(steps):
+        positives = torch.multinomial(labelled[rows.flatten()], 1, generator=generator)
+        others = torch.multinomial(negative[rows.flatten()], candidates, replacement=True, generator=generator)
+        columns = torch.cat([positives, others], dim=1)
+        log_weights = weights[rows, columns].log() + hardness * scores.detach()[rows, columns]
+        log_weights[:, 0] = 0.0
+        optimizer.zero_grad()
+        soft_info_nce(scores[rows, columns], log_weights, positives=first).backward()
+        optimizer.step()
+        schedule.step()
+    learned = scores.detach()
+    return learned - learned.mean(dim=1, keepdim=True)
+
+
+def optima(seed: int = 0, **options: int) -> dict[str, dict[str, float]]:
+    """Compare what is learned with what theory says, on distributions that are known.
+
+    With negatives from n(d|q) and weights w, the optimum of a large batch is ``log p(d|q) / (n(d|q) w)``, up to a
+    number a query. Random negatives have n = p(d), so that InfoNCE learns the pointwise mutual information, which
+    ranks right; hardness h divides that by 1 + h; what is mined by similarity is biased against what is relevant.
+
+    Args:
+        seed: Of the distributions.
+        **options: ``candidates`` and ``steps`` of :func:`learned_scores`.
+
+    Returns:
+        By setting, the root mean square deviation from the prediction and from the pointwise mutual information, in
+        nats, and the correlation with the latter.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labelled = torch.randn(6, 12, generator=generator, dtype=torch.float64).softmax(dim=1)
+    marginal = labelled.mean(dim=0).expand_as(labelled)
+    information = (labelled / marginal).log()
+    noisy = information + 0.5 * torch.randn(information.shape, generator=generator, dtype=torch.float64)
+    mined = marginal * noisy.exp()
+    mined = mined / mined.sum(dim=1, keepdim=True)
+    softer = 1 / (1 + noisy.exp())  # a weight that falls with a teacher's opinion
+    one = torch.ones_like(labelled)
+    settings = {
+        "random negatives, InfoNCE": (marginal, one, 0.0),
+        "random negatives, weights": (marginal, softer, 0.0),
+        "random negatives, hardness 0.5": (marginal, one, 0.5),
+        "mined negatives, InfoNCE": (mined, one, 0.0),
+        "mined negatives, weights that undo the mining": (mined, marginal / mined, 0.0),
+    }
+    found = {}
+    for name, (negative, weights, hardness) in settings.items():
+        predicted = (labelled / (negative * weights)).log() / (1 + hardness)
+        learned = learned_scores(labelled, negative, weights, hardness=hardness, seed=seed, **options)
+        centred = [table - table.mean(dim=1, keepdim=True) for table in (predicted, information)]
+        found[name] = {
+            "from_prediction": float((learned - centred[0]).square().mean().sqrt()),
+            "from_information": float((learned - centred[1]).square().mean().sqrt()),
+            "correlation": float(torch.corrcoef(torch.stack([learned.flatten(), centred[1].flatten()]))[0, 1]),
+        }
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +281,12 @@ def run(given: argparse.Namespace) -> int:
         information.append({"batch_size": size, "dimensions": dimensions, "known": known, "estimates": found})
         shown = "  ".join(f"{name}: {value['mean']:.2f}" for name, value in found.items())
         print(f"N {size}, known {known:.2f}, log N {math.log(size):.2f}: {shown}")
+    learned = optima(given.seed)
+    print("\nwhat is learned on known distributions: deviation from the prediction and from log p(d|q) / p(d), nats")
+    for name, one in learned.items():
+        print(f"{name:46} {one['from_prediction']:.2f} {one['from_information']:.2f}")
     command = f"python -m evaluation theory --batches {given.batches} --seed {given.seed}"
-    content = {"command": command, **about(), "statements": statements, "mutual_information": information}
+    content = {"command": command, **about(), "statements": statements, "optima": learned}
+    content["mutual_information"] = information
     write_json(given.results / "theory.json", content)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from evaluation.environment import find_config, write_json
 from evaluation.runs.base_models import load_model
-from evaluation.runs.losses import NotApplicable, kind_of, make_estimator, weighing
+from evaluation.runs.losses import NotApplicable, kind_of, make_estimator, make_treatments
 from evaluation.runs.plan import Config, Plan, Run
 from evaluation.runs.train import Bench
-from st_softinfonce.calibration import PairTexts, batch_similarities, negatives_of
-from st_softinfonce.estimators import SimilarityEstimator
-from st_softinfonce.functional import RelevancePosterior, negative_weights, posterior_weights
-from st_softinfonce.inspection import inspect_pairs
+from st_softinfonce import RelevancePosterior, SimilarityEstimator, Treatment, inspect_pairs
+from st_softinfonce.functional import negative_weights, posterior_weights
+from st_softinfonce.pair_batches import PairTexts, batch_similarities, negatives_of
+from st_softinfonce.treatments import combine
 
 BATCHES = 20
 CASE_BATCHES = 100
@@ -42,16 +42,14 @@ class Weigher:
         estimator: The row's.
         pairs: The training pairs, ``query`` and ``code``.
         batch_size: Pairs a batch.
-        weigh: Similarities ``(N, N)`` to weights.
-        options: What it weighs with.
+        treatments: The row's.
     """
 
     model: SentenceTransformer
     estimator: SimilarityEstimator
     pairs: Dataset
     batch_size: int
-    weigh: Callable[[Tensor], Tensor]
-    options: dict[str, float]
+    treatments: Sequence[Treatment]
 
     @classmethod
     def of(cls, bench: Bench, run: Run, batch_size: int) -> Weigher:
@@ -64,8 +62,16 @@ class Weigher:
         model = load_model(settings["model"], bench.device)
         pairs = bench.corpus.training_pairs(settings)
         estimator = make_estimator(settings["row"]["estimator"], model, pairs, settings, bench.teachers)
-        weigh, options = weighing(estimator, settings["row"], pairs, batch_size, model)
-        return cls(model, estimator, pairs.select_columns(["query", "code"]), batch_size, weigh, options)
+        treatments = make_treatments(settings["row"]["treatment"], estimator, pairs, batch_size, model)
+        return cls(model, estimator, pairs.select_columns(["query", "code"]), batch_size, treatments)
+
+    @property
+    def options(self) -> dict[str, float]:
+        """What it weighs with; of a posterior, its prior."""
+        described = self.treatments[0].get_config_dict()
+        posterior = described.pop("posterior", None)
+        options = {name: value for name, value in described.items() if name != "treatment"}
+        return options if posterior is None else options | {"prior": posterior["prior"]}
 
     def similarities(self, count: int) -> Iterator[tuple[list[int], Tensor]]:
         """Yield the rows and the similarities of so many random batches, the same ones for every row of a plan."""
@@ -76,7 +82,9 @@ class Weigher:
     def batches(self, count: int) -> Iterator[tuple[list[int], Tensor]]:
         """Yield the rows and the weights ``(N, N)`` of so many random batches."""
         for rows, similarity in self.similarities(count):
-            yield rows, self.weigh(similarity)
+            log_weights, _ = combine([(self.treatments, similarity, None)], torch.arange(self.batch_size))
+            assert log_weights is not None  # soft_runs() takes rows with weights alone
+            yield rows, log_weights.exp()
 
 
 def soft_runs(plan: Plan, language: str | None = None) -> dict[str, Run]:
@@ -144,7 +152,9 @@ def _show_most_softened(weigher: Weigher, page: Path, title: str) -> None:
         if highest > best:
             best, chosen = highest, rows
     pairs = weigher.pairs.select(chosen)
-    inspection = inspect_pairs(pairs, weigher.estimator, model=weigher.model, batch_size=weigher.batch_size)
+    inspection = inspect_pairs(
+        pairs, weigher.estimator, treatment=weigher.treatments, model=weigher.model, batch_size=weigher.batch_size
+    )
     page.parent.mkdir(parents=True, exist_ok=True)
     inspection.write_page(page, title=title)
     print(f"Case study: {page}")

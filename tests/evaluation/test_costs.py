@@ -1,13 +1,12 @@
 """The measurements measure what they say; how fast anything is here, no test can tell."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from evaluation.costs import tables_and_mining, timing
+from evaluation.costs import memory, tables_and_mining, timing
 from evaluation.costs.losses import GUIDED, HOST, UNWEIGHTED, make_losses
+from st_softinfonce import Distill
 
 
 def test_ratios_pair_what_ran_in_one_round(monkeypatch):
@@ -27,7 +26,7 @@ def test_ratios_pair_what_ran_in_one_round(monkeypatch):
 
 
 def test_the_losses_that_are_timed_are_those_that_their_names_say(transformer_model):
-    estimators = ["bm25", "bm25:compares=documents", "simcse:model=guide"]
+    estimators = ["bm25", "bm25:compares=documents", "simcse:model=guide", "simcse:model=guide+distill"]
     losses = {name: make() for name, make in make_losses(transformer_model, estimators, 4).items()}
     assert list(losses) == [HOST, UNWEIGHTED, *estimators, GUIDED]
     assert all(type(loss).__name__.startswith("Cached") for loss in losses.values())
@@ -37,7 +36,8 @@ def test_the_losses_that_are_timed_are_those_that_their_names_say(transformer_mo
     ]
     values = {name: loss([dict(column) for column in batch], None).item() for name, loss in losses.items()}
     assert values[UNWEIGHTED] == pytest.approx(values[HOST])
-    assert losses["bm25:compares=documents"].estimator.compares == "documents"
+    assert losses["bm25:compares=documents"].judges[0].estimator.compares == "documents"
+    assert losses["simcse:model=guide+distill"].judges[0].treatments == (Distill(),)
 
 
 def test_a_table_that_gives_back_something_else_is_noticed(monkeypatch):
@@ -53,11 +53,7 @@ def test_a_table_that_gives_back_something_else_is_noticed(monkeypatch):
         tables_and_mining.look_up(1000, rounds=3)
 
 
-@pytest.mark.slow
-def test_the_memory_of_a_step_is_measured_in_a_process_of_its_own(tmp_path):
-    output = tmp_path / "memory.json"
-    command = [sys.executable, "-m", "evaluation", "cost", "memory", "--batch-size", "8", "--repeats", "1"]
-    subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
-    (size,) = json.loads(output.read_text())["sizes"]
-    assert size["ratio_to_host"][HOST] == 1
-    assert all(0.5 < ratio < 2 for ratio in size["ratio_to_host"].values())
+def test_the_memory_of_a_step_is_measured_before_and_after(capsys):
+    memory._step(HOST, 8, 4)
+    before, peak = json.loads(capsys.readouterr().out)
+    assert 0 < before <= peak

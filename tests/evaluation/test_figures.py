@@ -12,7 +12,7 @@ from evaluation.environment import RESULTS
 from evaluation.report.figures import draw
 from evaluation.report.plots import COLOURS, INK
 from evaluation.studies.weights import PANELS, paper_curve, posterior_curve
-from st_softinfonce.estimators import get_estimator
+from st_softinfonce import Soften, get_estimator
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 KEPT = sorted(path.name for path in RESULTS.glob("*.svg"))
@@ -34,8 +34,7 @@ def test_posterior_curve_is_bayes_rule_of_two_normal_densities(similarity):
 
 def test_the_panel_of_bm25_has_the_estimators_defaults():
     options = next(panel for panel in PANELS if panel[0] == "bm25")[3]
-    weighting = get_estimator("bm25").weighting
-    assert tuple(options.values()) == (weighting.alpha, weighting.beta, weighting.temperature)
+    assert Soften(**options) == get_estimator("bm25").treatment
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from evaluation import UsageError
 from evaluation.__main__ import main
 from evaluation.environment import HERE, RESULTS
+from evaluation.report.plots import plan_figure
 from evaluation.report.summary import ALL, current_results, summarise
 from evaluation.report.tables import METRIC, overview, plan_lines, results_page, verdict
 from evaluation.runs.plan import METRICS, Config
@@ -103,6 +104,29 @@ def test_a_row_with_hardness_is_compared_with_the_same_hardness(store):
     assert of(summary, "soft-hard", "python")["difference"][METRIC]["mean"] == pytest.approx(-0.1)
     lines = plan_lines("tiny", summary)
     assert any(line.startswith("| soft-hard (against hardness) (python alone) |") for line in lines)
+
+
+def test_rows_are_compared_with_infonce_in_the_regime_where_it_is_best(store):
+    hard = np.random.default_rng(0).uniform(0.2, 0.8, len(QUERIES))
+    assert not any("to_best" in entry for entry in summary_of(store)["entries"])
+    for seed in (1, 2, 3):
+        add(store, "info-nce", seed, hard + 0.02 + noise(seed), regime="mined", loss=HOST)
+        add(store, "soft-bm25", seed, hard + 0.03 + noise(seed), regime="mined")
+    summary = summary_of(store)
+    found = {
+        (entry["regime"], entry["row"], entry["language"]): entry["to_best"][METRIC]["mean"]
+        for entry in summary["entries"]
+        if "to_best" in entry
+    }
+    assert found["mined", "soft-bm25", "python"] == pytest.approx(0.01)
+    assert found["random", "info-nce", "python"] == pytest.approx(-0.02)
+    assert found["random", "soft-bm25", "python"] == pytest.approx(0.03, abs=0.005)
+    assert ("mined", "info-nce", "python") not in found
+    assert not any(language == "java" for _, _, language in found)
+    lines = [line for line in plan_lines("tiny", summary) if line.startswith("| soft-bm25 |")]
+    assert [line.count("**+1.00 [+1.00, +1.00]**") for line in lines] == [1, 3, 0]  # the overview, and two regimes
+    drawn = plan_figure(summary)
+    assert [axis.get_title() for axis in drawn.axes] == ["static, random", "static, mined"]
 
 
 def test_the_verdict_counts_each_treatment(store):

@@ -2,21 +2,22 @@
 
 import contextlib
 import json
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+import torch
 from bench import make_pairs
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.util import cos_sim
 
 from evaluation import UsageError
 from evaluation.runs import train
 from evaluation.runs.losses import NotApplicable, make_loss
-from evaluation.runs.oracle import KnownRelevance, relevance_groups
+from evaluation.runs.oracle import known_relevance, relevance_groups
 from evaluation.runs.plan import METRICS, Config, Plan
 from evaluation.runs.store import Store, write_values
 from st_softinfonce.estimators import TextColumn
@@ -42,13 +43,25 @@ estimator = "trained-model"
 [rows.bce]
 loss = "InBatchBCELoss"
 estimator = "bm25"
+[rows.distilled]
+loss = "SoftInfoNCELoss"
+estimator = { name = "trained-model", normalize = true }
+treatment = [{ name = "mask", margin = 0.05, relative = true }, { name = "distill", share = 0.75 }]
+[rows.promoted]
+loss = "SoftInfoNCELoss"
+estimator = "duplicates"
+treatment = "promote"
+[rows.kl-div]
+loss = "DistillKLDivLoss"
+estimator = "trained-model"
+options = { student_temperature = 0.05, teacher_temperature = 0.05 }
 """
 MINED = '[regimes.random]\nnegatives = {count}\nmined_by = "trained-model"\n'
 ORACLE = """
 [rows.oracle]
 loss = "SoftInfoNCELoss"
 estimator = "oracle"
-treatment = { name = "mask", ratio = 0.5 }
+treatment = { name = "mask", above = 0.5 }
 """
 
 
@@ -110,11 +123,14 @@ def test_every_kind_of_row_trains_or_says_why_not(bench, count):
         bench.edit(("[regimes.random]\n", MINED.format(count=count)))
     assert bench.run() == 0
     results = {result["settings"]["row"]["name"]: result for result in bench.lines()}
-    assert len(results) == 9
+    assert len(results) == 12
     refused = {row: result["not_applicable"] for row, result in results.items() if "not_applicable" in result}
-    allowed = {"discounted"} | ({"gist"} if count > 1 else set())  # of so few pairs there may be no posterior
+    allowed = (
+        {"discounted"} | ({"gist"} if count > 1 else set()) | (set() if count else {"kl-div"})
+    )  # of so few pairs there may be no posterior
     assert set(refused) <= allowed
     assert ("gist" in refused) == (count > 1)
+    assert ("kl-div" in refused) == (count == 0)
 
 
 def test_every_row_has_a_loss_of_its_own(bench, static_model):
@@ -125,14 +141,14 @@ def test_every_row_has_a_loss_of_its_own(bench, static_model):
     pairs = shared.corpus.splits("python", None)["train"]
     batch = [static_model.preprocess(pairs[column][:16]) for column in ("query", "code")]
     values = {}
-    for settings in (run.settings for run in runs):
+    for settings in (run.settings for run in runs if run.settings["row"]["name"] not in ("kl-div", "promoted")):
         with contextlib.suppress(NotApplicable):  # of so few pairs there may be no posterior
             loss = make_loss(static_model, pairs, settings, shared.teachers)
             values[settings["row"]["name"]] = loss([dict(column) for column in batch], None).item()
     assert values["info-nce"] == pytest.approx(MultipleNegativesRankingLoss(static_model)(batch, None).item())
-    assert set(config.rows) - set(values) <= {"zero-shot", "discounted"}
+    assert set(config.rows) - set(values) <= {"zero-shot", "discounted", "kl-div", "promoted"}
     values.pop("discounted", None)  # no code here is nearly another's
-    assert len({round(value, 5) for value in values.values()}) == len(values) == 7
+    assert len({round(value, 5) for value in values.values()}) == len(values) == 8
 
 
 def test_what_has_a_result_is_not_run_again(bench, capsys):
@@ -164,21 +180,48 @@ def test_a_failed_run_is_reported_and_tried_again(bench, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_two_processes_goes_on(bench):
-    command = [sys.executable, "-m", "evaluation", "run", str(bench.path), "--output", str(bench.runs / "tiny")]
-    command += ["--processes", "2", "--only", "zero-shot", "info-nce", "soft-teacher"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (bench.runs / "tiny" / "results.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def test_two_processes_go_on_where_a_killed_run_stopped(bench):
+    bench.run("--only", "zero-shot")
     before = bench.lines()
+    with (bench.runs / "tiny" / "results.jsonl").open("a") as file:
+        file.write('{"key": "unfinish')
+    command = [sys.executable, "-m", "evaluation", "run", str(bench.path), "--output", str(bench.runs / "tiny")]
+    command += ["--processes", "2", "--only", "zero-shot", "info-nce"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert "Loading weights" not in finished.stderr
     assert bench.lines()[: len(before)] == before
-    assert len(bench.lines()) == len({result["key"] for result in bench.lines()}) == 9
+    assert len(bench.lines()) == len({result["key"] for result in bench.lines()}) == 5
+
+
+def test_a_teacher_looks_its_vectors_up_and_mines_within_the_margin(bench):
+    bench.edit(("[regimes.random]\n", MINED.format(count=2) + "relative_margin = 0.3\n"))
+    shared = train.Bench(Config.read(bench.path), bench.runs / "tiny")
+    plan = Plan(Config.read(bench.path), shared.corpus.fingerprint)
+    settings = next(run.settings for run in plan.all_runs({}) if run.settings["row"]["name"] == "soft-teacher")
+    pairs = shared.corpus.training_pairs(settings)
+    encoded = SentenceTransformer(str(shared.teachers.folder("trained-model", settings)))
+    teacher = shared.teachers.load("trained-model", settings)
+    for encode in ("encode", "encode_query", "encode_document"):
+        found = getattr(teacher, encode)(pairs["code"][:], convert_to_tensor=True)
+        torch.testing.assert_close(found, getattr(encoded, encode)(pairs["code"][:], convert_to_tensor=True))
+    assert teacher.encode(["another text"]).shape == encoded.encode(["another text"]).shape
+    mined = shared.teachers.with_negatives(pairs, settings)
+    assert 0 < len(mined) <= len(pairs)
+    for row in mined:
+        query, *documents = encoded.encode([row[name] for name in ("query", "code", "negative_1", "negative_2")])
+        own, *others = [float(cos_sim(query, document)) for document in documents]
+        assert max(others) <= 0.7 * own + 1e-5
+
+
+def test_one_rows_choice_can_be_every_rows(bench):
+    bench.edit(("[tuning]\n", '[tuning]\nrow = "info-nce"\nregime = "random"\n'))
+    assert bench.run("--only", "soft-bm25") == 0
+    tuned = [result["settings"]["row"]["name"] for result in bench.lines() if result["settings"]["stage"] == "tune"]
+    assert tuned == ["info-nce"] * 2
+    bench.edit(('row = "info-nce"', 'row = "nothing"'))
+    with pytest.raises(UsageError, match=r"\[tuning\] names row 'nothing'"):
+        Config.read(bench.path)
 
 
 def test_shares_of_copies_are_runs_of_their_own_with_one_choice_of_settings(bench):
@@ -218,7 +261,7 @@ def test_pairs_of_one_group_share_documentation_code_or_duplicates_directly_or_b
 def test_a_document_is_similar_to_its_group_and_an_unknown_one_to_nothing(static_model):
     pairs = make_pairs("one", 0, 4)
     pairs = pairs.remove_columns("duplicate_group").add_column("duplicate_group", [7, 8, 7, 9])
-    oracle = KnownRelevance(pairs, static_model)
+    oracle = known_relevance("oracle", pairs, static_model)
     column = TextColumn(static_model.preprocess([*pairs["code"], "def read sort for merge"]), static_model.tokenizer)
     groups = oracle.represent(column)
     assert oracle.similarity(groups, groups).tolist() == [

@@ -63,7 +63,7 @@ def test_a_push_is_the_gradient_of_the_loss_by_the_score():
     weights = torch.rand(5, 5, generator=generator, dtype=torch.float64) + 0.1
     weights.fill_diagonal_(1.0)
     for given in (None, weights):
-        (gradient,) = torch.autograd.grad(5 * soft_info_nce(scores, given), scores)
+        (gradient,) = torch.autograd.grad(5 * soft_info_nce(scores, None if given is None else given.log()), scores)
         torch.testing.assert_close(pushes(scores.detach(), given), gradient.fill_diagonal_(0.0))
 
 

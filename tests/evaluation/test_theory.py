@@ -48,3 +48,13 @@ def test_unweighted_estimates_stay_below_the_mutual_information_and_weighted_one
     assert known - 0.3 < found["unweighted"]["mean"] < known
     assert found["alpha=1.5 beta=0.5"]["mean"] > known
     assert found["unweighted"]["mean"] < found["alpha=1.0 beta=1.0"]["mean"] < found["alpha=1.3 beta=0.7"]["mean"]
+
+
+def test_the_optimum_is_what_the_negatives_and_the_weights_say():
+    found = theory.optima(candidates=512, steps=800)
+    assert all(one["from_prediction"] < 0.2 for one in found.values())
+    unbiased = ("random negatives, InfoNCE", "mined negatives, weights that undo the mining")
+    for name, one in found.items():
+        assert (one["from_information"] < 0.2) == (name in unbiased)
+    assert found["random negatives, hardness 0.5"]["correlation"] > 0.97
+    assert found["mined negatives, InfoNCE"]["correlation"] < 0.9
