@@ -26,10 +26,7 @@ from evaluation.costs.timing import against
 from evaluation.runs.base_models import load_model
 from st_softinfonce import get_estimator
 from st_softinfonce.data import MiningReport, mine_pairs
-<<<<<<< HEAD
-=======
 from st_softinfonce.vectors import RepresentationTable
->>>>>>> eval-api
 
 DIMENSIONS = 128
 BATCH = 512
