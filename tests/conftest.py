@@ -62,6 +62,25 @@ def static_model(word_tokenizer):
     return SentenceTransformer(modules=[StaticEmbedding(word_tokenizer, embedding_dim=16)], device="cpu")
 
 
+# A conftest.py of its own in tests/evaluation would hide this file from tests that import it by name.
+@pytest.fixture
+def corpus(tmp_path):
+    """A corpus of three packages for the evaluation."""
+    from bench import make_pairs, write_corpus
+
+    splits = {"train": make_pairs("one", 0, 40), "validation": make_pairs("two", 40, 25)}
+    return write_corpus(tmp_path / "corpus", **splits, test=make_pairs("three", 65, 25))
+
+
+@pytest.fixture
+def bench(tmp_path, corpus, static_model):
+    """A plan over the corpus whose base model is a tiny one on disk."""
+    from bench import Bench
+
+    static_model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    return Bench(tmp_path, corpus, tmp_path / "model")
+
+
 @pytest.fixture(params=["transformer", "static"])
 def model(request):
     return request.getfixturevalue(f"{request.param}_model")

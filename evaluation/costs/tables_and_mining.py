@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import tree_sitter_python
 from datasets import Dataset
-from st_softinfonce.estimators.table import RepresentationTable
 from tree_sitter import Language, Parser
 
 from evaluation.costs.step_time import package_folder
