@@ -161,11 +161,7 @@ def test_pairs_without_negatives_are_as_before(static_model):
 
 
 def test_an_estimator_of_documents_has_no_use_for_them(static_model):
-<<<<<<< HEAD
-    with pytest.raises(ValueError, match=r"known_queries are for estimators that compare queries, got \{'bm25': 'doc"):
-=======
     with pytest.raises(ValueError, match=r"are for estimators that compare queries, got \{'bm25': 'doc"):
->>>>>>> est2
         SoftInfoNCELoss(
             static_model, BM25Estimator(compares="documents"), known_queries=KnownQueries(QUERY_OF, static_model)
         )
