@@ -6,7 +6,7 @@ import pytest
 
 from st_softinfonce.data import MiningReport, mine_pairs
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
-from st_softinfonce.data.queries import make_query
+from st_softinfonce.data.docstrings import make_query
 
 LANGUAGES = ["python", "javascript", "go", "java", "php", "ruby"]
 COMMENTED = LANGUAGES[1:]

@@ -27,7 +27,7 @@ from datasets import (
 )
 from tree_sitter import Language, Node, Parser
 
-from st_softinfonce.data.queries import make_query, query_rule
+from st_softinfonce.data.docstrings import make_query, query_rule
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from st_softinfonce.data.duplicates import NearDuplicateIndex
 from st_softinfonce.data.files import Source, SourceFile, find_files, note_problem, read_source
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
 from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
-from st_softinfonce.data.queries import make_query, query_rule
+from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.report import MiningReport
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import ClassVar
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
-from st_softinfonce.data.languages.source import REMOVED, apply_edits, clean_lines, count_lines
+from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 
 _BODY = "\0b\0"
 _LONGEST_NAME = 1_000

@@ -16,7 +16,7 @@ import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
-from st_softinfonce.data.languages.source import REMOVED, apply_edits, clean_lines, count_lines
+from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 
 _TEST_FOLDER = re.compile(r"(?:\w+_)?tests?", re.IGNORECASE)
 _TEST_FILE = re.compile(r"(?:test_.*|.*_tests?|tests?|conftest)\.py")
