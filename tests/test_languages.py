@@ -8,11 +8,12 @@ from st_softinfonce.data import MiningReport, mine_pairs
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
 from st_softinfonce.data.docstrings import make_query
 
-LANGUAGES = ["python", "javascript", "go", "java", "php", "ruby"]
+LANGUAGES = ["python", "javascript", "typescript", "go", "java", "php", "ruby"]
 COMMENTED = LANGUAGES[1:]
 # A function, or method, parses where one of these stands around it.
 SURROUNDINGS = {
     "javascript": ["{}", "class A {{ {} }}", "({{ {} }})"],
+    "typescript": ["{}", "class A {{ {} }}", "({{ {} }})"],
     "go": ["package a\n{}\n"],
     "java": ["class A {{ {} }}"],
     "php": ["<?php {}", "<?php class A {{ {} }}"],
@@ -58,6 +59,7 @@ def in_block(doc, function="function add(first, second) {\n  return first + seco
 def documented(language, doc):
     code = {
         "javascript": "function add(first, second) {\n  return first + second;\n}\n",
+        "typescript": "function add(first: number, second: number) {\n  return first + second;\n}\n",
         "php": "function add($first, $second) {\n  return $first + $second;\n}\n",
         "java": "int add(int first, int second) {\n  return first + second;\n}\n",
         "go": "func add(first, second int) int {\n\treturn first + second\n}\n",
@@ -78,10 +80,11 @@ def query_of(language, doc):
 # What is known
 
 
-def test_six_languages_are_known_by_their_names_and_extensions():
+def test_seven_languages_are_known_by_their_names_and_extensions():
     assert list(load_miners()) == list(load_miners(None)) == LANGUAGES
     assert EXTENSIONS == {
         ".py": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "javascript",
+        ".ts": "typescript", ".tsx": "typescript", ".mts": "typescript", ".cts": "typescript",
         ".go": "go", ".java": "java", ".php": "php", ".rb": "ruby", ".rake": "ruby",
     }  # fmt: skip
 
@@ -340,7 +343,7 @@ def test_inline_tags_and_everyday_html_become_their_text(language, doc, query):
 
 def test_documentation_without_leading_stars_keeps_its_text():
     source = "/**\n  Sums **all** of\n  it.\n\n  More.\n*/\nfunction add(a) {\n  return a;\n}\n"
-    assert mine_one("javascript", source)[1] == "Sums **all** of it."
+    assert mine_one("javascript", source)[1] == "Sums all of it."
 
 
 @pytest.mark.parametrize(
@@ -639,6 +642,7 @@ def test_deep_nesting_is_no_error(language):
     depth = 20_000
     deep = {
         "javascript": "x = " + "[" * depth + "]" * depth,
+        "typescript": "x = " + "[" * depth + "]" * depth,
         "go": "package a\nvar x = " + "(" * depth + "1" + ")" * depth,
         "java": "class A { int x = " + "(" * depth + "1" + ")" * depth + "; }",
         "php": "<?php $x = " + "[" * depth + "]" * depth + ";",
@@ -753,6 +757,7 @@ def test_a_tree_of_all_languages_is_mined_at_once(tmp_path):
     sources = {
         "a.py": 'def add(a, b):\n    """Sum up the two numbers."""\n    c = a + b\n    return c\n',
         "b.js": "/** Sum up the two numbers. */\r\nfunction add(a, b) {\r\n  return a + b;\r\n}\r\n",
+        "g.ts": "/** Sum up the two numbers. */\nexport function add(a: number) {\n  const b = 1;\n  return a + b;\n}\n",
         "c.go": "package a\n\n// Add sums up the two numbers.\nfunc Add(a, b int) int {\n\treturn a + b\n}\n",
         "D.java": "class D {\n  /** Sum up the two numbers. */\n  int add(int a, int b) {\n    return a + b;\n"
         "  }\n}\n",
@@ -764,7 +769,7 @@ def test_a_tree_of_all_languages_is_mined_at_once(tmp_path):
         (tmp_path / "shop" / name).write_bytes(source.encode())
     report = MiningReport()
     pairs = mine_pairs(tmp_path, languages=LANGUAGES, report=report, show_progress=False)
-    assert report.functions_seen == report.functions_kept == 6
+    assert report.functions_seen == report.functions_kept == 7
     assert sorted(pairs["language"]) == sorted(LANGUAGES)
     assert {query.lower() for query in pairs["query"]} == {"sum up the two numbers.", "sums up the two numbers."}
     assert all(parses(row["language"], row["code"]) and "\r" not in row["code"] for row in pairs)
