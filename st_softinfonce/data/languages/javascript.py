@@ -103,6 +103,8 @@ class Miner(CommentMiner):
             if own is not None:
                 return text_of(data, own)
             return "exports" if inner is not None else ""
+        if target.type == "computed_property_name" and (literal := target.named_child(0)) is not None:
+            target, text = literal, text_of(data, literal) if text else ""
         if target.type == "string" and text:
             return text[1:-1]
         index = target.child_by_field_name("index") if target.type == "subscript_expression" and text else None

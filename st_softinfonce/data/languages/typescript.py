@@ -10,7 +10,8 @@ import tree_sitter_typescript
 from st_softinfonce.data.languages import javascript
 from st_softinfonce.data.languages.javascript import FUNCTION, OBJECT, WRAPPED
 
-_VALUE = f"[{FUNCTION} {WRAPPED} (as_expression) (satisfies_expression)]"
+# Alternatives within alternatives are not all found.
+_VALUE = f"[{FUNCTION.strip('[]')} {WRAPPED.strip('[]')} (as_expression) (satisfies_expression)]"
 _ELEMENT = re.compile(rb"</|/>")
 
 
@@ -30,7 +31,9 @@ class Miner(javascript.Miner):
         (export_statement value: {FUNCTION} @function) (export_statement value: (call_expression) @wrapped)
         (class_declaration) @container (abstract_class_declaration) @container
         (internal_module) @container (module) @container
-        (variable_declarator value: [{OBJECT} (as_expression {OBJECT}) (satisfies_expression {OBJECT})]) @container
+        (variable_declarator value: {OBJECT}) @container
+        (variable_declarator value: (as_expression {OBJECT})) @container
+        (variable_declarator value: (satisfies_expression {OBJECT})) @container
         (assignment_expression right: {OBJECT}) @container (pair value: {OBJECT}) @container
         (comment) @comment (template_string) @string (string) @string
     """
