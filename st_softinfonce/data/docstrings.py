@@ -10,8 +10,8 @@ _FIELDS = (
 )
 _SECTIONS = (
     "args|arguments|parameters?|params|keyword arg(?:ument)?s|keywords|options?|other parameters|returns?|yields?|"
-    "receives|raises|throws|exceptions?|warns|warnings?|examples?|usage|notes?|see also|references?|attributes|methods|"
-    "inputs?|outputs?|todo|shapes?|side effects|(?:pre|post)conditions?|pseudocode|algorithm"
+    "receives|raises|throws|exceptions?|warns|warnings?|examples?|usage|notes?|see also|references?|attributes|"
+    "methods|inputs?|outputs?|todo|shapes?|side effects|(?:pre|post)conditions?|pseudocode|algorithm"
 )
 _END_OF_TEXT = re.compile(
     rf"""
@@ -40,8 +40,8 @@ _REMARK = re.compile(
 _TOOL = re.compile(
     r"(?:^|(?<=\s))(?://|\#|/\*)?[ \t]*(?:nolint\b(?::\S+)?|\#nosec\b|noqa\b|NOSONAR\b|NOPMD\b|pragma:[ \t]*no\b"
     r"|type:[ \t]*ignore\b|mypy:|pylint:|pyright:|flake8:|isort:|yapf:|fmt:[ \t]*(?:on|off|skip)\b"
-    r"|eslint-\w+|eslint[ \t]+[\w/-]+:|es[lh]int-disable|(?:istanbul|c8|v8)[ \t]+ignore\b|jshint\b|jslint\b|jscs:|tslint:"
-    r"|prettier-ignore|biome-ignore|deno-lint-ignore|webpack\w+:|@ts-\w+|[@\#]__\w+__|\$Flow\w+|@flow\b|sourceMappingURL"
+    r"|eslint-\w+|eslint[ \t]+[\w/-]+:|es[lh]int-disable|(?:istanbul|c8|v8)[ \t]+ignore\b|jshint\b|jslint\b|jscs:"
+    r"|tslint:|prettier-ignore|biome-ignore|deno-lint-ignore|webpack\w+:|@ts-\w+|[@\#]__\w+__|\$Flow\w+|@flow\b|sourceMappingURL"
     r"|noinspection\b|@noinspection\b|@formatter:|CHECKSTYLE\b|language=\w+"
     r"|phpcs:|@phpcs\w*|phpstan-\w+|@phpstan-\w+|@psalm-\w+|psalm-\w+|@phan-\w+|@codeCoverageIgnore\w*|codingStandards\w+"
     r"|rubocop:|steep:|:nodoc:|:nocov:|:yields?:|:stopdoc:|:startdoc:|:category:)[^\n]*",
@@ -49,12 +49,13 @@ _TOOL = re.compile(
 )
 _LIST = re.compile(
     r"^[ \t]*(?:[-*+•][ \t]+|\d+[.)][ \t]+|\|.*\|[ \t]*$|\+[-=+]{3,}|:\w+:|[-=]+>"
-    r"|:?[`*+\w.\[\]]+(?:[ \t]*\([^()\n]*\))?[ \t]+(?:-{1,2}|–|::|=>)[ \t]+\S)",
+    r"|:?[`*+\w.\[\]]+(?:[ \t]*\([^()\n]*\))?[ \t]+(?:-{1,2}|\u2013|::|=>)[ \t]+\S)",
     re.MULTILINE,
 )
 _LABEL = re.compile(
-    r"\A(?:(?:Public|Internal|Private|Protected|Summary|Description|Desc|Purpose|Synopsis|Brief|Overview|Short description)"
-    r"[ \t]*:\s+(?=\S)|(?:Function|Method|Name)[ \t]*:[ \t]*[\w.:#$]+(?:\([^()\n]*\))?(?:[ \t]+-[ \t]+|[ \t]*\n\s*)(?=\S))"
+    r"\A(?:(?:Public|Internal|Private|Protected|(?:Short )?[Dd]escription|Summary|Desc|Purpose|Synopsis|Brief|Overview)"
+    r"[ \t]*:\s+(?=\S)"
+    r"|(?:Function|Method|Name)[ \t]*:[ \t]*[\w.:#$]+(?:\([^()\n]*\))?(?:[ \t]+-[ \t]+|[ \t]*\n\s*)(?=\S))"
 )
 _SIGNATURE = re.compile(r"\A\s*[\w.]+\([^\n]*\)[ \t]*(?:-+>[^\n]*)?\n(?=\s*\S)")
 _HEADING = re.compile(r"\A\s*[#]{1,6}[ \t]+[^\n]*\n\s*(?=\S)")
@@ -64,7 +65,9 @@ _ROLE = re.compile(r"(?<![\w`])(?::[A-Za-z][\w+.-]*)+:`[~!.]*([^`<]*?)(?:\s*<[^`
 _REFERENCE = re.compile(r"(?<![\w`])`([^`<>]+?)(?:\s*<[^`>]*>)?`__?(?!\w)")
 _FOOTNOTE = re.compile(r"\s*\[(?:\#?\w{0,20}|\*)\]_(?!\w)")
 _MARKDOWN_LINK = re.compile(r"!?\[([^\]\n]{1,200})\]\(\s*[^()\s]+(?:\([^()\s]*\))?(?:\s+\"[^\"]*\")?\s*\)")
-_AUTOLINK = re.compile(r"\s*(?:<https?:[^<>\s]*>|\(\s*(?:see:?\s*)?https?:[^()\s]*(?:\([^()\s]*\))?[^()\s]*\s*\))", re.IGNORECASE)
+_AUTOLINK = re.compile(
+    r"\s*(?:<https?:[^<>\s]*>|\(\s*(?:see:?\s*)?https?:[^()\s]*(?:\([^()\s]*\))?[^()\s]*\s*\))", re.IGNORECASE
+)
 _STRONG = re.compile(r"(?<![\w*])\*\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*\*(?![\w*])")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
 

@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from st_softinfonce.data.archives import EXTENSIONS as ARCHIVES
 from st_softinfonce.data.archives import is_archive
+from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.duplicates import NearDuplicateIndex
+from st_softinfonce.data.english import EnglishFilter, english_score
 from st_softinfonce.data.files import Source, SourceFile, find_files, note_problem, read_source
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
 from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
-from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.report import MiningReport
 
 logger = logging.getLogger(__name__)
@@ -178,12 +179,14 @@ class Mining:
     def _rows(self, show_progress: bool | None) -> Iterator[tuple[int, tuple[str, ...]]]:
         counts, limits = self.counts, self._limits
         seen: set[bytes] = set()
+        english = EnglishFilter()
         hide = None if show_progress is None else not show_progress
         files = find_files(self._sources, self._miners, counts, limits.max_archive_bytes)
         for file in tqdm(files, desc="Mining", unit="file", disable=hide):
-            for function in _functions(file, self._miners[file.language], limits, counts):
+            functions = _functions(file, self._miners[file.language], limits, counts)
+            package = file.package or file.path.split("/")[0]
+            for function, (rule, query, code) in _in_english(functions, limits, english, package):
                 counts.functions_seen += 1
-                rule, query, code = _examine(function, limits)
                 key = b""
                 if rule is None:
                     # Texts of a large corpus would not fit into memory twice.
@@ -231,18 +234,30 @@ def _functions(
     yield from parsed.functions
 
 
-def _examine(function: FoundFunction, limits: Limits) -> tuple[str | None, str, str]:
-    """The rule that drops a function, or None; its query and its code."""
+def _in_english(
+    functions: Iterable[FoundFunction], limits: Limits, english: EnglishFilter, package: str
+) -> Iterator[tuple[FoundFunction, tuple[str | None, str, str]]]:
+    """The functions of a file, each with the rule that drops it, or None; its query and its code."""
+    examined = [(function, _examine(function, limits)) for function in functions]
+    judged = iter(english.judge(package, [score for _, (*_, score) in examined if score is not None]))
+    for function, (rule, query, code, score) in examined:
+        is_english = score is None or next(judged)
+        yield function, (rule if is_english else "query_not_english", query, code)
+
+
+def _examine(function: FoundFunction, limits: Limits) -> tuple[str | None, str, str, float | None]:
+    """The rule that drops a function, or None; its query and its code, and how English the query is if it is fit."""
     if function.rule is not None:
-        return function.rule, "", ""
+        return function.rule, "", "", None
     query = make_query(function.doc)
     rule = query_rule(query, limits.min_query_tokens, limits.max_query_tokens)
     if rule is not None:
-        return rule, query, ""
+        return rule, query, "", None
+    score = english_score(query)
     code = function.extract()
     if code is None:
-        return "syntax_error", query, ""
-    return "trivial" if code.lines < limits.min_code_lines else None, query, code.text
+        return "syntax_error", query, "", score
+    return "trivial" if code.lines < limits.min_code_lines else None, query, code.text, score
 
 
 def _tell(counts: MiningReport, sources: list[Source], miners: dict[str, LanguageMiner]) -> None:

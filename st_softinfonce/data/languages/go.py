@@ -27,7 +27,8 @@ class Miner(CommentMiner):
     Go's documentation begins with the function's name by convention, which would make search a comparison of strings:
     the name is taken away, and what follows begins with a capital (`// Foo returns x` becomes `Returns x`). It stays
     where it is an English word that no verb follows (`// Close the file`). Further on, a name that is no English word
-    (`parseInt`, `read_all`) becomes `it`, and links (`[io.EOF]`) lose their signs. Capitals make no difference. The code keeps its name. Paragraphs that begin with `Deprecated:` are none.
+    (`parseInt`, `read_all`) becomes `it`, and links (`[io.EOF]`) lose their signs. Capitals make no difference. The
+    code keeps its name. Paragraphs that begin with `Deprecated:` are none.
     """
 
     grammars = (tree_sitter_go.language,)
@@ -42,7 +43,10 @@ class Miner(CommentMiner):
     test_folder = re.compile(r"tests?|testdata|e2e")
     test_file = re.compile(r".*_test\.go")
     manifests = ("go.mod",)
-    pragma = re.compile(r"//(?:[a-z0-9]+:\S|export |line )|//\s*(?:nolint\b|#nosec\b|\+[a-z][\w:-]*|lint:|exhaustive:|gosec:|revive:|coverage-ignore)")
+    pragma = re.compile(
+        r"//(?:[a-z0-9]+:\S|export |line )|//\s*(?:nolint\b|#nosec\b|\+[a-z][\w:-]*)"
+        r"|//\s*(?:lint|exhaustive|gosec|revive):"
+    )
     source_folders = frozenset({"src"})
 
     def name_of(self, data: bytes, node: Node) -> str:

@@ -12,7 +12,9 @@ from st_softinfonce.data.languages.comments import CommentMiner
 _TEST = re.compile(
     rb"@(?:\w*\.)*(?:(?:Parameterized|Repeated)?Test(?:Factory)?|(?:Before|After)(?:Each|All|Class)?)\b"
 )
-_REFERENCE = re.compile(r"(?<!\w)\[([^\[\]\n]+)\]\[[^\[\]\n]+(?:\[\])?\]|(?<![\w\[])\[(#?[A-Za-z_][\w.#]*(?:\([^()\n]*\))?)\](?![\w\[(])")
+_REFERENCE = re.compile(
+    r"(?<!\w)\[([^\[\]\n]+)\]\[[^\[\]\n]+(?:\[\])?\]|(?<![\w\[])\[(#?[A-Za-z_][\w.#]*(?:\([^()\n]*\))?)\](?![\w\[(])"
+)
 
 
 class Miner(CommentMiner):

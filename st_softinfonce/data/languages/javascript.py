@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import tree_sitter_javascript
 from tree_sitter import Node
@@ -55,7 +57,7 @@ class Miner(CommentMiner):
     the call is part of the code. What JSDoc calls a `@constructor` or `@class` is a constructor.
     """
 
-    grammars = (tree_sitter_javascript.language,)
+    grammars: ClassVar[Sequence[Callable[[], object]]] = (tree_sitter_javascript.language,)
     query = f"""
         (function_declaration) @function (generator_function_declaration) @function (method_definition) @function
         (variable_declarator value: {FUNCTION}) @function (assignment_expression right: {FUNCTION}) @function
@@ -103,8 +105,9 @@ class Miner(CommentMiner):
             if own is not None:
                 return text_of(data, own)
             return "exports" if inner is not None else ""
-        if target.type == "computed_property_name" and (literal := target.named_child(0)) is not None:
-            target, text = literal, text_of(data, literal) if text else ""
+        if target.type == "computed_property_name" and target.named_child_count:
+            target = target.named_child(0) or target
+            text = text_of(data, target) if text else ""
         if target.type == "string" and text:
             return text[1:-1]
         index = target.child_by_field_name("index") if target.type == "subscript_expression" and text else None
@@ -130,7 +133,7 @@ def unwrap(value: Node) -> Node | None:
     for _ in range(_UNWRAPPED):
         inner: Node | None = None
         if value.type in _SAME:
-            inner = value.named_child(0)
+            inner = value.named_child(0) if value.named_child_count else None
         elif value.type == "call_expression":
             inner = _wrapped(value)
         else:
@@ -153,9 +156,6 @@ def _wrapped(call: Node) -> Node | None:
         return None
     if _NO_WRAPPER.fullmatch((callee.text or b"").decode()) is not None:
         return None
-    given = [node for node in (arguments.named_child(0), _last(arguments)) if node is not None]
-    return next((node for node in given if node.type in _FUNCTIONS or node.type == "call_expression"), None)
-
-
-def _last(arguments: Node) -> Node | None:
-    return arguments.named_child(arguments.named_child_count - 1) if arguments.named_child_count else None
+    count = arguments.named_child_count
+    given = [arguments.named_child(index) for index in ((0, count - 1) if count else ())]
+    return next((node for node in given if node and (node.type in _FUNCTIONS or node.type == "call_expression")), None)

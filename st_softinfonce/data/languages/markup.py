@@ -14,9 +14,7 @@ _OTHER_KIND = re.compile(
 )
 _LICENSE_TAG = re.compile(r"^[ \t]*@(?:licen[sc]e|preserve|copyright)\b", re.MULTILINE | re.IGNORECASE)
 _FUNCTION_TAG = re.compile(r"^[ \t]*@(?:param|arg|returns?|throws|exception)\b", re.MULTILINE | re.IGNORECASE)
-_LICENSE = re.compile(
-    r"\bSPDX-|\bcopyright (?:\(c\)|©|\d)|\blicensed under\b|\ball rights reserved\b", re.IGNORECASE
-)
+_LICENSE = re.compile(r"\bSPDX-|\bcopyright (?:\(c\)|©|\d)|\blicensed under\b|\ball rights reserved\b", re.IGNORECASE)
 _RULER_SIGNS = "-=*#/~_+"
 _CODE_LINE = re.compile(
     r".*[;{}]$|[\w.$@]+\(.*\)$|(?:end|else|\S+ :?= .*)$|(?:def|func|function|return|if|for|var|let|const) .*[({=].*"

@@ -221,10 +221,10 @@ def _code(data: bytes, definition: Node, captures: dict[str, list[Node]]) -> Cle
             edits.append((within[0][0].start_byte, within[0][1], REMOVED))
     strings: list[str] = []
     for node in captures.get("string", ()):
-        text = data[node.start_byte : node.end_byte]
-        if b"\n" in text:
+        literal = data[node.start_byte : node.end_byte]
+        if b"\n" in literal:
             edits.append((node.start_byte, node.end_byte, f"\0{len(strings)}\0"))
-            strings.append(text.decode())
+            strings.append(literal.decode())
     head, tail = apply_edits(data, definition.start_byte, definition.end_byte, edits).split(_BODY)
     line = data.rfind(b"\n", max(0, definition.start_byte - _LONGEST_INDENT), definition.start_byte) + 1
     indent = data[line : definition.start_byte].decode(errors="ignore")

@@ -19,9 +19,7 @@ _INDENTED = re.compile(r"^[ \t]+\S.*(?:\n[ \t]+\S.*)*$", re.MULTILINE)
 _RESULT = re.compile(r"#[ \t]*=>")
 _MONOSPACE = re.compile(r"(?<![\w+])\+([^\s+]+)\+(?![\w+])")
 _LABEL = re.compile(r"(?:\{([^{}]+)\}|(?<=\s)(\w+))\[(?:https?:|rdoc-ref:|link:|@)[^\]\s]*\]")
-_REFERENCE = re.compile(
-    r"(?<![\w$#%{])\{((?:file:|include:file:)?(?:#|[A-Z.:])[\w:.#?!=/-]*)(?:[ \t]+([^{}]+))?\}"
-)
+_REFERENCE = re.compile(r"(?<![\w$#%{])\{((?:file:|include:file:)?(?:#|[A-Z.:])[\w:.#?!=/-]*)(?:[ \t]+([^{}]+))?\}")
 _TYPE = re.compile(r"\A\[[A-Z][\w:<>, |()]*\]\s+(?=\w)")
 _ESCAPE = re.compile(r"\\(?=[A-Z_#:])")
 
