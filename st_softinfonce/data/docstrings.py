@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 _FIELDS = (
@@ -53,8 +54,8 @@ _LIST = re.compile(
     re.MULTILINE,
 )
 _LABEL = re.compile(
-    r"\A(?:(?:Public|Internal|Private|Protected|(?:Short )?[Dd]escription|Summary|Desc|Purpose|Synopsis|Brief|Overview)"
-    r"[ \t]*:\s+(?=\S)"
+    r"\A(?:(?:Public|Internal|Private|Protected|(?:Short )?[Dd]escription|Desc|Summary|Purpose|Synopsis|Brief"
+    r"|Overview)[ \t]*:\s+(?=\S)"
     r"|(?:Function|Method|Name)[ \t]*:[ \t]*[\w.:#$]+(?:\([^()\n]*\))?(?:[ \t]+-[ \t]+|[ \t]*\n\s*)(?=\S))"
 )
 _SIGNATURE = re.compile(r"\A\s*[\w.]+\([^\n]*\)[ \t]*(?:-+>[^\n]*)?\n(?=\s*\S)")
@@ -69,6 +70,18 @@ _AUTOLINK = re.compile(
     r"\s*(?:<https?:[^<>\s]*>|\(\s*(?:see:?\s*)?https?:[^()\s]*(?:\([^()\s]*\))?[^()\s]*\s*\))", re.IGNORECASE
 )
 _STRONG = re.compile(r"(?<![\w*])\*\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*\*(?![\w*])")
+# What announces a list or an example that is no longer there, behind a whole sentence.
+_RUN_IN = re.compile(
+    r"(?<=[.!?]) (?:[^.!?]{1,60}|(?:e\.g\.|i\.e\.)[^.!?]{0,20}):$|,? (?:e\.g\.|for example|such as|like so):$",
+    re.IGNORECASE,
+)
+    r"(?<=[.!?]) (?:[^.!?]{1,60}|(?:e\.g\.|i\.e\.)[^.!?]{0,20}):$|,? (?:e\.g\.|for example|such as|like so):$",
+    re.IGNORECASE,
+)
+# What is set off behind a colon: an example or a table.
+_SET_OFF = re.compile(r"(?<=:)[ \t]*\n(?=[ \t]{2,}\S)")
+_PERCENT = re.compile(r"%%(\w+)%%")
+_BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]) (?=\w)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
 
 _ELEMENTS = (
@@ -113,12 +126,15 @@ def make_query(doc: str) -> str:
     line = text.find("\n")
     item = _LIST.search(text, line + 1) if line >= 0 else None
     text = text if item is None else text[: item.start()]
+    text = _SET_OFF.split(inspect.cleandoc(text), maxsplit=1)[0]
     if "`" in text or "]_" in text:
         text = _FOOTNOTE.sub("", _REFERENCE.sub(r"\1", _ROLE.sub(r"\1", text)))
+    text = _PERCENT.sub(r"\1", text)
     text = _AUTOLINK.sub("", _MARKDOWN_LINK.sub(r"\1", text))
     if "**" in text:
         text = _STRONG.sub(r"\1", text)
-    return _UNPRINTABLE.sub(" ", text).strip()
+    query = _BULLET.sub("", _UNPRINTABLE.sub(" ", text).strip())
+    return _RUN_IN.sub("", query) if query.endswith(":") else query
 
 
 def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:

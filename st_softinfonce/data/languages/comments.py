@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
+from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 from st_softinfonce.data.languages.markup import (
@@ -35,7 +36,6 @@ _BEFORE_STRING = re.compile(rf"[ \t]*{REMOVED}(?=\0\d)")
 _NEVER = re.compile(r"(?!)")
 _SPACE = re.compile(rb"\s*")
 _BLANK = re.compile(rb"[ \t\r\f\v]*")
-_CLOSING = b"\n/**/"
 _BLANK_LINES = (
     2  # line ends between a block comment and its function: an empty line between them is some people's style
 )
@@ -86,6 +86,10 @@ class CommentMiner:
     `wrapped` (a function if `body_of` finds one) and `signature` (of a function that follows with its body)."""
     line_sign: ClassVar[str | None] = None
     """What begins a line of documentation, if anything does."""
+    opening: ClassVar[bytes] = b"/*"
+    """What begins a block comment."""
+    closing: ClassVar[bytes] = b"\n/**/"
+    """What ends a block comment that is open, and is a comment where none is."""
     has_doc_blocks: ClassVar[bool] = True
     """Whether `/** */` is documentation, and other block comments are none."""
     lead: ClassVar[re.Pattern[bytes]] = _SPACE
@@ -132,10 +136,10 @@ class CommentMiner:
         """Decode as UTF-8, with or without a byte-order mark."""
         return data.decode("utf-8-sig")
 
-    def parse(self, source: str) -> ParsedFile:
+    def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
         """Parse a file; its clean functions are found even where other parts are broken."""
         data = source.encode()
-        root, query, is_clean = self._parse(data)
+        root, query, is_clean = self._parse(data, deadline)
         return ParsedFile(not is_clean, self._functions(data, root, query))
 
     def order(self, data: bytes) -> Iterable[int]:
@@ -147,7 +151,7 @@ class CommentMiner:
         name = node.child_by_field_name("name")
         return "" if name is None else text_of(data, name)
 
-    def body_of(self, node: Node) -> Node | None:
+    def body_of(self, data: bytes, node: Node) -> Node | None:
         """Find the body of a function."""
         return node.child_by_field_name("body")
 
@@ -167,14 +171,14 @@ class CommentMiner:
         """Do what the language alone needs with a documentation that has lost its signs and tags."""
         return doc
 
-    def _parse(self, data: bytes) -> tuple[Node, Query, bool]:
+    def _parse(self, data: bytes, deadline: Deadline) -> tuple[Node, Query, bool]:
         """The file's root, what to ask of it, and whether all of it parses."""
         # Were the last comment left open, each sign of its text that begins one would be followed up to the end.
-        whole = data + _CLOSING if b"/*" in data else data
+        whole = data + self.closing if self.opening in data else data
         tried = []
         for index in self.order(data):
             parser, query = self._grammars[index]
-            root = parser.parse(whole).root_node
+            root = deadline.parse(parser, whole).root_node
             tried.append((root, query, not root.has_error))
             if tried[-1][-1]:
                 break
@@ -192,7 +196,7 @@ class CommentMiner:
         file = _File(data, [start for start, _ in comments], [end for _, end in comments], strings)
         found = [(node.start_byte, -node.end_byte, "function", node) for node in captures.get("function", ())]
         for node in captures.get("wrapped", ()):
-            if self.body_of(node) is not None:
+            if self.body_of(data, node) is not None:
                 found.append((node.start_byte, -node.end_byte, "function", node))
         found += [(node.start_byte, -node.end_byte, "container", node) for node in captures.get("container", ())]
         found += [(node.start_byte, -node.end_byte, "signature", node) for node in captures.get("signature", ())]
@@ -323,10 +327,10 @@ class CommentMiner:
     def _code(self, file: _File, node: Node, start: int) -> CleanCode | None:
         if node.has_error:
             return None
-        body = self.body_of(node)
+        data, end = file.data, node.end_byte
+        body = self.body_of(data, node)
         if body is None:
             return CleanCode("", 0)
-        data, end = file.data, node.end_byte
         braces = data.startswith(b"{", body.start_byte)
         mark = body.start_byte + braces
         edits = [(mark, mark, _BODY)]

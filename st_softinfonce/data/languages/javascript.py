@@ -94,13 +94,13 @@ class Miner(CommentMiner):
         given = node.child_by_field_name(value) if value else None
         target = node.child_by_field_name(field)
         if target is None and node.type == "call_expression":
-            inner = unwrap(node)
+            inner = unwrap(data, node)
             target = None if inner is None else inner.child_by_field_name("name")
         if target is None:
             return "" if node.type.endswith(("declaration", "module")) else "default"
         text = text_of(data, target) if target.end_byte - target.start_byte < 200 else ""
         if text in ("module.exports", "exports"):
-            inner = None if given is None else unwrap(given)
+            inner = None if given is None else unwrap(data, given)
             own = None if given is None else (inner or given).child_by_field_name("name")
             if own is not None:
                 return text_of(data, own)
@@ -121,21 +121,21 @@ class Miner(CommentMiner):
         path = _PATH.search(text)
         return f"{'' if path is None else path[0]}.{key}".strip(".")
 
-    def body_of(self, node: Node) -> Node | None:
+    def body_of(self, data: bytes, node: Node) -> Node | None:
         """Find the body of a function, of the one that is assigned, or of the one that is given to a call."""
         value = node.child_by_field_name(_FIELDS[node.type][1]) if node.type in _FIELDS else node
-        inner = None if value is None else unwrap(value)
+        inner = None if value is None else unwrap(data, value)
         return None if inner is None else inner.child_by_field_name("body")
 
 
-def unwrap(value: Node) -> Node | None:
+def unwrap(data: bytes, value: Node) -> Node | None:
     """Find the function that a value is, or that is given to the call whose result the value is; None if none is."""
     for _ in range(_UNWRAPPED):
         inner: Node | None = None
         if value.type in _SAME:
             inner = value.named_child(0) if value.named_child_count else None
         elif value.type == "call_expression":
-            inner = _wrapped(value)
+            inner = _wrapped(data, value)
         else:
             return value if value.child_by_field_name("body") is not None and value.type in _FUNCTIONS else None
         if inner is None:
@@ -144,7 +144,7 @@ def unwrap(value: Node) -> Node | None:
     return value if value.type in _FUNCTIONS else None
 
 
-def _wrapped(call: Node) -> Node | None:
+def _wrapped(data: bytes, call: Node) -> Node | None:
     """The function, or the call around one, among the arguments of a call that may return a function."""
     callee, arguments = call.child_by_field_name("function"), call.child_by_field_name("arguments")
     if callee is not None and callee.type == "member_expression":
@@ -154,7 +154,7 @@ def _wrapped(call: Node) -> Node | None:
         callee = callee.child_by_field_name("property")
     if callee is None or arguments is None or not callee.type.endswith("identifier"):
         return None
-    if _NO_WRAPPER.fullmatch((callee.text or b"").decode()) is not None:
+    if _NO_WRAPPER.fullmatch(text_of(data, callee)) is not None:
         return None
     count = arguments.named_child_count
     given = [arguments.named_child(index) for index in ((0, count - 1) if count else ())]

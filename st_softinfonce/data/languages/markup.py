@@ -30,7 +30,7 @@ _FUNCTION_WORD = re.compile(
 )
 _DESCRIPTION = re.compile(r"^[ \t]*@(?:desc(?:ription)?|summary|brief)\b[ \t]*", re.MULTILINE | re.IGNORECASE)
 _RETURNED = re.compile(r"^[ \t]*@returns?[ \t]+(?=\S)", re.MULTILINE)
-_SIGNED_TYPE = re.compile(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]\n]*\](?!\())[ \t]*(?:-[ \t]+)?")
+_SIGNED_TYPE = re.compile(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]]*\](?!\())[ \t]*(?:-[ \t]+)?")
 _PLAIN_TYPE = re.compile(r"(?:[^\s<]|<[^<>\n]*(?:<[^<>\n]*>[^<>\n]*)*>)+(?:\s*\|\s*\S+)*\s*(?:-[ \t]+)?")
 _DETERMINER = re.compile(r"(?:The|An?|All|Any|Each|Every|True|False|Whether|This|That|Its|Either|Number|List)\b")
 _INLINE_TAG = re.compile(r"\{@(\w+)((?:[^{}]|\{[^{}]*\})*)\}")

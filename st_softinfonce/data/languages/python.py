@@ -15,6 +15,7 @@ from pathlib import Path
 import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
+from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 
@@ -92,10 +93,10 @@ class Miner:
             raise LookupError(str(error)) from error
         return data.decode(encoding)
 
-    def parse(self, source: str) -> ParsedFile:
+    def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
         """Parse a file; its clean functions are found even where other parts are broken."""
         data = source.encode()
-        root = self._parser.parse(data).root_node
+        root = deadline.parse(self._parser, data).root_node
         return ParsedFile(root.has_error, self._functions(data, root))
 
     def _functions(self, data: bytes, root: Node) -> Iterator[FoundFunction]:

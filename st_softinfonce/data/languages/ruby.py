@@ -40,6 +40,8 @@ class Miner(CommentMiner):
     """
     line_sign = "#"
     has_doc_blocks = False
+    opening = b"=begin"
+    closing = b"\n=begin\n=end\n"
     lead = re.compile(
         rb"\s*(?:(?:T::Sig::WithoutRuntime\.)?sig\b[ \t]*(?:\([^()\n]*\)[ \t]*)?"
         rb"(?:\{(?:[^{}]|\{[^{}]*\})*\}|do\b(?:(?!\bend\b)[^#])*\bend\b)\s*|Contract\b[^\n]*\n\s*)*"
