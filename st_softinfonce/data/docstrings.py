@@ -49,13 +49,14 @@ _TOOL = re.compile(
     re.MULTILINE,
 )
 _LIST = re.compile(
-    r"^[ \t]*(?:[-*+•][ \t]+|\d+[.)][ \t]+|\|.*\|[ \t]*$|\+[-=+]{3,}|:\w+:|[-=]+>"
+    r"^[ \t]*(?:[-*+•][ \t]+|\d+[.)][ \t]+|\|.*\|[ \t]*$|\+[-=+]{3,}|[-=]+>"
     r"|:?[`*+\w.\[\]]+(?:[ \t]*\([^()\n]*\))?[ \t]+(?:-{1,2}|\u2013|::|=>)[ \t]+\S)",
     re.MULTILINE,
 )
 _LABEL = re.compile(
     r"\A(?:(?:Public|Internal|Private|Protected|(?:Short )?[Dd]escription|Desc|Summary|Purpose|Synopsis|Brief"
     r"|Overview)[ \t]*:\s+(?=\S)"
+    r"|(?:str|int|float|bool|bytes|list|dict|tuple|set|object|callable)(?:\[[^\n]*?\])?:\s+(?=[A-Z])"
     r"|(?:Function|Method|Name)[ \t]*:[ \t]*[\w.:#$]+(?:\([^()\n]*\))?(?:[ \t]+-[ \t]+|[ \t]*\n\s*)(?=\S))"
 )
 _SIGNATURE = re.compile(r"\A\s*[\w.]+\([^\n]*\)[ \t]*(?:-+>[^\n]*)?\n(?=\s*\S)")
@@ -75,12 +76,9 @@ _RUN_IN = re.compile(
     r"(?<=[.!?]) (?:[^.!?]{1,60}|(?:e\.g\.|i\.e\.)[^.!?]{0,20}):$|,? (?:e\.g\.|for example|such as|like so):$",
     re.IGNORECASE,
 )
-    r"(?<=[.!?]) (?:[^.!?]{1,60}|(?:e\.g\.|i\.e\.)[^.!?]{0,20}):$|,? (?:e\.g\.|for example|such as|like so):$",
-    re.IGNORECASE,
-)
 # What is set off behind a colon: an example or a table.
 _SET_OFF = re.compile(r"(?<=:)[ \t]*\n(?=[ \t]{2,}\S)")
-_PERCENT = re.compile(r"%%(\w+)%%")
+_SIGNED_NAME = re.compile(r"%%(\w+)%%|\[\[([\w.#-]+)(?:\|[^\[\]]*)?\]\]")
 _BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]) (?=\w)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
 
@@ -129,7 +127,7 @@ def make_query(doc: str) -> str:
     text = _SET_OFF.split(inspect.cleandoc(text), maxsplit=1)[0]
     if "`" in text or "]_" in text:
         text = _FOOTNOTE.sub("", _REFERENCE.sub(r"\1", _ROLE.sub(r"\1", text)))
-    text = _PERCENT.sub(r"\1", text)
+    text = _SIGNED_NAME.sub(lambda name: name[1] or name[2], text)
     text = _AUTOLINK.sub("", _MARKDOWN_LINK.sub(r"\1", text))
     if "**" in text:
         text = _STRONG.sub(r"\1", text)

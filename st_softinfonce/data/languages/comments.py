@@ -319,7 +319,7 @@ class CommentMiner:
             doc = inspect.cleandoc(self.uncomment(comment))
         if not doc or is_of_another_kind(doc, is_first) or is_boxed(doc):
             return None
-        if not self.has_doc_blocks and is_code(doc):
+        if is_code(doc):
             return None
         text = clean_markup(before_tags(without_rulers(doc), self.tag, self.is_type_signed))
         return self.clean_doc(text, name).strip()

@@ -16,7 +16,9 @@ _BEGIN = re.compile(
     r"(?P<name>\w+)(?:\([^()\n]*\))?[`\]]*(?:'s\b)?(?:\s+(?:godoc\b|\(\*?\w+\)))?[\s:,\u2013\u2014-]*"
 )
 _DOC_LINK = re.compile(r"(?<![\w\]\[])\[\*?([A-Za-z_]\w*(?:\.\w+){0,2})\](?![\w\[({])")
-_MENTION = re.compile(r"(?<![\w.\"'`/])(?<!\b[Tt]he )(?<!\b[Aa] )(?<!:= )(\w+)\b(?:\(\))?(?![(\"'`/]|\.\w)")
+_MENTION = re.compile(
+    r"(?<![\w.\"'`/])(?<!\b[Tt]he )(?<!\b[Aa] )(?<!\bof )(?<!\bas )(?<!:= )(\w+)\b(?:\(\))?(?![(\"'`/]|\.\w)"
+)
 _PLAIN_WORD = re.compile(r"[A-Za-z][a-z]+")
 _VERB = re.compile(r"(?!\w*ss\b)\w+s\b|(?:will|can|may|must|should|do|and|or|was|creates?)\b")
 
