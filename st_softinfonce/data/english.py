@@ -34,9 +34,9 @@ _LANGUAGES = (
 _ENGLISH = frozenset("the and to with from that this given whether by be are not which its of when".split())
 _WORD = re.compile(r"[a-z]+")
 _CERTAIN = 6.0
-_PRIOR = 2.0  # mining looks for English, so that a text of which nothing is known passes for it
+_PRIOR = 3.0  # mining looks for English, so that a text of which nothing is known passes for it
 _PRIOR_TEXTS = 4
-_MOST = 3.0  # what a file and its package can say at most for or against a text
+_MOST = 4.0  # what a file and its package can say at most for or against a text
 
 
 class EnglishFilter:
@@ -45,7 +45,7 @@ class EnglishFilter:
     A text's score is the log odds of English against the likeliest other language, by py3langid's naive Bayes
     classifier, divided by the square root of its length (as py3langid does to make odds of lengths comparable). Short
     texts have scores near 0: "Validates a signature" might be French. So the mean score of the texts of the same
-    file, and of those of its package so far, are added, up to 3 in either direction; a sentence that is clearly of one
+    file, and of those of its package so far, are added, up to 4 in either direction; a sentence that is clearly of one
     language outweighs them.
 
     Texts must come in a fixed order, since those of a package's earlier files speak for its later ones.
@@ -92,7 +92,7 @@ def english_score(text: str) -> float:
         text: The text.
 
     Returns:
-        Above 0 if English is likelier; within 2 of 0 nothing is certain.
+        Above 0 if English is likelier; within 3 of 0 nothing is certain.
     """
     words = _WORD.findall(text.lower())
     if len(_ENGLISH.intersection(words)) > 1:

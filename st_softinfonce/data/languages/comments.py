@@ -319,9 +319,9 @@ class CommentMiner:
             doc = inspect.cleandoc(self.uncomment(comment))
         if not doc or is_of_another_kind(doc, is_first) or is_boxed(doc):
             return None
-        if is_code(doc):
-            return None
         text = clean_markup(before_tags(without_rulers(doc), self.tag, self.is_type_signed))
+        if is_code(text if self.has_doc_blocks else doc):
+            return None
         return self.clean_doc(text, name).strip()
 
     def _code(self, file: _File, node: Node, start: int) -> CleanCode | None:

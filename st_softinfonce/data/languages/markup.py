@@ -14,7 +14,9 @@ _OTHER_KIND = re.compile(
 )
 _LICENSE_TAG = re.compile(r"^[ \t]*@(?:licen[sc]e|preserve|copyright)\b", re.MULTILINE | re.IGNORECASE)
 _FUNCTION_TAG = re.compile(r"^[ \t]*@(?:param|arg|returns?|throws|exception)\b", re.MULTILINE | re.IGNORECASE)
-_LICENSE = re.compile(r"\bSPDX-|\bcopyright (?:\(c\)|©|\d)|\blicensed under\b|\ball rights reserved\b", re.IGNORECASE)
+_LICENSE = re.compile(
+    r"\bSPDX-|(?<!@)\bcopyright (?:\(c\)|©|\d)|\blicensed under\b|\ball rights reserved\b", re.IGNORECASE
+)
 _RULER_SIGNS = "-=*#/~_+"
 _CODE_LINE = re.compile(
     r".*[;{}]$|[\w.$@]+\(.*\)$|(?:end|else|\S+ :?= .*)$|(?:def|func|function|return|if|for|var|let|const) .*[({=].*"
@@ -30,7 +32,7 @@ _FUNCTION_WORD = re.compile(
 )
 _DESCRIPTION = re.compile(r"^[ \t]*@(?:desc(?:ription)?|summary|brief)\b[ \t]*", re.MULTILINE | re.IGNORECASE)
 _RETURNED = re.compile(r"^[ \t]*@returns?[ \t]+(?=\S)", re.MULTILINE)
-_SIGNED_TYPE = re.compile(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]]*\](?!\())[ \t]*(?:-[ \t]+)?")
+_SIGNED_TYPE = re.compile(r"(?:\{(?!@)(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]]*\](?!\())[ \t]*(?:-[ \t]+)?")
 _PLAIN_TYPE = re.compile(r"(?:[^\s<]|<[^<>\n]*(?:<[^<>\n]*>[^<>\n]*)*>)+(?:\s*\|\s*\S+)*\s*(?:-[ \t]+)?")
 _DETERMINER = re.compile(r"(?:The|An?|All|Any|Each|Every|True|False|Whether|This|That|Its|Either|Number|List)\b")
 _INLINE_TAG = re.compile(r"\{@(\w+)((?:[^{}]|\{[^{}]*\})*)\}")
