@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from st_softinfonce.data.deadline import Deadline, TimeLimitError
+from st_softinfonce.data.docstrings import make_query, query_rule
+from st_softinfonce.data.english import english_score, load_identifier
 from st_softinfonce.data.languages import load_miners
 from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
 from st_softinfonce.data.minhash import band_keys
-from st_softinfonce.data.queries import make_query, query_rule
 from st_softinfonce.data.reading import read_source
 
 _COUNTS = ("min_query_tokens", "max_query_tokens", "min_code_lines", "max_file_bytes", "max_archive_bytes")
@@ -59,6 +60,7 @@ class MinedFunction:
         code: Its code.
         key: The same for functions of one language whose code differs in white space alone.
         bands: Its `band_keys`, as bytes.
+        score_index: Where its query's score stands in the file's `scores`; None for a candidate.
     """
 
     name: str
@@ -66,6 +68,7 @@ class MinedFunction:
     code: str
     key: bytes
     bands: bytes = b""
+    score_index: int | None = None
 
 
 @dataclass
@@ -78,6 +81,7 @@ class MinedFile:
         functions_seen: All its functions.
         dropped: The rules that drop functions, and how many of them.
         functions: The others.
+        scores: The `english_score` of each query that is fit but for its language, also where the code is not.
     """
 
     rule: str | None = None
@@ -85,6 +89,7 @@ class MinedFile:
     functions_seen: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     functions: list[MinedFunction] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
 
     def drop(self, rule: str) -> None:
         """Count a function under the rule that drops it."""
@@ -102,6 +107,7 @@ class FileMiner:
     def __init__(self, languages: Sequence[str], options: MiningOptions) -> None:
         self._miners = load_miners(languages)
         self._options = options
+        load_identifier()  # not in the time of the first file
 
     def mine(self, files: Sequence[tuple[str, str]]) -> list[MinedFile]:
         """Mine some files.
@@ -116,10 +122,7 @@ class FileMiner:
         keys = band_keys([function.code for file in mined for function in file.functions])
         rows = iter(keys)
         for file in mined:
-            file.functions = [
-                MinedFunction(function.name, function.query, function.code, function.key, next(rows).tobytes())
-                for function in file.functions
-            ]
+            file.functions = [replace(function, bands=next(rows).tobytes()) for function in file.functions]
         return mined
 
     def _mine(self, place: Path, language: str) -> MinedFile:
@@ -141,18 +144,19 @@ class FileMiner:
         for function in parsed.functions:
             deadline.check()
             file.functions_seen += 1
-            rule, query, code = self._examine(function)
+            rule, query, code = self._examine(function, file.scores)
             if rule is None:
                 # White space is no difference.
                 words = "\0".join((language, *code.split()))
                 key = hashlib.blake2b(words.encode(), digest_size=16).digest()
-                file.functions.append(MinedFunction(function.name, query, code, key))
+                index = len(file.scores) - 1 if query else None
+                file.functions.append(MinedFunction(function.name, query, code, key, score_index=index))
             else:
                 file.drop(rule)
         return file
 
-    def _examine(self, function: FoundFunction) -> tuple[str | None, str, str]:
-        """The rule that drops a function, or None; its query and its code."""
+    def _examine(self, function: FoundFunction, scores: list[float]) -> tuple[str | None, str, str]:
+        """The rule that drops a function, or None; its query, whose score is appended, and its code."""
         options = self._options
         rule, query = function.rule, ""
         if rule is None:
@@ -162,6 +166,8 @@ class FileMiner:
             if not options.undocumented or (rule != "no_docstring" and not rule.startswith("query_")):
                 return rule, "", ""
             query = ""
+        if query:
+            scores.append(english_score(query))
         code = function.extract()
         if code is None:
             return "syntax_error", "", ""

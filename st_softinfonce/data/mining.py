@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from st_softinfonce.data.archives import EXTENSIONS as ARCHIVES
 from st_softinfonce.data.archives import is_archive
 from st_softinfonce.data.discovery import Source, SourceFile, find_files, note_problem
 from st_softinfonce.data.duplicates import NearDuplicateIndex
-from st_softinfonce.data.file_miner import FileMiner, MinedFile, MiningOptions
+from st_softinfonce.data.english import EnglishFilter
+from st_softinfonce.data.file_miner import FileMiner, MinedFile, MinedFunction, MiningOptions
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
 from st_softinfonce.data.languages.base import LanguageMiner
 from st_softinfonce.data.mining_report import MiningReport
@@ -142,6 +143,7 @@ class Mining:
         self._keep_duplicates = keep_duplicates
         self._processes = _check_processes(num_proc)
         self._seen: set[bytes] = set()
+        self._english = EnglishFilter()
         self._index = NearDuplicateIndex()
         self._keys: list[NDArray[np.int64]] = []
         self.counts = MiningReport()
@@ -207,7 +209,7 @@ class Mining:
             if file.has_error:
                 note_problem(counts, source.path, "syntax_error")
             place = (source.package, source.version, source.license)
-            for function in file.functions:
+            for function in self._in_english(source, file):
                 if self._is_duplicate(function.key, bool(function.query)):
                     file.drop("duplicate")
                     continue
@@ -219,6 +221,17 @@ class Mining:
                 yield texts, function.key, function.bands
             for rule, count in file.dropped.items():
                 counts.functions_dropped[rule] += count
+
+    def _in_english(self, source: SourceFile, file: MinedFile) -> Iterator[MinedFunction]:
+        """The functions of a file whose query is English, and the candidates."""
+        are_english = self._english.judge(source.package or source.path.split("/")[0], file.scores)
+        for function in file.functions:
+            if function.score_index is None or are_english[function.score_index]:
+                yield function
+            elif self._options.undocumented:
+                yield replace(function, query="")
+            else:
+                file.drop("query_not_english")
 
     def _is_duplicate(self, key: bytes, is_pair: bool) -> bool:
         """Whether there was the same code before; for pairs, among pairs, which are the same without candidates."""

@@ -46,7 +46,7 @@ FUNCTION_RULES = {
     "no_docstring": "no documentation",
     "syntax_error": "does not parse",
     "query_markup": "query holds markup or a link",
-    "query_not_english": "query is not English",
+    "query_not_english": "query is not English, by itself, its file and its package",
     "query_too_short": "query has too few tokens",
     "query_too_long": "query has too many tokens",
     "trivial": "a stub, or too few lines of code",
