@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
+import transformers.utils.hub
 import yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
@@ -57,6 +58,8 @@ def connect(monkeypatch, hub, cache_folder):
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # behind the module's functions
+    # transformers keeps a client of its own, made on first use.
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
     template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache_folder))
