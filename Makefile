@@ -22,7 +22,7 @@ demo: $(READY)
 	$(RUN) examples/quickstart.py
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(RUN) -m ruff check .

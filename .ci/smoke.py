@@ -28,10 +28,19 @@ def features() -> list[dict[str, torch.Tensor]]:
 
 soft = st_softinfonce.SoftInfoNCELoss(model, "bm25")(features(), None)
 soft.backward()
-plain = st_softinfonce.SoftInfoNCELoss(model, alpha=0)(features(), None)
+plain = st_softinfonce.SoftInfoNCELoss(model, None)(features(), None)
 host = MultipleNegativesRankingLoss(model)(features(), None)
 if not torch.allclose(plain, host) or torch.allclose(soft, host) or not model[0].embedding.weight.grad.any():
-    raise SystemExit(f"soft {soft.item()}, alpha=0 {plain.item()}, host {host.item()}: expected the last two equal.")
+    raise SystemExit(f"soft {soft.item()}, without {plain.item()}, host {host.item()}: expected the last two equal.")
+for name in ("self", "identical", "near-duplicate"):
+    st_softinfonce.SoftInfoNCELoss(model, name)(features(), None).backward()
+try:
+    from st_softinfonce.data import mine_pairs
+except ImportError as error:
+    if "st-softinfonce[mining]" not in str(error):
+        raise
+else:
+    raise SystemExit(f"{mine_pairs} came without the extra 'mining': what the wheel depends on is not what it says.")
 print(
     f"st-softinfonce {st_softinfonce.__version__} works with sentence-transformers {version('sentence-transformers')}"
 )

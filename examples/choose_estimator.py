@@ -12,10 +12,8 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from st_softinfonce import get_estimator
-from st_softinfonce.calibration import calibrate
+from st_softinfonce import calibrate, get_estimator, inspect_pairs
 from st_softinfonce.data import mine_pairs
-from st_softinfonce.inspection import inspect_pairs
 
 
 def main():

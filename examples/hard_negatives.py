@@ -4,7 +4,7 @@
 
 `mine_hard_negatives` of sentence-transformers finds the functions that the model confuses with a query's own. Each is
 the positive of another query: told which one (`KnownQueries`), BM25 judges it by that query, and what says the same
-is pushed away less. Without it, mined negatives would all have weight 1.
+is pushed away less. Without it, mined negatives would be left alone.
 """
 
 import argparse
@@ -13,9 +13,8 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.util import mine_hard_negatives
 
-from st_softinfonce import SoftInfoNCELoss
+from st_softinfonce import KnownQueries, SoftInfoNCELoss
 from st_softinfonce.data import mine_pairs
-from st_softinfonce.estimators import KnownQueries
 
 
 def main():

@@ -1,8 +1,8 @@
-"""Train on several GPUs: each query has the documents of all devices as its negatives, and all of them are weighed.
+"""Train on several GPUs: each query has the documents of all devices as its negatives, and all of them are judged.
 
     accelerate launch --num_processes 4 examples/multi_gpu.py src --model NAME_OR_FOLDER --output output/multi-gpu
 
-With `gather_across_devices` four devices of 32 pairs are one batch of 128. The weights' statistics are logged beside
+With `gather_across_devices` four devices of 32 pairs are one batch of 128. What the treatments do is logged beside
 the loss; add `--report-to tensorboard` (or wandb, ...) to see them drawn. To try it without a GPU: `accelerate launch
 --multi_gpu --num_processes 2 ...`, which then runs two processes on the CPU.
 """
@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
 from st_softinfonce import SoftInfoNCELoss
-from st_softinfonce.callbacks import WeightStatisticsCallback
+from st_softinfonce.callbacks import TreatmentStatisticsCallback
 from st_softinfonce.data import mine_pairs
 
 
@@ -51,7 +51,7 @@ def main():
         train_dataset=train,
         loss=SoftInfoNCELoss(model, estimator="bm25", gather_across_devices=True),
     )
-    trainer.add_callback(WeightStatisticsCallback(trainer))
+    trainer.add_callback(TreatmentStatisticsCallback(trainer))
     trainer.train()
     if trainer.is_world_process_zero():
         model.save_pretrained(str(arguments.output / "model"))

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 
 from st_softinfonce import SoftInfoNCELoss
 from st_softinfonce.data import MiningReport, mine_pairs, split_by_package
-from st_softinfonce.data.advice import ENOUGH_PAIRS, advice_on
+from st_softinfonce.data.mining_report import ENOUGH_PAIRS, advice_on
 from st_softinfonce.tasks import task_from_pairs
 
 

@@ -47,9 +47,9 @@ def main():
     pairs = split_by_package(mine_pairs(arguments.paths), arguments.test_packages, drop_leaks=True)
     train = pairs["train"].select_columns(["query", "code"])
 
-    # alpha=0 is InfoNCE.
+    # Without an estimator it is InfoNCE.
     model = SentenceTransformer(arguments.model)
-    fine_tune(model, train, SoftInfoNCELoss(model, alpha=0), arguments.output / "teacher", arguments)
+    fine_tune(model, train, SoftInfoNCELoss(model, estimator=None), arguments.output / "teacher", arguments)
 
     teacher = get_estimator("trained-model", model=arguments.output / "teacher", table=arguments.output / "table")
     model = SentenceTransformer(arguments.model)

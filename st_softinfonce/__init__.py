@@ -1,4 +1,4 @@
-"""Soft-InfoNCE for sentence-transformers: in-batch negatives weighted by how likely they are to be relevant."""
+"""Soft-InfoNCE for sentence-transformers: a contrastive loss for negatives that are not equally negative."""
 
 from __future__ import annotations
 
@@ -6,46 +6,80 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from st_softinfonce.calibration import calibrate
     from st_softinfonce.estimators import (
         BM25Estimator,
+        ByText,
+        CrossEncoderEstimator,
+        IdenticalEstimator,
+        KnownRelevanceEstimator,
+        MixtureEstimator,
+        NearDuplicateEstimator,
         PairwiseEstimator,
+        SelfEstimator,
+        SimCSEEstimator,
         SimilarityEstimator,
         TextColumn,
-        WeightingParameters,
+        TrainedModelEstimator,
         get_estimator,
         list_estimators,
     )
+    from st_softinfonce.evaluators import CodeRetrievalEvaluator
+    from st_softinfonce.inspection import inspect_pairs
+    from st_softinfonce.known_queries import KnownQueries
     from st_softinfonce.losses import CachedSoftInfoNCELoss, SoftInfoNCELoss
+    from st_softinfonce.posterior import RelevancePosterior
+    from st_softinfonce.treatments import Discount, Distill, Mask, Promote, Soften, Treatment
 
     __version__: str
 
-__all__ = [
-    "BM25Estimator",
-    "CachedSoftInfoNCELoss",
-    "PairwiseEstimator",
-    "SimilarityEstimator",
-    "SoftInfoNCELoss",
-    "TextColumn",
-    "WeightingParameters",
-    "__version__",
-    "get_estimator",
-    "list_estimators",
-]
+# Where each public name lives. Each is imported on first use: the command line must answer --help without waiting
+# for torch.
+_HOMES = {
+    "calibration": ["calibrate"],
+    "estimators": [
+        "BM25Estimator",
+        "ByText",
+        "CrossEncoderEstimator",
+        "IdenticalEstimator",
+        "KnownRelevanceEstimator",
+        "MixtureEstimator",
+        "NearDuplicateEstimator",
+        "PairwiseEstimator",
+        "SelfEstimator",
+        "SimCSEEstimator",
+        "SimilarityEstimator",
+        "TextColumn",
+        "TrainedModelEstimator",
+        "get_estimator",
+        "list_estimators",
+    ],
+    "evaluators": ["CodeRetrievalEvaluator"],
+    "inspection": ["inspect_pairs"],
+    "known_queries": ["KnownQueries"],
+    "losses": ["CachedSoftInfoNCELoss", "SoftInfoNCELoss"],
+    "posterior": ["RelevancePosterior"],
+    "treatments": ["Discount", "Distill", "Mask", "Promote", "Soften", "Treatment"],
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("functional", *_HOMES)
 
-_MODULES = ("estimators", "functional", "losses")
+__all__ = [
+    "__version__",
+    *sorted(_MODULE_OF),
+]
 
 if not TYPE_CHECKING:  # or type checkers would take any name
 
     def __getattr__(name: str) -> Any:
-        # On first use: the command line must answer --help without waiting for torch.
         if name == "__version__":
             from importlib.metadata import version
 
             value: Any = version("st-softinfonce")
+        elif name in _MODULE_OF:
+            value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
         elif name in _MODULES:
             return import_module(f"{__name__}.{name}")
-        elif name in __all__:
-            value = getattr(import_module(f"{__name__}.{'losses' if name.endswith('Loss') else 'estimators'}"), name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from textwrap import dedent, indent
+from textwrap import dedent
 from typing import Any
 
 import torch.distributed as dist
@@ -17,36 +16,29 @@ from sentence_transformers.base.losses.merged_forward import embed_columns, embe
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder, MultiVectorEncoderDataCollator
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
-from sentence_transformers.sentence_transformer.losses import adaptive_layer, matryoshka
-from sentence_transformers.util import all_gather, cat_padded_token_embeddings, fullname, get_world_size
-from torch import Tensor, nn
+from sentence_transformers.util import all_gather, cat_padded_token_embeddings, get_world_size
+from torch import nn
 
 __all__ = [
     "LABEL_COLUMNS",
     "CachedLossMixin",
     "add_evaluation_to_stored_card",
-    "card_losses",
     "cat_padded_token_embeddings",
     "column_tokenizer",
     "embed_columns",
     "embed_columns_padded",
-    "gather_padded",
+    "gather_rows",
     "has_static_embedding_input",
     "preprocess_column",
-    "update_card",
-    "wrapper_step",
+    "training_columns",
 ]
 
 # What the host's collator takes for labels, by name.
 LABEL_COLUMNS = ("label", "labels", "score", "scores", "dataset_name")
 
-_FENCE = "```json\n", "\n```"
 _RESULTS = "<!-- st-softinfonce: MTEB results -->", "<!-- /st-softinfonce: MTEB results -->"
 # From the last opening mark before a closing one: text after a mark whose other one was lost is not ours.
 _RESULTS_SECTION = re.compile("{0}(?:(?!{0}).)*?{1}".format(*map(re.escape, _RESULTS)), re.DOTALL)
-_SETTINGS = "st_softinfonce_settings"
-_WRAPPERS = {wrapper.__name__ for wrapper in (adaptive_layer.AdaptiveLayerLoss, matryoshka.MatryoshkaLoss)}
-_STEPS = (adaptive_layer.ForwardDecorator, matryoshka.ForwardDecorator)
 
 
 def add_evaluation_to_stored_card(model: Any) -> None:
@@ -88,21 +80,6 @@ def add_evaluation_to_stored_card(model: Any) -> None:
     model._model_card_text = str(card)
 
 
-def card_losses(model: nn.Module) -> list[dict[str, Any]]:
-    """Find what a model's card says of the losses.
-
-    Args:
-        model: The model in training, possibly wrapped.
-
-    Returns:
-        One description a dataset; the host makes new ones with every trainer.
-    """
-    *_, innermost = _unwrapped(model)
-    card = getattr(innermost, "model_card_data", None)
-    datasets = [] if card is None else [*card.train_datasets, *card.eval_datasets]
-    return [dataset["loss"] for dataset in datasets if "loss" in dataset]
-
-
 def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
     """Find the tokenizer that made a column.
 
@@ -126,21 +103,25 @@ def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
     return getattr(routes[route][0], "tokenizer", None)
 
 
-def gather_padded(tensor: Tensor, padding: float | None) -> Tensor:
+def gather_rows(rows: Any, padding: Any) -> Any:
     """Gather rows of all devices, which may be padded to different widths, without gradient.
 
     Args:
-        tensor: ``(n, ...)``, the same ``n`` on every device; ``(n, width)`` when there is a padding.
-        padding: What fills up narrower rows; ``None`` when all are equally wide.
+        rows: ``(n, ...)``, the same ``n`` on every device, ``(n, width)`` when there is a padding; or a tuple of such.
+        padding: What fills up narrower rows; ``None`` when all are equally wide. One for all parts of a tuple, or a
+            tuple of one each.
 
     Returns:
         ``(n * devices, ...)``, in the order of the ranks. Unchanged in a single process.
     """
+    if isinstance(rows, tuple):
+        paddings = padding if isinstance(padding, tuple) else (padding,) * len(rows)
+        return tuple(gather_rows(part, fill) for part, fill in zip(rows, paddings, strict=True))
     if padding is not None and get_world_size() > 1:
-        width = tensor.new_tensor(tensor.size(1))
+        width = rows.new_tensor(rows.size(1))
         dist.all_reduce(width, op=dist.ReduceOp.MAX)
-        tensor = F.pad(tensor, (0, int(width) - tensor.size(1)), value=padding)
-    return all_gather(tensor)
+        rows = F.pad(rows, (0, int(width) - rows.size(1)), value=padding)
+    return all_gather(rows)
 
 
 def preprocess_column(
@@ -183,68 +164,19 @@ def preprocess_column(
     return features if task is None else features | {"task": task}
 
 
-def update_card(model: nn.Module, loss: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Bring a loss's settings in the model card up to date.
-
-    The host writes them when the trainer is made, so before anything is chosen from the data; and of a loss inside a
-    wrapper loss it writes no more than the name. Which of several losses belongs to which dataset cannot be told when
-    they are of one class and wrapped, or when the host wrote the same of them: each such dataset then has the settings
-    of all of them that have been called.
-
-    Args:
-        model: The model in training, possibly wrapped.
-        loss: The loss.
-        settings: The settings in use.
-    """
-    name = type(loss).__name__
-    for shown in card_losses(model):
-        if _SETTINGS not in shown:
-            code = dedent(shown.get("config_code", "")).removeprefix(_FENCE[0]).removesuffix(_FENCE[1])
-            try:
-                shown[_SETTINGS] = {"host": json.loads(code), "ours": {}}
-            except ValueError:  # no settings, or none that the host could write as JSON
-                continue
-        host, ours = shown[_SETTINGS]["host"], shown[_SETTINGS]["ours"]
-        inner = str(host.get("loss")).partition("(")[0]
-        wrapped = shown["fullname"] != fullname(loss)
-        concerned = inner in (name, *_WRAPPERS) if wrapped else id(loss) in ours or settings == host
-        if not concerned:
-            continue
-        ours[id(loss)] = name, settings
-        distinct: dict[str, list[Mapping[str, Any]]] = {}
-        for other, its_settings in ours.values():
-            of_class = distinct.setdefault(other, [])
-            if its_settings not in of_class:
-                of_class.append(its_settings)
-        written: dict[str, Any] = {
-            other: of_class[0] if len(of_class) == 1 else of_class for other, of_class in distinct.items()
-        }
-        if wrapped:
-            written = host | {"loss": inner} | written
-        elif len(distinct[name]) == 1:
-            written = written[name]
-        shown["config_code"] = indent(_FENCE[0] + json.dumps(written, indent=4) + _FENCE[1], "  ")
-
-
-def wrapper_step(model: nn.Module) -> object | None:
-    """Find the step of a wrapper loss that is calling, which calls its inner loss several times with one batch.
-
-    The host's Matryoshka and adaptive-layer losses put an object of their own in the place of the model's forward,
-    a new one in every step, and an inner wrapper puts another one around it.
+def training_columns(model: nn.Module) -> list[list[str]]:
+    """Name the columns of the datasets that a model is being trained on.
 
     Args:
         model: The model in training, possibly wrapped.
 
     Returns:
-        The outermost wrapper's object, or ``None`` outside such a loss.
+        For each training dataset its columns in order, labels left out; empty outside a trainer.
     """
-    for layer in _unwrapped(model):
-        step = vars(layer).get("forward")
-        if isinstance(step, _STEPS):
-            while isinstance(step.fn, _STEPS):
-                step = step.fn
-            return step
-    return None
+    *_, innermost = _unwrapped(model)
+    card = getattr(innermost, "model_card_data", None)
+    datasets = [] if card is None else card.train_datasets
+    return [[name for name in dataset.get("stats", {}) if name not in LABEL_COLUMNS] for dataset in datasets]
 
 
 def _unwrapped(model: nn.Module) -> Iterator[nn.Module]:

@@ -1,81 +1,85 @@
-"""See what the weights do while training: their statistics in the trainer's logs."""
+"""See what the treatments do while training: their effects in the trainer's logs."""
 
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from datasets import DatasetDict, IterableDatasetDict
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from st_softinfonce.losses.soft_info_nce import SoftInfoNCELoss
+from st_softinfonce.effects import EffectSums
+from st_softinfonce.losses.soft_info_nce import Block, SoftInfoNCELoss
 
 if TYPE_CHECKING:
     from sentence_transformers.base.trainer import BaseTrainer
+    from torch.utils.hooks import RemovableHandle
 
-__all__ = ["WeightStatisticsCallback"]
-
-_ROUNDING = 1 + 1e-6
+__all__ = ["TreatmentStatisticsCallback"]
 
 
-class WeightStatisticsCallback(TrainerCallback):
-    """Logs what the weights of the negatives were since the last log, beside the training loss.
+class TreatmentStatisticsCallback(TrainerCallback):
+    """Logs what the treatments did to the negatives since the last log, beside the training loss.
 
     All that the trainer reports to (TensorBoard, W&B, ...) get these entries, and ``trainer.state.log_history``:
 
-    - ``weight_mean`` and ``weight_min``, over all negatives of all queries;
-    - ``weight_share_at_floor`` and ``weight_share_below_0.9``: the share of the negatives;
+    - ``negatives_masked``, ``negatives_softened`` (a weight below 0.9) and ``negatives_promoted`` (more than a tenth
+      of their positive's target): shares of the negatives;
+    - ``weight_mean``, over all negatives; a masked one has the weight 0;
     - ``effective_negatives``: mean over queries of ``(sum of weights)^2 / sum of squared weights``, which is the
-      number of negatives where all weights are equal.
+      number of negatives where all weights are equal;
+    - ``negatives_target``: the share of the targets that negatives have.
 
-    The sums stay on the device and are read once a log, so that no step waits. All losses of the trainer count
-    together, wrapped or not, as do both directions of a loss. Explicit negatives that the estimator knows nothing of
-    count with their weight 1. Evaluation is left out. On several devices each process sees its own rows, and what the
-    main process saw is logged.
+    When training on several datasets, each has entries of its own, ``NAME_weight_mean`` and so on. The batches then
+    say which dataset they come from, as they do anyway where each dataset has its own loss; the losses do not see it.
+
+    The sums stay on the device and are read once a log, so that no step waits. The losses within a wrapper and the
+    directions of a loss count together. Evaluation is left out. On several devices each process sees its own rows,
+    and what the main process saw is logged.
 
     Args:
         trainer: The trainer that it is added to.
 
     Raises:
-        ValueError: The trainer has no loss that weighs negatives.
+        ValueError: The trainer has no loss that treats negatives.
 
     Example::
 
-        trainer.add_callback(WeightStatisticsCallback(trainer))
+        trainer.add_callback(TreatmentStatisticsCallback(trainer))
     """
 
     def __init__(self, trainer: BaseTrainer) -> None:
         self._trainer = trainer
-        self._statistics = _Statistics()
+        self._sums: defaultdict[str | None, EffectSums] = defaultdict(EffectSums)
+        self._handles: list[RemovableHandle] = []
+        self._dataset: str | None = None
         losses = list(self._losses())
         if not losses:
             found = trainer.loss
             names = sorted({type(loss).__name__ for loss in (found.values() if isinstance(found, dict) else [found])})
             raise ValueError(
                 f"trainer must train with SoftInfoNCELoss or a loss made of it, alone or within others, got {names}: "
-                "no other loss has weights to report. Leave the callback out."
+                "no other loss has treatments to report. Leave the callback out."
             )
-        if all(loss.weighting == "paper" and loss.alpha == 0 for loss in losses):
+        if not any(loss.judges for loss in losses):
             warnings.warn(
-                "WeightStatisticsCallback has nothing to log with alpha=0, where every weight is 1.", stacklevel=2
+                "TreatmentStatisticsCallback has nothing to log: no estimator judges the negatives, or nothing "
+                "follows from it (as with alpha=0).",
+                stacklevel=2,
             )
+        self._name_datasets()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin to watch the losses.
-
-        Args:
-            args: Ignored, as are the others.
-            state: Ignored.
-            control: Ignored.
-            **kwargs: Ignored.
-        """
-        self._statistics = _Statistics()
-        for loss in self._losses():
-            loss.observer = _Observer(self._statistics, loss, self._trainer)
+        """Begin to watch the losses."""
+        self._sums.clear()
+        self._stop_watching()
+        self._handles = [loss.register_block_hook(self._watch) for loss in self._losses() if loss.judges]
         # Reporters come before callbacks of a user's, and would have seen the logs without these entries. A new list,
         # as the handler is going through the old one.
         handler = self._trainer.callback_handler
@@ -89,18 +93,21 @@ class WeightStatisticsCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add the statistics to the logs of training.
-
-        Args:
-            args: Ignored.
-            state: Its history gets them too.
-            control: Ignored.
-            logs: What is about to be reported.
-            **kwargs: Ignored.
-        """
+        """Add the statistics to the logs of training."""
         if logs is None or "loss" not in logs:
             return
-        entries = self._statistics.read()
+        entries: dict[str, float] = {}
+        for dataset, sums in self._sums.items():
+            if (effects := sums.read()) is not None:
+                prefix = "" if dataset is None else f"{dataset}_"
+                entries |= {
+                    f"{prefix}negatives_masked": effects.masked,
+                    f"{prefix}negatives_softened": effects.softened,
+                    f"{prefix}negatives_promoted": effects.promoted,
+                    f"{prefix}negatives_target": effects.target,
+                    f"{prefix}weight_mean": effects.weight_mean,
+                    f"{prefix}effective_negatives": effects.effective_negatives,
+                }
         logs.update(entries)
         # The history has a copy that was made before.
         if entries and state.log_history:
@@ -109,80 +116,47 @@ class WeightStatisticsCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop watching.
+        """Stop watching."""
+        self._stop_watching()
 
-        Args:
-            args: Ignored, as are the others.
-            state: Ignored.
-            control: Ignored.
-            **kwargs: Ignored.
-        """
-        for loss in self._losses():
-            loss.observer = None
+    def _watch(self, loss: SoftInfoNCELoss, block: Block) -> None:
+        if not self._trainer.model.training:
+            return
+        # What is no candidate has the score -inf.
+        negative = (block.scores > -torch.inf).scatter(1, block.positives.unsqueeze(1), False)
+        self._sums[self._dataset].add(
+            block.log_weights,
+            block.targets,
+            block.positives,
+            negative,
+            # In a joint softmax all targets are in the first direction.
+            holds_targets=block.direction == "query_to_doc" or loss.partition_mode == "per_direction",
+        )
+
+    def _name_datasets(self) -> None:
+        """Learn from which of several datasets each batch comes, by the name that the host gives to its inputs."""
+        trainer: Any = self._trainer
+        datasets = trainer.train_dataset
+        if not isinstance(datasets, DatasetDict | IterableDatasetDict):
+            return
+        if not hasattr(datasets, "_sentence_transformers_preprocessed"):
+            trainer.train_dataset = trainer.add_dataset_name_column(datasets)
+            trainer.train_dataset._sentence_transformers_preprocessed = True
+        compute_loss = trainer.compute_loss
+
+        def compute_named_loss(model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            self._dataset = inputs.get("dataset_name")
+            return compute_loss(model, inputs, *args, **kwargs)
+
+        trainer.compute_loss = compute_named_loss
+
+    def _stop_watching(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def _losses(self) -> Iterator[SoftInfoNCELoss]:
+        """Find each loss once, also within others and where several datasets share one."""
         losses: Any = self._trainer.loss
-        for loss in losses.values() if isinstance(losses, dict) else [losses]:
-            if isinstance(loss, nn.Module):
-                yield from (module for module in loss.modules() if isinstance(module, SoftInfoNCELoss))
-
-
-class _Statistics:
-    """Sums over all weights seen since they were read, on their device."""
-
-    def __init__(self) -> None:
-        self._sums: Tensor | None = None
-        self._least: Tensor | None = None
-
-    def add(self, weights: Tensor, positives: Tensor, min_weight: float) -> None:
-        rows, columns = weights.shape
-        if columns < 2:
-            return
-        # float32 would round sums over many steps; Apple's devices have nothing wider.
-        wide = torch.float32 if weights.device.type == "mps" else torch.float64
-        # A positive's weight is 1.
-        total = weights.sum(1, dtype=wide) - 1  # (rows,)
-        squares = weights.square().sum(1, dtype=wide) - 1  # (rows,)
-        negatives = weights.scatter(1, positives.unsqueeze(1), torch.inf)  # (rows, columns)
-        sums = torch.stack(
-            [
-                total.sum(),
-                # A floor of 0 allows a row of zeros, in which nothing is left.
-                (total.square() / squares.clamp(min=torch.finfo(wide).tiny)).sum(),
-                (negatives <= min_weight * _ROUNDING).sum().to(wide),
-                (negatives < 0.9).sum().to(wide),
-                torch.full_like(total[0], rows * (columns - 1)),
-                torch.full_like(total[0], rows),
-            ]
-        )
-        least = negatives.amin()
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._least = least if self._least is None else torch.minimum(self._least, least)
-
-    def read(self) -> dict[str, float]:
-        """Return what was seen since the last time, and begin anew."""
-        if self._sums is None or self._least is None:
-            return {}
-        total, effective, floor, softened, negatives, rows = self._sums.tolist()
-        least = float(self._least)
-        self._sums = self._least = None
-        return {
-            "weight_mean": total / negatives,
-            "weight_min": least,
-            "weight_share_at_floor": floor / negatives,
-            "weight_share_below_0.9": softened / negatives,
-            "effective_negatives": effective / rows,
-        }
-
-
-class _Observer:
-    """What a loss calls with its weights; evaluation is not of interest."""
-
-    def __init__(self, statistics: _Statistics, loss: SoftInfoNCELoss, trainer: BaseTrainer) -> None:
-        self._statistics = statistics
-        self._min_weight = loss.min_weight
-        self._trainer = trainer
-
-    def __call__(self, weights: Tensor, positives: Tensor) -> None:
-        if self._trainer.model.training:
-            self._statistics.add(weights, positives, self._min_weight)
+        everything = nn.ModuleList(losses.values() if isinstance(losses, dict) else [losses])
+        return (module for module in everything.modules() if isinstance(module, SoftInfoNCELoss))

@@ -13,24 +13,30 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from st_softinfonce.estimators import SimilarityEstimator
+    from st_softinfonce.treatments import Treatment
+
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+# Classes of st_softinfonce.treatments; of the first two, calibrate() makes what the estimator does not have.
+_CALIBRATED = ("soften", "discount")
+_TREATMENTS = (*_CALIBRATED, "mask", "promote", "distill")
 _FAILED, _BAD_USE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141
 
 _DESCRIPTION = """\
-Soft-InfoNCE for sentence-transformers, before and after training: pairs from your code, and what the weights of the
-negatives do to them. Training itself is Python; start from examples/own_repository.py."""
+Soft-InfoNCE for sentence-transformers, before and after training: pairs from your code, and what treatments of their
+negatives do. Training itself is Python; start from examples/own_repository.py."""
 _EPILOG = """\
   st-softinfonce mine src -o pairs                       # pairs of a documentation and its function
-  st-softinfonce inspect pairs -o false-negatives.html   # which negatives are softened, with their code
-  st-softinfonce estimators                              # what can weigh them
+  st-softinfonce inspect pairs -o false-negatives.html   # which negatives are treated how, with their code
+  st-softinfonce estimators                              # what can judge them
 
 Each command has its own --help. Exit status: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
 
@@ -94,7 +100,8 @@ _Answer = tuple[Any, str, "str | None"]
 
 def _mine(options: argparse.Namespace) -> _Answer:
     from st_softinfonce.data import mine_to_parquet
-    from st_softinfonce.data.advice import advice_on
+    from st_softinfonce.data.mining import cores
+    from st_softinfonce.data.mining_report import advice_on
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No pairs found", category=UserWarning)  # said below
@@ -104,6 +111,8 @@ def _mine(options: argparse.Namespace) -> _Answer:
                 options.output,
                 languages=options.language,
                 overwrite=options.overwrite,
+                undocumented=options.undocumented,
+                num_proc=options.num_proc or min(cores(), _MOST_PROCESSES),
                 **_limits(options),
             )
         except FileExistsError as error:
@@ -112,6 +121,7 @@ def _mine(options: argparse.Namespace) -> _Answer:
     answer = {
         "output": str(options.output),
         "pairs": report.functions_kept,
+        "candidates": report.candidates_kept,
         "enough": not advice,
         "advice": advice,
         "report": asdict(report),
@@ -126,14 +136,16 @@ def _mine(options: argparse.Namespace) -> _Answer:
 def _inspect(options: argparse.Namespace) -> _Answer:
     if options.output is None and not options.json:
         raise CommandError("inspect needs -o PAGE.html, --json, or both.", _BAD_USE)
-    estimator_options = dict(_key_value(text) for text in options.option)
+    estimator_options = dict(_key_value("--option", text) for text in options.option)
+    treatment_options = dict(_key_value("--treatment-option", text) for text in options.treatment_option)
+    if treatment_options and options.treatment is None:
+        raise CommandError("--treatment-option needs --treatment: options of which one?", _BAD_USE)
     if options.output is not None:
         if options.output.is_dir():
             raise CommandError(f"-o must name a file, got the folder {options.output}.", _BAD_USE)
         # Before the work, not after it.
         options.output.parent.mkdir(parents=True, exist_ok=True)
 
-    from st_softinfonce.calibration import calibrate
     from st_softinfonce.estimators import get_estimator
     from st_softinfonce.inspection import inspect_pairs
 
@@ -145,30 +157,55 @@ def _inspect(options: argparse.Namespace) -> _Answer:
     if len(pairs) < 2:
         raise CommandError(f"there must be at least 2 pairs to compare, got {len(pairs)}: give more data.")
     reader = _load_reader(options)
-    posterior = None
-    if options.weighting == "posterior":
-        batch_size = max(2, min(options.batch_size, len(pairs)))
-        calibration = calibrate(estimator, pairs, batch_size, **reader)
-        if calibration.posterior is None:
-            raise CommandError(f"no posterior for {options.estimator!r}: {calibration.posterior_problem}")
-        posterior = calibration.posterior
-    inspection = inspect_pairs(
-        pairs, estimator, batch_size=options.batch_size, top=options.top, posterior=posterior, **reader
-    )
+    treatment = _treatment(options, estimator, treatment_options, pairs, reader)
+    inspection = inspect_pairs(pairs, estimator, treatment, batch_size=options.batch_size, top=options.top, **reader)
     lines = [f"{name + ':':26} {value}" for name, value in inspection.summary.items()]
     if options.output is not None:
         lines.append(f"{'page:':26} {inspection.write_page(options.output)}")
-    width = inspection.weight_bin
     answer = {
         "page": None if options.output is None else str(options.output),
         "summary": inspection.summary,
-        "weights": [
-            {"from": round(place * width, 6), "below": round((place + 1) * width, 6), "negatives": count}
-            for place, count in sorted(inspection.weights.items())
-        ],
-        "negatives": inspection.negatives.to_dict("records"),
+        "histograms": {
+            name: {"negatives": counts.tolist(), "edges": edges.tolist()}
+            for name, (counts, edges) in inspection.histograms.items()
+        },
+        # JSON has no infinity: "never relevant" becomes null.
+        "negatives": json.loads(inspection.negatives.to_json(orient="records", double_precision=15)),
     }
     return answer, "\n".join(lines), None
+
+
+def _treatment(
+    options: argparse.Namespace,
+    estimator: SimilarityEstimator,
+    given: dict[str, Any],
+    pairs: Dataset,
+    reader: dict[str, Any],
+) -> Treatment | None:
+    """Make the treatment asked for; ``None`` is the estimator's own."""
+    if options.treatment is None:
+        return None
+    from st_softinfonce import treatments
+    from st_softinfonce.calibration import calibrate
+
+    kind: Any = getattr(treatments, options.treatment.capitalize())
+    own: Any = estimator.treatment
+    try:
+        if isinstance(own, kind) and (not given or options.treatment == "soften"):
+            return cast("Treatment", replace(own, **given))
+        if options.treatment not in _CALIBRATED:
+            return cast("Treatment", kind(**given))
+        report = calibrate(estimator, pairs, max(2, min(options.batch_size, len(pairs))), **reader)
+        fitted: Any = getattr(report, options.treatment)
+        if fitted is None:
+            problem = getattr(report, f"{options.treatment}_problem")
+            raise CommandError(f"no treatment {options.treatment!r} for {options.estimator!r}: {problem}")
+        return cast("Treatment", replace(fitted, **given))
+    except TypeError as error:
+        names = ", ".join(field.name for field in fields(kind))
+        raise CommandError(
+            f"--treatment-option of {options.treatment} must be among {names}: {error}.", _BAD_USE
+        ) from error
 
 
 def _load_pairs(options: argparse.Namespace) -> Dataset:
@@ -181,7 +218,7 @@ def _load_pairs(options: argparse.Namespace) -> Dataset:
     tables = [table for path in paths if (table := _tables_of(path))]
     if not tables:
         from st_softinfonce.data import MiningReport, mine_pairs
-        from st_softinfonce.data.advice import advice_on
+        from st_softinfonce.data.mining_report import advice_on
 
         report = MiningReport()
         with warnings.catch_warnings():
@@ -238,10 +275,11 @@ def _first_sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {text.split('. ')[0][:200]}"
 
 
-def _key_value(text: str) -> tuple[str, Any]:
+def _key_value(flag: str, text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign or not name.isidentifier():
-        raise CommandError(f"--option must be NAME=VALUE, got {text!r}, e.g. --option compares=documents.", _BAD_USE)
+        example = "compares=documents" if flag == "--option" else "margin=0.05"
+        raise CommandError(f"{flag} must be NAME=VALUE, got {text!r}, e.g. {flag} {example}.", _BAD_USE)
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
@@ -307,17 +345,26 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_MOST_PROCESSES = 8  # more than that wait for this one
 _LIMITS = {
     "min_query_tokens": "fewest words of a query",
     "max_query_tokens": "most words of a query",
     "min_code_lines": "fewest lines of code without documentation",
     "max_file_bytes": "skip larger files",
+    "max_archive_bytes": "unpack no more than that of an archive",
 }
 
 
 def _limits(options: argparse.Namespace) -> dict[str, Any]:
     # Those that are not given keep the function's own defaults.
-    return {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}
+    names = (*_LIMITS, "seconds_per_file")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
 
 
 def _add_mine(commands: Any) -> None:
@@ -339,6 +386,15 @@ The same sources give the same bytes.""",
     limits = parser.add_argument_group("limits")
     for name, text in _LIMITS.items():
         limits.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
+    limits.add_argument("--seconds-per-file", type=float, metavar="S", help="skip files that take longer")
+    parser.add_argument(
+        "--undocumented",
+        action="store_true",
+        help="also write functions without documentation, as the split 'candidates', to search among",
+    )
+    parser.add_argument(
+        "--num-proc", type=_positive, metavar="N", help=f"processes (default: the cores, at most {_MOST_PROCESSES})"
+    )
 
 
 def _add_inspect(commands: Any) -> None:
@@ -346,13 +402,14 @@ def _add_inspect(commands: Any) -> None:
         commands,
         "inspect",
         _inspect,
-        "see which negatives are softened, with their code",
+        "see which negatives are treated how, with their code",
         """\
-Go through pairs in batches, as training does, and write a page of what the weights do to them: numbers, histograms,
-and the negatives softened most, each beside its query: the likely false negatives of your data.""",
+Go through pairs in batches, as training does, and write a page of what a treatment does to their negatives: numbers,
+histograms, and the negatives treated most, each beside its query: the likely false negatives of your data.""",
         """\
   st-softinfonce inspect pairs -o false-negatives.html
-  st-softinfonce inspect pairs --estimator trained-model --option model=my-code-search -o page.html""",
+  st-softinfonce inspect pairs --estimator trained-model --option model=my-code-search -o page.html \\
+    --treatment mask --treatment-option margin=0.05""",
     )
     parser.add_argument(
         "paths",
@@ -362,7 +419,7 @@ and the negatives softened most, each beside its query: the likely false negativ
         "or sources as for mine",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="PAGE", help="the HTML page; an existing one is replaced")
-    parser.add_argument("--estimator", default="bm25", metavar="NAME", help="what weighs (default: %(default)s)")
+    parser.add_argument("--estimator", default="bm25", metavar="NAME", help="what judges (default: %(default)s)")
     parser.add_argument(
         "--option",
         action="append",
@@ -380,9 +437,21 @@ and the negatives softened most, each beside its query: the likely false negativ
     reader.add_argument("--tokenizer", metavar="NAME", help="a tokenizer instead; texts are then not truncated")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--weighting", choices=["paper", "posterior"], default="paper", help="default: %(default)s; see the README"
+        "--treatment",
+        choices=_TREATMENTS,
+        help="what follows (default: the estimator's own); those with a posterior or temperature to fit take it from "
+        "the data",
     )
-    parser.add_argument("--top", type=int, default=100, metavar="N", help="negatives to show (default: %(default)s)")
+    parser.add_argument(
+        "--treatment-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the treatment, e.g. margin=0.05 or temperature=0.02; repeat for several",
+    )
+    parser.add_argument(
+        "--top", type=int, default=100, metavar="N", help="negatives to show of each effect (default: %(default)s)"
+    )
     _add_language(parser)
 
 

@@ -22,6 +22,7 @@ from st_softinfonce._retrieval import (
 __all__ = ["CodeRetrievalEvaluator"]
 
 _NDCG_RANKS = 10
+_PRIMARY = f"mrr@{LAST_RANK}"
 _OTHER_RANKS = [1, 10]
 _TURNED = str.maketrans("0123456789abcdef", "fedcba9876543210")
 
@@ -31,8 +32,8 @@ class CodeRetrievalEvaluator(InformationRetrievalEvaluator):
 
     Every call returns the host's metrics and, for a model of cosine similarity and the name `dev`,
 
-    - `dev_cosine_mrr@1000`, the main score of `task_from_pairs` of the same pairs: the mean over distinct queries of
-      1 / (rank of the best-ranked right answer), 0 past rank 1000;
+    - `dev_mrr@1000`, whatever the model's similarity: the main score of `task_from_pairs` of the same pairs, the mean
+      over distinct queries of 1 / (rank of the best-ranked right answer), 0 past rank 1000;
     - `dev_cosine_mrr_strict@1000` and `dev_cosine_mrr_duplicates@1000`, means over the distinct (query, code) pairs:
       that row's own code alone is right, or that of any pair of the same query, `corpus` included;
     - `dev_cosine_ndcg@10`, where right is right and nothing is graded.
@@ -98,17 +99,31 @@ class CodeRetrievalEvaluator(InformationRetrievalEvaluator):
 
     @property
     def primary_metric(self) -> str:
-        """The key of the metric to choose checkpoints by, e.g. `dev_cosine_mrr@1000`.
+        """The key of the metric to choose checkpoints by, e.g. `dev_mrr@1000`.
 
-        It says `cosine` until the evaluator has seen a model, and from then on that model's similarity.
+        It does not name the similarity, which the evaluator learns only when it is called with a model.
         """
-        similarity = self.score_function_names[0] if getattr(self, "score_function_names", None) else "cosine"
-        return f"{self.name}_{similarity}_mrr@{LAST_RANK}" if self.name else f"{similarity}_mrr@{LAST_RANK}"
+        return f"{self.name}_{_PRIMARY}" if self.name else _PRIMARY
 
     @primary_metric.setter
     def primary_metric(self, _: str | None) -> None:
         # The host would make it nDCG.
         pass
+
+    def prefix_name_to_metrics(self, metrics: dict[str, float], name: str) -> dict[str, float]:
+        """Add the metric of :attr:`primary_metric`, and put the evaluator's name in front of all.
+
+        Args:
+            metrics: As the host computed them, by similarity.
+            name: The evaluator's name.
+
+        Returns:
+            Metric to value.
+        """
+        (similarity,) = self.score_function_names
+        metrics[_PRIMARY] = metrics[f"{similarity}_{_PRIMARY}"]
+        prefixed: dict[str, float] = super().prefix_name_to_metrics(metrics, name)
+        return prefixed
 
     def compute_metrics(self, queries_result_list: list[Any]) -> dict[str, dict[int, float]]:
         """Compute the host's metrics and the two further kinds of MRR.

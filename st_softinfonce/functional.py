@@ -1,44 +1,109 @@
-"""The numerics of Soft-InfoNCE and of the losses it is compared with: tensors in, tensors out.
+"""The formula of every loss here, and the weights and targets that treatments make: tensors in, tensors out.
 
-Shapes used throughout: ``N`` queries (rows), ``M >= N`` candidates (columns). The positive of row ``i`` is column
-``positives[i]``, by default column ``i``. Scores and similarities may have any float dtype; half precision is
-computed in float32, float64 stays float64. Every loss is differentiable in ``scores`` and in nothing else.
+For ``N`` queries (rows) and ``M >= N`` candidates (columns), with scores ``s``, log weights ``b`` and targets ``t``::
 
-Everything works in logits: a weight enters as ``log(weight)`` and a cancelled negative as ``-inf``, so that no score
-is too large and no probability too small.
+    L = -(1/N) sum_i sum_j t[i, j] log( exp(s[i, j] + b[i, j]) / sum_k exp(s[i, k] + b[i, k]) )
+
+The positive of row ``i`` is column ``positives[i]``, by default column ``i``. A weight enters as its logarithm and a
+masked candidate as ``-inf``, so that no score is too large and no probability too small. Half precision is computed
+in float32, float64 stays float64. The loss is differentiable in ``scores`` and in nothing else.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from numbers import Real
-from typing import TypeGuard
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from st_softinfonce._checks import check_count, check_not_negative, check_positive, check_share, is_number
+
+if TYPE_CHECKING:
+    from st_softinfonce.posterior import RelevancePosterior
+
 __all__ = [
-    "RelevancePosterior",
-    "bce",
-    "cancellation_weights",
-    "cancelled_info_nce",
-    "kl_regularized_info_nce",
+    "SmallBatchWarning",
+    "distilled_targets",
+    "mask_log_weights",
     "negative_weights",
     "posterior_weights",
+    "promoted_targets",
     "soft_info_nce",
     "temperature_for_share",
-    "weighted_info_nce",
 ]
+
+# The rules of mask_log_weights; exactly one is given.
+MASK_RULES = ("margin", "top_k", "ratio", "above")
+# How far the sum of a row of targets may be from 1: rounding of half precision, not a mistake.
+_TARGET_TOLERANCE = 1e-2
 
 
 class SmallBatchWarning(UserWarning):
     """A batch has too few negatives for Eq. 4, so its rows are trained with plain InfoNCE."""
+
+
+def soft_info_nce(
+    scores: Tensor,
+    log_weights: Tensor | None = None,
+    *,
+    targets: Tensor | None = None,
+    positives: Tensor | None = None,
+) -> Tensor:
+    """Compute the cross-entropy between each row's targets and its weighted candidates.
+
+    With one-hot targets this is Soft-InfoNCE (Li et al. 2023, Eq. 3), ``log_weights = log w``; without weights too,
+    it is InfoNCE.
+
+    Args:
+        scores: The model's scores, already scaled (divided by the temperature).
+        log_weights: Logarithm of each candidate's weight; ``-inf`` takes a candidate out. The positive's entry is
+            not read: it counts as 0. ``None`` weighs all candidates equally.
+        targets: Share of each row's target that a candidate has: at least 0, each row sums to 1, 0 for a candidate
+            that is taken out. ``None`` gives all of it to the positive.
+        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
+
+    Shape:
+        scores, log_weights, targets: ``(N, M)``; positives: ``(N,)`` of integers.
+
+    Returns:
+        Mean over rows: a scalar in float32 (float64 if ``scores`` is). A row without candidates left is 0.
+
+    Raises:
+        ValueError: A shape does not fit, or a value is out of range (looked for on the CPU only: on other devices
+            looking would make the host wait).
+
+    Example:
+        >>> scores = torch.tensor([[2.0, 1.0], [0.0, 2.0]])
+        >>> half = torch.tensor([[1.0, 0.5], [0.5, 1.0]]).log()
+        >>> print(f"{soft_info_nce(scores):.4f} {soft_info_nce(scores, half):.4f}")
+        0.2201 0.1172
+    """
+    scores = _prepare("scores", scores)
+    columns = _positive_columns(scores, positives)
+    logits = scores
+    if log_weights is not None:
+        log_weights = _prepare("log_weights", log_weights.detach(), like=scores).scatter(1, columns, 0.0)
+        if _can_look_at(log_weights) and not bool((log_weights < math.inf).all()):
+            raise ValueError(
+                f"log_weights must be numbers or -inf, got a largest value of {log_weights.max().item()}: the "
+                "logarithm of a negative or infinite weight. Weights are at least 0 and finite."
+            )
+        logits = scores + log_weights.to(scores.dtype)
+    if targets is not None:
+        targets = _checked_targets(targets, logits)
+    # A row of nothing but -inf has no softmax.
+    empty = logits.amax(dim=1, keepdim=True) == -math.inf
+    logits = logits.masked_fill(empty, 0.0)
+    if targets is None:
+        losses = F.cross_entropy(logits, columns.squeeze(1), reduction="none")
+    else:
+        log_p = logits.log_softmax(dim=1)
+        # A candidate without a target may have the logarithm -inf, and 0 * -inf is nan.
+        losses = -(targets * log_p.masked_fill(targets == 0, 0.0)).sum(dim=1)
+    return losses.masked_fill(empty.squeeze(1), 0.0).mean()
 
 
 def negative_weights(
@@ -51,16 +116,16 @@ def negative_weights(
     positives: Tensor | None = None,
     known: Tensor | None = None,
 ) -> Tensor:
-    """Compute the weight of every negative from its similarity to the query.
+    """Compute the weight of every negative from its similarity to the query, relative to the row's other negatives.
 
-    Over the ``K = M - 1`` negatives ``j`` of row ``i`` (Soft-InfoNCE, Li et al. 2023, Eq. 4 and appendix C.2)::
+    Over the ``K`` negatives ``j`` of row ``i`` (Soft-InfoNCE, Li et al. 2023, Eq. 4 and appendix C.2)::
 
         p[i, :] = softmax(similarity[i, :] / temperature)
         w[i, j] = max((beta - alpha * p[i, j]) / (beta - alpha / K), min_weight)
 
     Before the clamp a row's weights sum to ``K``; the clamp can only raise that sum. Where ``beta * K <= alpha`` the
-    formula would turn round or divide by zero (a last batch that is nearly empty): all weights are 1 there, with one
-    warning per process.
+    formula would divide by zero or favour the similar negatives (a nearly empty last batch): all weights are 1 there,
+    with a :class:`SmallBatchWarning`.
 
     Args:
         similarity: How relevant each candidate is to each query, higher is more. The positive's entry is not read.
@@ -70,10 +135,10 @@ def negative_weights(
         min_weight: In (0, 1]. Floor of a negative's weight.
         positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
         known: Which candidates the similarity says something about, the positives among them; by default all. The
-            others have weight 1, and are none of the ``K``.
+            others have weight 1 and do not count in ``K``.
 
     Shape:
-        similarity: ``(N, M)``; positives: ``(N,)`` of integers; known: ``(M,)`` bool.
+        similarity: ``(N, M)``; positives: ``(N,)`` of integers; known: ``(M,)`` or ``(N, M)`` bool.
 
     Returns:
         Weights ``(N, M)``, 1 at the positive, in float32 (float64 if ``similarity`` is), without gradient.
@@ -90,154 +155,32 @@ def negative_weights(
     """
     check_weighting(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
     similarity = _prepare("similarity", similarity.detach())
-    positives = _positive_columns(similarity, positives)
+    columns = _positive_columns(similarity, positives)
     if known is not None:
-        similarity = similarity.masked_fill(~_known_columns(known, similarity), -math.inf)
-    similarity = _without_values_at(similarity, positives)
-    negatives = similarity.size(1) - 1
-    # With rounding, 0.4 * 3 is above 1.2, and the normaliser 1e-16 instead of 0.
-    if alpha == 0 or beta * negatives <= alpha or math.isclose(beta * negatives, alpha, rel_tol=1e-9):
-        if alpha != 0 and negatives > 0:
-            _warn_small_batch(negatives, alpha, beta)
+        known = _known_candidates(known, similarity).scatter(1, columns, True)
+        similarity = similarity.masked_fill(~known, -math.inf)
+    similarity = _without_values_at(similarity, columns)
+    most = similarity.size(1) - 1
+    if alpha == 0 or most == 0:
         return torch.ones_like(similarity)
-    share = _similarity_softmax(similarity, temperature, positives, known)  # (N, M), sums to 1 over the negatives
-    if known is not None:
-        return _weights_of_known(share, known, alpha, beta, min_weight).scatter(1, positives, 1.0)
-    weights = (beta - alpha * share) / (beta - alpha / negatives)
-    return weights.clamp(min=min_weight).scatter(1, positives, 1.0)
-
-
-@dataclass(frozen=True)
-class RelevancePosterior:
-    """The probability that a candidate is relevant, given an estimator's similarity alone.
-
-    ``P(relevant | s) = min(1, prior * f_known(s) / f_random(s))``, by Bayes' rule with the densities of the scores of
-    known relevant pairs and of random pairs; the few relevant ones among the random pairs belong into the denominator.
-    The logarithm of the ratio is linear between the knots, constant beyond them, and never falls.
-
-    ``json.dumps(dataclasses.asdict(posterior))`` stores it, ``RelevancePosterior(**json.loads(text))`` brings it back.
-
-    Args:
-        knots: At least two similarities, ascending.
-        log_ratios: ``log(f_known / f_random)`` at each knot, finite and never falling.
-        prior: In (0, 1]. The probability that a random pair is relevant.
-        relative: The similarity is divided by the query's similarity to its own positive (to itself, for an estimator
-            that compares queries). BM25's scores, say, grow with the query's length; relative ones do not.
-        known_pairs: How many known pairs it was estimated from.
-        random_pairs: How many random pairs it was estimated from.
-
-    Raises:
-        ValueError: A value is out of range.
-
-    Example:
-        >>> posterior = RelevancePosterior(knots=(0.2, 0.8), log_ratios=(-4.0, 9.0), prior=0.001)
-        >>> [round(p, 4) for p in posterior.probability(torch.tensor([0.1, 0.5, 0.7, 0.9])).tolist()]
-        [0.0, 0.0122, 0.9283, 1.0]
-    """
-
-    knots: tuple[float, ...]
-    log_ratios: tuple[float, ...]
-    prior: float
-    relative: bool = False
-    known_pairs: int = 0
-    random_pairs: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the ranges; lists, as JSON has them, become tuples."""
-        object.__setattr__(self, "knots", tuple(self.knots))
-        object.__setattr__(self, "log_ratios", tuple(self.log_ratios))
-        if len(self.knots) < 2 or len(self.knots) != len(self.log_ratios):
-            raise ValueError(
-                f"knots and log_ratios must be equally many, at least 2, got {len(self.knots)} and "
-                f"{len(self.log_ratios)}. RelevancePosterior.fit() makes them from scores."
-            )
-        for name, values, rising in (("knots", self.knots, True), ("log_ratios", self.log_ratios, False)):
-            steps = itertools.pairwise(values)
-            if not all(map(is_number, values)) or any(a >= b if rising else a > b for a, b in steps):
-                rule = "strictly ascending" if rising else "never falling"
-                raise ValueError(f"{name} must be finite numbers, {rule}, got {values}. Sort and merge them.")
-        check_share("prior", self.prior)
-
-    @classmethod
-    def fit(
-        cls,
-        known_scores: Tensor | Sequence[float],
-        random_scores: Tensor | Sequence[float],
-        prior: float | None = None,
-        *,
-        relative: bool = False,
-    ) -> RelevancePosterior:
-        """Estimate the density ratio from an estimator's scores of known relevant pairs and of random pairs.
-
-        Scores are counted in 32 bins of equal mass, half of it of the known pairs; bins that would make the smoothed
-        ratio fall are merged (isotonic regression).
-
-        Args:
-            known_scores: At least 50, of pairs known to be relevant.
-            random_scores: At least 1,000 (better 100,000), of pairs drawn at random. -inf is "never relevant".
-            prior: In (0, 1]. The probability that a random pair is relevant. By default the largest that the random
-                scores leave room for: above the known scores' median, 75% and 90% quantile, there must be at least
-                ``prior`` times as large a share of random pairs as of known ones (mixture proportion estimation).
-            relative: The scores given are relative, and similarities shall be made so.
-
-        Returns:
-            The posterior.
-
-        Raises:
-            ValueError: There are too few scores, nan or inf among them, all are equal, all random ones are -inf, the
-                known pairs do not score above the random ones, or the prior is out of range.
-        """
-        known = _score_sample("known_scores", known_scores, _MIN_KNOWN)
-        random = _score_sample("random_scores", random_scores, _MIN_RANDOM)
-        if not bool(random.isfinite().any()):
-            raise ValueError(
-                "random_scores are all -inf, never relevant: their density cannot be estimated. Score pairs that the "
-                "estimator does not rule out."
-            )
-        finite = torch.cat([known, random])
-        finite = finite[finite.isfinite()]
-        spread = float(finite.max() - finite.min()) if len(finite) else 0.0
-        if spread == 0:
-            raise ValueError(
-                "known_scores and random_scores are all equal: an estimator that gives every pair the same score "
-                "says nothing about relevance. Check that its texts are not empty."
-            )
-        # A text's cosine with itself is 1 up to rounding; without this, noise would be told apart.
-        middle, step = known.median(), spread * 1e-3
-        if bool(middle.isfinite()):
-            known = ((known - middle) / step).round() * step + middle
-            random = ((random - middle) / step).round() * step + middle
-        if known.median() <= random.median():
-            raise ValueError(
-                f"known_scores must lie above random_scores, got medians of {known.median():.4g} and "
-                f"{random.median():.4g}: the estimator does not tell relevant pairs from random ones. Take another."
-            )
-        if prior is None:
-            prior = _largest_prior(known, random)
-        check_share("prior", prior)
-        knots, log_ratios = _isotonic_log_ratio(known, random)
-        return cls(knots, log_ratios, prior, relative, len(known), len(random))
-
-    def probability(self, similarity: Tensor) -> Tensor:
-        """Evaluate it, on the similarities' device and without waiting for it.
-
-        Args:
-            similarity: Any shape, made relative already if that is asked for; half precision is computed in float32.
-
-        Returns:
-            Probabilities of the same shape, without gradient. 0 at -inf.
-        """
-        similarity = similarity.detach()
-        similarity = similarity.float() if similarity.dtype in (torch.float16, torch.bfloat16) else similarity
-        knots, log_ratios = _table_on(self.knots, self.log_ratios, similarity.device, similarity.dtype)
-        inside = similarity.clamp(knots[0], knots[-1])
-        right = torch.searchsorted(knots, inside.contiguous(), right=True).clamp(1, len(self.knots) - 1)
-        left_knot, width = knots[right - 1], knots[right] - knots[right - 1]
-        # Knots that float64 tells apart can coincide in float32.
-        share = ((inside - left_knot) / width.clamp(min=torch.finfo(width.dtype).tiny)).clamp(0, 1)
-        log_ratio = torch.lerp(log_ratios[right - 1], log_ratios[right], share)
-        probability = (log_ratio + math.log(self.prior)).clamp(max=0).exp()
-        return probability.masked_fill(similarity == -math.inf, 0.0)
+    if known is None and _too_few(most, alpha, beta):
+        _warn_small_batch(most, alpha, beta)
+        return torch.ones_like(similarity)
+    outside = _outside(known, columns, similarity)
+    logits = _divided(similarity.masked_fill(outside, -math.inf), temperature).masked_fill(outside, -math.inf)
+    share = logits.softmax(dim=1)  # (N, M): 0 at the positive, sums to 1 over the negatives
+    if known is None:
+        weights = (beta - alpha * share) / (beta - alpha / most)
+    else:
+        # How many are known is on the device: nothing here waits for it.
+        negatives = known.sum(dim=1, keepdim=True).to(share.dtype) - 1  # (N, 1)
+        weights = (beta - alpha * share) / (beta - alpha / negatives)
+        too_few: Tensor = negatives * beta <= alpha * (1 + 1e-9)
+        if _can_look_at(known) and bool((too_few & (negatives > 0)).any()):
+            _warn_small_batch(int(negatives[too_few].max()), alpha, beta)
+        # Rows without a known negative are nan so far: a softmax over nothing.
+        weights = weights.masked_fill(too_few | ~known, 1.0)
+    return weights.clamp(min=min_weight).scatter(1, columns, 1.0)
 
 
 def posterior_weights(
@@ -246,11 +189,12 @@ def posterior_weights(
     """Compute the weight of every negative in absolute terms: ``max(1 - P(relevant | similarity), min_weight)``.
 
     This is the importance weight toward the distribution of true negatives that Li et al. (2023, section 4.2) argue
-    for, estimated directly; unlike :func:`negative_weights` it depends neither on the rest of the batch nor on its
-    size, and a batch without similar negatives keeps weights of 1 (up to the probability of its least similar ones).
+    for, estimated directly. Unlike :func:`negative_weights` it does not depend on the other candidates: a batch
+    without similar negatives keeps weights near 1.
 
     Args:
-        similarity: How relevant each candidate is to each query, higher is more. The positive's entry is not read.
+        similarity: How relevant each candidate is to each query, higher is more; ``-inf`` is "never relevant". The
+            positive's entry is read only by a relative posterior.
         posterior: What the similarity says about relevance.
         min_weight: In [0, 1]. Floor of a negative's weight; 0 takes a surely relevant one out.
         positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
@@ -266,21 +210,194 @@ def posterior_weights(
         ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
 
     Example:
+        >>> from st_softinfonce.posterior import RelevancePosterior
         >>> posterior = RelevancePosterior(knots=(0.0, 10.0), log_ratios=(-5.0, 5.0), prior=0.01)
         >>> weights = posterior_weights(torch.tensor([[99.0, 9.8, 0.0], [-1.0, 99.0, 5.0]]), posterior=posterior)
         >>> [[round(w, 3) for w in row] for row in weights.tolist()]
         [[1.0, 0.1, 1.0], [1.0, 1.0, 0.99]]
     """
-    if not (is_number(min_weight) and 0 <= min_weight <= 1):
-        raise ValueError(f"min_weight must be in [0, 1], got {min_weight!r}. 1 is plain InfoNCE.")
+    check_share("min_weight", min_weight, zero=True)
     similarity = _prepare("similarity", similarity.detach())
-    positives = _positive_columns(similarity, positives)
-    check_similarity("similarity", similarity, None if posterior.relative else positives.squeeze(1))
-    if posterior.relative:
-        own = similarity.gather(1, positives)  # (N, 1)
-        similarity = (similarity / own).masked_fill(~(own > 0), -math.inf)
-    weights = 1.0 - posterior.probability(similarity)
-    return weights.clamp(min=min_weight).scatter(1, positives, 1.0)
+    columns = _positive_columns(similarity, positives)
+    relevance = _relevance(similarity, columns, posterior)
+    return (1.0 - relevance).clamp(min=min_weight).scatter(1, columns, 1.0)
+
+
+def mask_log_weights(
+    similarity: Tensor,
+    *,
+    margin: float | None = None,
+    relative: bool = False,
+    top_k: int | None = None,
+    ratio: float | None = None,
+    above: float | None = None,
+    positives: Tensor | None = None,
+) -> Tensor:
+    """Compute log weights that take the likely false negatives out: ``-inf`` for those, 0 for every other candidate.
+
+    With ``p`` the similarity of the row's positive, exactly one rule says which negatives are taken out:
+
+    - ``margin``: similarity above ``p - margin`` (GISTEmbed, Solatorio 2024; with a negative margin Qwen3-Embedding);
+      with ``relative`` above ``p - margin * |p|`` (NV-Retriever, Moreira et al. 2024, TopK-PercPos).
+    - ``top_k``: the row's ``top_k`` most similar ones, of tied ones the lowest column first (Li et al. 2023, 4.4).
+    - ``ratio``: similarity of at least ``ratio * p``; nothing where ``p <= 0`` (Li et al. 2023, section 4.4).
+    - ``above``: similarity above ``above``, whatever the positive's.
+
+    Args:
+        similarity: How relevant each candidate is to each query, the positive's entry included. ``-inf`` is "never
+            relevant" and never taken out; in a row whose positive has it, ``margin`` takes nothing out.
+        margin: Any finite number, in units of ``similarity``; with ``relative`` a share of the positive's.
+        relative: Whether the margin is relative. For ``margin`` only.
+        top_k: At least 1. From ``M - 1`` on, no negative is left.
+        ratio: Above 0.
+        above: Any finite number, in units of ``similarity``.
+        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
+
+    Shape:
+        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
+
+    Returns:
+        Log weights ``(N, M)`` of 0 and ``-inf``, 0 at the positive, in float32 (float64 if ``similarity`` is).
+
+    Raises:
+        ValueError: Not exactly one rule is given, its value is out of range, a shape does not fit, or ``similarity``
+            holds nan (CPU only).
+
+    Example:
+        >>> mask_log_weights(torch.tensor([[0.8, 0.79, 0.2], [0.1, 0.9, 0.3], [0.0, 0.1, 0.7]]), margin=0.05)
+        tensor([[0., -inf, 0.],
+                [0., 0., 0.],
+                [0., 0., 0.]])
+    """
+    check_mask(margin=margin, relative=relative, top_k=top_k, ratio=ratio, above=above)
+    similarity = _prepare("similarity", similarity.detach())
+    check_similarity("similarity", similarity)  # the positive's entry as well: thresholds are made of it
+    columns = _positive_columns(similarity, positives)
+    of_positive = similarity.gather(1, columns)  # (N, 1)
+    if margin is not None:
+        threshold = of_positive - (margin * of_positive.abs() if relative else margin)
+        masked = (similarity > threshold) & (of_positive > -math.inf)
+    elif ratio is not None:
+        masked = (similarity >= ratio * of_positive) & (of_positive > 0)
+    elif above is not None:
+        masked = similarity > above
+    else:
+        negatives = similarity.scatter(1, columns, -math.inf)
+        ranked = negatives.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+        masked = torch.zeros_like(similarity, dtype=torch.bool).scatter(1, ranked, True)
+        masked &= similarity > -math.inf
+    masked = masked.scatter(1, columns, False)
+    return torch.zeros_like(similarity).masked_fill(masked, -math.inf)
+
+
+def promoted_targets(
+    similarity: Tensor,
+    *,
+    posterior: RelevancePosterior | None = None,
+    above: float = 0.5,
+    positives: Tensor | None = None,
+    log_weights: Tensor | None = None,
+    targets: Tensor | None = None,
+) -> Tensor:
+    """Compute targets that make positives of the candidates that are relevant as well.
+
+    The relevance of a candidate is ``P(relevant | similarity)``, and 0 where that is not above ``above``; of the
+    positive it is 1. A row's target is shared in proportion to it: equally among certain duplicates, as in supervised
+    contrastive learning (Khosla et al. 2020) and in RLHN's relabelling (Thakur et al. 2025).
+
+    Args:
+        similarity: How relevant each candidate is to each query, higher is more; ``-inf`` is "never relevant". The
+            positive's entry is read only by a relative posterior.
+        posterior: What the similarity says about relevance. ``None`` takes the similarity itself as the probability,
+            clamped to [0, 1]: for an estimator that knows, whose similarities are 0 and 1.
+        above: In [0, 1). The probability from which on a candidate is a positive.
+        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
+        log_weights: A candidate with ``-inf`` here gets no target.
+        targets: Targets ``(N, M)`` of other promotions, to which these are added: a candidate has the larger of both
+            relevances. ``None``: there are none.
+
+    Shape:
+        similarity, log_weights, targets: ``(N, M)``; positives: ``(N,)`` of integers.
+
+    Returns:
+        Targets ``(N, M)``, each row sums to 1, in float32 (float64 if ``similarity`` is), without gradient.
+
+    Raises:
+        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
+
+    Example:
+        >>> promoted_targets(torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+        tensor([[0.5000, 0.5000, 0.0000],
+                [0.5000, 0.5000, 0.0000],
+                [0.0000, 0.0000, 1.0000]])
+    """
+    check_above(above)
+    similarity = _prepare("similarity", similarity.detach())
+    columns = _positive_columns(similarity, positives)
+    relevance = _relevance(similarity, columns, posterior)
+    relevance = relevance.masked_fill(relevance <= above, 0.0)
+    if targets is not None:
+        targets = _prepare("targets", targets.detach(), like=similarity).to(relevance.dtype)
+        relevance = torch.maximum(relevance, targets / targets.gather(1, columns))
+    if log_weights is not None:
+        relevance = relevance.masked_fill(_taken_out(log_weights, similarity), 0.0)
+    relevance = relevance.scatter(1, columns, 1.0)
+    return relevance / relevance.sum(dim=1, keepdim=True)
+
+
+def distilled_targets(
+    similarity: Tensor,
+    *,
+    share: float = 0.5,
+    temperature: float = 0.05,
+    log_weights: Tensor | None = None,
+    positives: Tensor | None = None,
+    targets: Tensor | None = None,
+) -> Tensor:
+    """Compute targets that give a share of each row to the teacher's own distribution over its candidates.
+
+    Listwise distillation over the batch and its mined negatives, the positive included::
+
+        t[i, :] = (1 - share) * onehot(positives[i]) + share * softmax(similarity[i, :] / temperature)
+
+    Args:
+        similarity: The teacher's similarities, the positive's entry included; ``-inf`` gets no target. A row whose
+            positive has ``-inf`` cannot be judged and keeps its one-hot target.
+        share: In [0, 1]. How much of the target is the teacher's; 0 is InfoNCE.
+        temperature: Above 0, in units of ``similarity``. Small: the teacher's most similar candidate gets it all.
+        log_weights: A candidate with ``-inf`` here is left out of the softmax.
+        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
+        targets: Targets ``(N, M)`` in place of the one-hot ones. ``None`` takes those.
+
+    Shape:
+        similarity, log_weights, targets: ``(N, M)``; positives: ``(N,)`` of integers.
+
+    Returns:
+        Targets ``(N, M)``, each row sums to 1, in float32 (float64 if ``similarity`` is), without gradient.
+
+    Raises:
+        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
+
+    Example:
+        >>> targets = distilled_targets(torch.tensor([[0.7, 0.7, 0.2], [0.1, 0.9, 0.3], [0.0, 0.1, 0.7]]), share=0.5)
+        >>> [round(target, 2) for target in targets[0].tolist()]
+        [0.75, 0.25, 0.0]
+    """
+    check_share("share", share, zero=True)
+    check_positive("temperature", temperature)
+    similarity = _prepare("similarity", similarity.detach())
+    check_similarity("similarity", similarity)
+    columns = _positive_columns(similarity, positives)
+    if log_weights is not None:
+        similarity = similarity.masked_fill(_taken_out(log_weights, similarity).scatter(1, columns, False), -math.inf)
+    if targets is None:
+        targets = torch.zeros_like(similarity).scatter(1, columns, 1.0)
+    else:
+        targets = _prepare("targets", targets.detach(), like=similarity).to(similarity.dtype)
+    judged = similarity.gather(1, columns) > -math.inf  # (N, 1)
+    logits = _divided(similarity, temperature).masked_fill(similarity == -math.inf, -math.inf)
+    taught = logits.softmax(dim=1)
+    return torch.where(judged, torch.lerp(targets, taught, share), targets)
 
 
 def temperature_for_share(
@@ -296,11 +413,13 @@ def temperature_for_share(
 
     The share first grows with the temperature and then falls to 0 as the weights even out. Of the temperatures that
     reach the share the largest is taken: there the negatives that stand out are softened, not each row's largest
-    whatever it is. Where none reaches it (a large batch: the formula softens few of many), the one that comes
+    whatever it is. Where the share never falls below what is asked (negatives of ``-inf``), the smallest of those
+    that reach it; where none reaches it (a large batch: the formula softens few of many), the one that comes
     closest. Found by bisection; looks at values, so it makes the host wait for the device.
 
     Args:
-        similarity: How relevant each candidate is to each query. The positive's entry is not read.
+        similarity: How relevant each candidate is to each query; ``-inf`` is "never relevant". The positive's entry
+            is not read.
         alpha: Above 0, as in :func:`negative_weights`.
         beta: Above 0, likewise.
         share: In (0, 1]. The share of all negatives to soften.
@@ -321,11 +440,12 @@ def temperature_for_share(
     check_share("below", below)
     similarity = _prepare("similarity", similarity.detach())
     columns = _positive_columns(similarity, positives)
+    similarity = _without_values_at(similarity, columns)
     negatives = similarity.size(1) - 1
-    if alpha == 0 or beta * negatives <= alpha * (1 + 1e-9):
+    if alpha == 0 or _too_few(negatives, alpha, beta):
         return None
-    values = _without_positives(similarity, columns)  # (N, M - 1)
-    values = values[values.isfinite()]
+    negative = torch.ones_like(similarity, dtype=torch.bool).scatter(1, columns, False)
+    values = similarity[negative & similarity.isfinite()]
     spread = float(values.max() - values.min()) if values.numel() else 0.0
     if spread == 0:
         return None
@@ -342,235 +462,21 @@ def temperature_for_share(
     if not enough:
         most = max(shares)
         return grid[shares.index(most)] if most > 0 else None
-    low, high = grid[enough[-1]], grid[min(enough[-1] + 1, len(grid) - 1)]
+    if enough[-1] < len(grid) - 1:
+        low, high = grid[enough[-1]], grid[enough[-1] + 1]  # between them the share falls below what is asked
+        for _ in range(30):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if reached(middle) >= share else (low, middle)
+        return low
+    # Where some negatives are never relevant, the others stand out at any temperature and the share does not fall.
+    missing = [place for place, value in enumerate(shares) if value < share]
+    if not missing:
+        return max(grid, key=lambda temperature: (-reached(temperature), temperature))
+    low, high = grid[missing[-1]], grid[missing[-1] + 1]  # between them it rises to what is asked
     for _ in range(30):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if reached(middle) >= share else (low, middle)
-    return low
-
-
-def soft_info_nce(scores: Tensor, weights: Tensor | None = None, *, positives: Tensor | None = None) -> Tensor:
-    """Compute the cross-entropy of each row's positive against its weighted negatives.
-
-    Soft-InfoNCE (Li et al. 2023, Eq. 3), with ``w[i, positive] = 1``::
-
-        -mean_i log( exp(s[i, positive]) / sum_j w[i, j] exp(s[i, j]) )
-
-    computed as ``logsumexp(s + log w) - s[positive]``.
-
-    Args:
-        scores: The model's scores, already scaled (divided by the temperature).
-        weights: At least 0; 0 takes a negative out. The positive's entry is not read. ``None`` is InfoNCE.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        scores, weights: ``(N, M)``; positives: ``(N,)`` of integers.
-
-    Returns:
-        Mean over rows: a scalar in float32 (float64 if ``scores`` is). 0 for a row without negatives.
-
-    Raises:
-        ValueError: A shape does not fit, or a weight is negative or nan (looked for on the CPU only).
-
-    Example:
-        >>> scores = torch.tensor([[2.0, 1.0], [0.0, 2.0]])
-        >>> print(f"{soft_info_nce(scores):.4f} {soft_info_nce(scores, torch.tensor([[1.0, 0.5], [0.5, 1.0]])):.4f}")
-        0.2201 0.1172
-    """
-    scores = _prepare("scores", scores)
-    positives = _positive_columns(scores, positives)
-    logits = scores
-    if weights is not None:
-        weights = _prepare("weights", weights.detach(), like=scores).scatter(1, positives, 1.0)
-        if _can_look_at(weights) and not bool((weights >= 0).all()):
-            raise ValueError(
-                f"weights must be at least 0, got a smallest value of {weights.min().item()}: a weight multiplies "
-                "exp(score), so use 0 to take a negative out."
-            )
-        logits = scores + weights.log().to(scores.dtype)
-    return (logits.logsumexp(dim=1) - scores.gather(1, positives).squeeze(1)).mean()
-
-
-def bce(scores: Tensor, similarity: Tensor, *, temperature: float, positives: Tensor | None = None) -> Tensor:
-    """Compute the binary cross-entropy of the model's softmax against soft labels (Li et al. 2023, section 4.3).
-
-    With ``P = softmax(scores)`` over the row and labels ``y`` = 1 at the positive, ``softmax(similarity /
-    temperature)`` at the negatives, the mean over all ``N * M`` entries of ``-y log P - (1 - y) log(1 - P)``. The
-    paper's code clamps each logarithm at -100; this one works from the logits and needs no clamp.
-
-    Args:
-        scores: The model's scores, already scaled.
-        similarity: The estimator's similarities; the positive's entry is not read.
-        temperature: Above 0, in units of ``similarity``.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        scores, similarity: ``(N, M)``; positives: ``(N,)`` of integers.
-
-    Returns:
-        Scalar in float32 (float64 if ``scores`` is). 0 when there is no negative (``M = 1``).
-
-    Raises:
-        ValueError: ``temperature`` is not above 0, a shape does not fit, or ``similarity`` holds nan (CPU only).
-    """
-    scores, labels, positives = _scores_and_labels(scores, similarity, temperature, positives)
-    if scores.size(1) == 1:
-        return scores.sum() * 0.0
-    log_p = scores.log_softmax(dim=1)
-    # 1 - P loses every digit where P is close to 1, which only the row's largest score can be: that one is summed
-    # from the other scores instead.
-    top = scores.argmax(dim=1, keepdim=True)
-    log_not_top = scores.scatter(1, top, -math.inf).logsumexp(1, keepdim=True) - scores.logsumexp(1, keepdim=True)
-    log_not_p = torch.log1p(-log_p.scatter(1, top, -1.0).exp()).scatter(1, top, log_not_top)
-    # The positive's label is 1, so its log(1 - P) never counts; it can be -inf, and 0 * -inf is nan.
-    log_not_p = log_not_p.scatter(1, positives, 0.0)
-    return -(labels * log_p + (1.0 - labels) * log_not_p).mean()
-
-
-def weighted_info_nce(
-    scores: Tensor, similarity: Tensor, *, temperature: float, positives: Tensor | None = None
-) -> Tensor:
-    """Compute InfoNCE with similar negatives as further, weighted positives (Li et al. 2023, section 4.3).
-
-    ``-mean_i sum_j y[i, j] log P[i, j]`` with ``P`` and ``y`` as in :func:`bce`.
-
-    Args:
-        scores: The model's scores, already scaled.
-        similarity: The estimator's similarities; the positive's entry is not read.
-        temperature: Above 0, in units of ``similarity``.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        scores, similarity: ``(N, M)``; positives: ``(N,)`` of integers.
-
-    Returns:
-        Scalar in float32 (float64 if ``scores`` is). 0 when there is no negative (``M = 1``).
-
-    Raises:
-        ValueError: ``temperature`` is not above 0, a shape does not fit, or ``similarity`` holds nan (CPU only).
-    """
-    scores, labels, _ = _scores_and_labels(scores, similarity, temperature, positives)
-    return -(labels * scores.log_softmax(dim=1)).sum(dim=1).mean()
-
-
-def kl_regularized_info_nce(
-    scores: Tensor,
-    similarity: Tensor,
-    *,
-    temperature: float,
-    info_nce_weight: float = 1.3,
-    kl_weight: float = 0.7,
-    positives: Tensor | None = None,
-) -> Tensor:
-    """Compute InfoNCE plus a pull of the negatives' scores towards the estimator's order (Li et al. 2023, 4.3).
-
-    ``info_nce_weight * InfoNCE + kl_weight * mean_i KL(softmax(similarity / temperature) || softmax(scores))``, both
-    softmaxes over the row's negatives only.
-
-    Args:
-        scores: The model's scores, already scaled.
-        similarity: The estimator's similarities; the positive's entry is not read.
-        temperature: Above 0, in units of ``similarity``.
-        info_nce_weight: Weight of the InfoNCE term (the paper's text: 1.3).
-        kl_weight: Weight of the KL term (the paper's text: 0.7).
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        scores, similarity: ``(N, M)``; positives: ``(N,)`` of integers.
-
-    Returns:
-        Scalar in float32 (float64 if ``scores`` is). 0 when there is no negative (``M = 1``).
-
-    Raises:
-        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
-    """
-    check_not_negative("info_nce_weight", info_nce_weight)
-    check_not_negative("kl_weight", kl_weight)
-    info_nce = soft_info_nce(scores, positives=positives)
-    check_positive("temperature", temperature)
-    scores = _prepare("scores", scores)
-    if scores.size(1) == 1:
-        return info_nce_weight * info_nce
-    similarity = _prepare("similarity", similarity.detach(), like=scores).to(scores.dtype)
-    positives = _positive_columns(scores, positives)
-    check_similarity("similarity", similarity, positives.squeeze(1))
-    log_target = _divided(_without_positives(similarity, positives), temperature).log_softmax(dim=1)  # (N, M - 1)
-    log_model = _without_positives(scores, positives).log_softmax(dim=1)  # (N, M - 1)
-    kl = F.kl_div(log_model, log_target, reduction="batchmean", log_target=True)
-    return info_nce_weight * info_nce + kl_weight * kl
-
-
-def cancellation_weights(
-    similarity: Tensor, *, top_k: int | None = None, ratio: float | None = None, positives: Tensor | None = None
-) -> Tensor:
-    """Mark the likely false negatives with weight 0, every other candidate with weight 1.
-
-    False-negative cancellation as Li et al. (2023, section 4.4) compare with it. Exactly one rule applies:
-    ``top_k`` takes out each row's ``top_k`` most similar negatives (of tied ones the lowest column first);
-    ``ratio`` takes out those at least ``ratio`` times as similar to the query as its own positive is, and none in a
-    row whose positive has a similarity of 0 or less.
-
-    Args:
-        similarity: How relevant each candidate is to each query, the positive's entry included.
-        top_k: At least 1. From ``M - 1`` on, no negative is left.
-        ratio: Above 0.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
-
-    Returns:
-        Weights ``(N, M)`` of 0 and 1, 1 at the positive, in float32 (float64 if ``similarity`` is).
-
-    Raises:
-        ValueError: Not exactly one rule is given, its value is out of range, a shape does not fit, or ``similarity``
-            holds nan (CPU only).
-    """
-    check_cancellation(top_k=top_k, ratio=ratio)
-    similarity = _prepare("similarity", similarity.detach())
-    check_similarity("similarity", similarity)  # the positive's entry as well: a ratio reads it
-    positives = _positive_columns(similarity, positives)
-    cancelled = torch.zeros_like(similarity, dtype=torch.bool)
-    if top_k is not None:
-        ranked = _without_positives(similarity, positives).sort(dim=1, descending=True, stable=True).indices
-        ranked = ranked[:, :top_k]
-        cancelled = cancelled.scatter(1, ranked + (ranked >= positives), True)
-    if ratio is not None:
-        of_positive = similarity.gather(1, positives)  # (N, 1)
-        cancelled = (similarity >= ratio * of_positive) & (of_positive > 0)
-    return (~cancelled).to(similarity.dtype).scatter(1, positives, 1.0)
-
-
-def cancelled_info_nce(
-    scores: Tensor,
-    similarity: Tensor,
-    *,
-    top_k: int | None = None,
-    ratio: float | None = None,
-    positives: Tensor | None = None,
-) -> Tensor:
-    """Compute InfoNCE without the likely false negatives: :func:`soft_info_nce` with :func:`cancellation_weights`.
-
-    Args:
-        scores: The model's scores, already scaled.
-        similarity: The estimator's similarities, the positive's entry included.
-        top_k: Take out this many of each row's most similar negatives.
-        ratio: Take out the negatives at least this many times as similar as the positive.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        scores, similarity: ``(N, M)``; positives: ``(N,)`` of integers.
-
-    Returns:
-        Scalar in float32 (float64 if ``scores`` is). A row that loses every negative counts 0.
-
-    Raises:
-        ValueError: As :func:`cancellation_weights`.
-    """
-    scores = _prepare("scores", scores)
-    _prepare("similarity", similarity, like=scores)
-    weights = cancellation_weights(similarity, top_k=top_k, ratio=ratio, positives=positives)
-    return soft_info_nce(scores, weights, positives=positives)
+        low, high = (low, middle) if reached(middle) >= share else (middle, high)
+    return high
 
 
 def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight: float) -> None:
@@ -585,94 +491,60 @@ def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight
     Raises:
         ValueError: Naming the first parameter that is out of range, its value and the range.
     """
-    if not (is_number(alpha) and alpha >= 0):
-        raise ValueError(f"alpha must be a finite number, at least 0, got {alpha!r}. 0 is plain InfoNCE.")
+    check_not_negative("alpha", alpha, "0 is plain InfoNCE.")
     if not (is_number(beta) and beta > 0):
         raise ValueError(f"beta must be a finite number above 0, got {beta!r}. 2 - alpha keeps InfoNCE's scale.")
     check_positive("temperature", temperature)
-    if not (is_number(min_weight) and 0 < min_weight <= 1):
-        raise ValueError(
-            f"min_weight must be in (0, 1], got {min_weight!r}. To take negatives out altogether, use "
-            "cancelled_info_nce."
-        )
+    check_share("min_weight", min_weight, hint="To take negatives out altogether, use a mask.")
 
 
-def check_cancellation(*, top_k: object, ratio: object) -> None:
-    """Refuse rules of :func:`cancellation_weights` that are out of range.
+def check_mask(*, margin: object, relative: object, top_k: object, ratio: object, above: object) -> None:
+    """Refuse rules of :func:`mask_log_weights` that are out of range.
 
     Args:
+        margin: A finite number, or ``None``.
+        relative: A bool; only with a margin.
         top_k: At least 1, or ``None``.
         ratio: Above 0, or ``None``.
+        above: A finite number, or ``None``.
 
     Raises:
-        ValueError: Not exactly one is given, or its value is out of range.
+        ValueError: Not exactly one rule is given, or its value is out of range.
     """
-    if (top_k is None) == (ratio is None):
-        raise ValueError(f"Give exactly one of top_k and ratio, got top_k={top_k!r} and ratio={ratio!r}.")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-        raise ValueError(f"top_k must be an integer of at least 1, got {top_k!r}.")
+    rules = dict(zip(MASK_RULES, (margin, top_k, ratio, above), strict=True))
+    given = {name: value for name, value in rules.items() if value is not None}
+    if len(given) != 1:
+        got = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none"
+        raise ValueError(f"Give exactly one of {', '.join(MASK_RULES)}, got {got}.")
+    if not isinstance(relative, bool) or (relative and margin is None):
+        raise ValueError(f"relative must be True or False, and True only with a margin, got {relative!r}.")
+    for name, value in (("margin", margin), ("above", above)):
+        if value is not None and not is_number(value):
+            raise ValueError(f"{name} must be a finite number in units of the similarity, got {value!r}.")
+    check_count("top_k", top_k, optional=True)
     if ratio is not None:
         check_positive("ratio", ratio)
 
 
-def check_not_negative(name: str, value: object) -> None:
-    """Refuse a value that is no finite number of at least 0.
+def check_above(above: object) -> None:
+    """Refuse a threshold of :func:`promoted_targets` that is out of range.
 
     Args:
-        name: The argument's name, for the message.
-        value: Its value.
+        above: In [0, 1).
 
     Raises:
-        ValueError: Naming the argument and its value.
+        ValueError: It is not.
     """
-    if not (is_number(value) and value >= 0):
-        raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}.")
-
-
-def check_positive(name: str, value: object) -> None:
-    """Refuse a value that is no finite number above 0.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-
-    Raises:
-        ValueError: Naming the argument and its value.
-    """
-    if not (is_number(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}.")
-
-
-def check_share(name: str, value: object) -> None:
-    """Refuse a value that is no share of a whole.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-
-    Raises:
-        ValueError: It is not in (0, 1].
-    """
-    if not (is_number(value) and 0 < value <= 1):
-        raise ValueError(f"{name} must be in (0, 1], got {value!r}.")
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Tell a finite number from everything else, nan, inf and bool among it.
-
-    Args:
-        value: Anything; NumPy's numbers are numbers, tensors are not.
-
-    Returns:
-        Whether it is one.
-    """
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not (is_number(above) and 0 <= above < 1):
+        raise ValueError(
+            f"above must be a probability in [0, 1), got {above!r}. 0.5 is more likely relevant than not."
+        )
 
 
 def check_similarity(
     name: str, similarity: Tensor, positives: Tensor | None = None, *, anywhere: bool = False
 ) -> None:
-    """Refuse similarities that no weight can be made of: nan and inf; -inf means never relevant.
+    """Refuse similarities that nothing can be made of: nan and inf; -inf means never relevant.
 
     Args:
         name: What to call them in the message.
@@ -703,11 +575,13 @@ def _can_look_at(tensor: Tensor) -> bool:
 
 
 def _prepare(name: str, tensor: Tensor, like: Tensor | None = None) -> Tensor:
-    """Check a score or similarity matrix and bring half precision to float32."""
+    """Check a matrix and bring half precision to float32."""
     if tensor.dim() != 2 or tensor.size(0) == 0 or tensor.size(1) == 0:
         raise ValueError(f"{name} must have shape (queries, candidates), none of them 0, got {tuple(tensor.shape)}.")
     if like is not None and tensor.shape != like.shape:
-        raise ValueError(f"{name} must have the shape of scores, {tuple(like.shape)}, got {tuple(tensor.shape)}.")
+        raise ValueError(
+            f"{name} must have shape {tuple(like.shape)}, one entry a candidate, got {tuple(tensor.shape)}."
+        )
     if not tensor.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor, got {tensor.dtype}. Call .float() on it.")
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -735,35 +609,55 @@ def _positive_columns(matrix: Tensor, positives: Tensor | None) -> Tensor:
     return positives.to(matrix.device, torch.int64).unsqueeze(1)
 
 
-def _weights_of_known(share: Tensor, known: Tensor, alpha: float, beta: float, min_weight: float) -> Tensor:
-    """Compute weights where the number of negatives is on the device: nothing here waits for it."""
-    negatives = known.sum().to(share.dtype) - 1
-    too_few = beta * negatives <= alpha * (1 + 1e-9)
-    if _can_look_at(known) and bool(too_few) and negatives > 0:
-        _warn_small_batch(int(negatives), alpha, beta)
-    weights = (beta - alpha * share) / (beta - alpha / negatives)
-    return weights.clamp(min=min_weight).masked_fill(too_few | ~known, 1.0)
+def _checked_targets(targets: Tensor, logits: Tensor) -> Tensor:
+    targets = _prepare("targets", targets.detach(), like=logits).to(logits.dtype)
+    if not _can_look_at(targets):
+        return targets
+    if not bool((targets >= 0).all()) or bool(((targets.sum(dim=1) - 1).abs() > _TARGET_TOLERANCE).any()):
+        raise ValueError(
+            f"targets must be at least 0 and sum to 1 in each row, got a smallest value of {targets.min().item()} and "
+            f"row sums from {targets.sum(dim=1).min().item()} to {targets.sum(dim=1).max().item()}."
+        )
+    # A row without any candidate left is allowed, whatever its targets are.
+    impossible = (targets > 0) & (logits == -math.inf) & (logits.amax(dim=1, keepdim=True) > -math.inf)
+    if bool(impossible.any()):
+        row, column = impossible.nonzero()[0].tolist()
+        raise ValueError(
+            f"targets must be 0 for a candidate that is taken out, got {targets[row, column].item()} at row {row}, "
+            f"column {column}: its loss would be infinite. promoted_targets and distilled_targets take log_weights."
+        )
+    return targets
 
 
-def _known_columns(known: object, matrix: Tensor) -> Tensor:
-    if not isinstance(known, Tensor) or known.dtype != torch.bool or known.shape != (matrix.size(1),):
+def _relevance(similarity: Tensor, columns: Tensor, posterior: RelevancePosterior | None) -> Tensor:
+    """Return P(relevant | similarity) of every candidate ``(N, M)``; the positive's entry is of no use."""
+    if posterior is None or not posterior.relative:
+        similarity = _without_values_at(similarity, columns)
+        return similarity.clamp(0, 1) if posterior is None else posterior.probability(similarity)
+    check_similarity("similarity", similarity)
+    own = similarity.gather(1, columns)  # (N, 1)
+    # A query that is not similar to itself (an empty text) says nothing: nothing is relevant to it.
+    relative = (similarity / own).masked_fill(~(own > 0), -math.inf)
+    return posterior.probability(relative)
+
+
+def _taken_out(log_weights: Tensor, like: Tensor) -> Tensor:
+    return _prepare("log_weights", log_weights.detach(), like=like) == -math.inf
+
+
+def _known_candidates(known: object, matrix: Tensor) -> Tensor:
+    """Return which candidates are known as ``(N, M)``."""
+    shapes = ((matrix.size(1),), tuple(matrix.shape))
+    if not isinstance(known, Tensor) or known.dtype != torch.bool or tuple(known.shape) not in shapes:
         got = f"{known.dtype} of shape {tuple(known.shape)}" if isinstance(known, Tensor) else type(known).__name__
-        raise ValueError(f"known must be a bool tensor, one for each of {matrix.size(1)} candidates, got {got}.")
-    return known
+        raise ValueError(f"known must be a bool tensor of shape {shapes[0]} or {shapes[1]}, got {got}.")
+    return known.expand_as(matrix)
 
 
-def _similarity_softmax(
-    similarity: Tensor, temperature: float, positives: Tensor, known: Tensor | None = None
-) -> Tensor:
-    """Softmax over each row's known negatives, 0 at the positive."""
-    if similarity.size(1) == 1:
-        return torch.zeros_like(similarity)
-    logits = _divided(_without_positives(similarity, positives), temperature)  # (N, M - 1)
-    if known is not None:
-        logits = logits.masked_fill(_without_positives(~known.expand_as(similarity), positives), -math.inf)
-    negatives = logits.softmax(dim=1)
-    columns = torch.arange(negatives.size(1), device=similarity.device)
-    return torch.zeros_like(similarity).scatter(1, columns + (columns >= positives), negatives)
+def _outside(known: Tensor | None, columns: Tensor, matrix: Tensor) -> Tensor:
+    """Mark the candidates that are not among a row's negatives: its positive, and those that are not known."""
+    outside = torch.zeros_like(matrix, dtype=torch.bool) if known is None else ~known
+    return outside.scatter(1, columns, True)
 
 
 def _divided(similarity: Tensor, temperature: float) -> Tensor:
@@ -776,121 +670,25 @@ def _divided(similarity: Tensor, temperature: float) -> Tensor:
     return ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).clamp(min=lowest)
 
 
-def _without_values_at(similarity: Tensor, positives: Tensor) -> Tensor:
-    """Forget the positives' entries, which nothing reads, and refuse what cannot be read in the others."""
-    similarity = similarity.scatter(1, positives, 0.0)
+def _without_values_at(similarity: Tensor, columns: Tensor) -> Tensor:
+    """Zero the positives' entries, which are not used; raise on nan or inf elsewhere."""
+    similarity = similarity.scatter(1, columns, 0.0)
     check_similarity("similarity", similarity)
     return similarity
 
 
-def _without_positives(matrix: Tensor, positives: Tensor) -> Tensor:
-    """Drop each row's positive: ``(N, M)`` to ``(N, M - 1)``, the columns in order."""
-    columns = torch.arange(matrix.size(1) - 1, device=matrix.device)  # (M - 1,)
-    return matrix.gather(1, columns + (columns >= positives))
-
-
-def _scores_and_labels(
-    scores: Tensor, similarity: Tensor, temperature: float, positives: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Prepare scores and the soft labels: 1 at the positive, the similarity's softmax at the negatives."""
-    check_positive("temperature", temperature)
-    scores = _prepare("scores", scores)
-    similarity = _prepare("similarity", similarity.detach(), like=scores)
-    positives = _positive_columns(scores, positives)
-    similarity = _without_values_at(similarity, positives)
-    labels = _similarity_softmax(similarity, temperature, positives).scatter(1, positives, 1.0)
-    return scores, labels.to(scores.dtype), positives
-
-
-_MIN_KNOWN = 50
-_MIN_RANDOM = 1000
-_BINS = 32
-_MAX_PRIOR = 0.1
-
-
-def _score_sample(name: str, scores: Tensor | Sequence[float], least: int) -> Tensor:
-    sample = torch.as_tensor(scores).detach().flatten().cpu().double()
-    if len(sample) < least:
-        raise ValueError(f"{name} must be at least {least} scores, got {len(sample)}: score more pairs.")
-    unusable = sample.isnan() | (sample == math.inf)
-    if bool(unusable.any()):
-        raise ValueError(
-            f"{name} must be numbers or -inf, got {sample[unusable][0].item()} ({int(unusable.sum())} such of "
-            f"{len(sample)}). A vector of length 0 (an empty text) is the usual cause."
-        )
-    return sample
-
-
-def _largest_prior(known: Tensor, random: Tensor) -> float:
-    """Bound the share of relevant pairs among random ones by the upper tails: it can explain no more than there is."""
-    bounds = []
-    for quantile in (0.5, 0.75, 0.9):
-        threshold = known.sort().values[int(quantile * (len(known) - 1))]
-        # One more than were seen: a sample without any such pair does not prove that there are none.
-        tail = (int((random >= threshold).sum()) + 1) / (len(random) + 1)
-        bounds.append(tail / float((known >= threshold).double().mean()))
-    if min(bounds) > _MAX_PRIOR:
-        raise ValueError(
-            f"prior cannot be estimated: {min(bounds):.0%} of the random pairs score as high as known pairs do. The "
-            "estimator hardly tells them apart; take another, or give the prior if the data are like that."
-        )
-    return min(bounds)
-
-
-def _isotonic_log_ratio(known: Tensor, random: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Estimate log(f_known / f_random) as a rising sequence of (mean score, log ratio)."""
-    scores = torch.cat([known, random])
-    is_known = torch.cat([torch.ones_like(known), torch.zeros_like(random)])
-    mass = torch.cat([torch.full_like(known, 0.5 / len(known)), torch.full_like(random, 0.5 / len(random))])
-    kept = scores.isfinite()
-    order = scores[kept].argsort()
-    scores, is_known, mass = scores[kept][order], is_known[kept][order], mass[kept][order]
-    cuts = mass.sum() * torch.arange(1, _BINS, dtype=mass.dtype) / _BINS
-    edges = torch.unique_consecutive(scores[torch.searchsorted(mass.cumsum(0), cuts).clamp(max=len(scores) - 1)])
-    place = torch.searchsorted(edges, scores, right=True)
-    bins = [
-        torch.bincount(place, weights=weights, minlength=len(edges) + 1).tolist()
-        for weights in (is_known, 1 - is_known, mass, mass * scores)
-    ]
-
-    def log_ratio(block: list[float]) -> float:
-        # Half a count more on both sides: a bin without random pairs has a large ratio, not an infinite one.
-        return math.log((block[0] + 0.5) / (len(known) + 1)) - math.log((block[1] + 0.5) / (len(random) + 1))
-
-    blocks: list[list[float]] = []
-    for block in map(list, zip(*bins, strict=True)):
-        if block[2] == 0:
-            continue
-        while blocks and log_ratio(blocks[-1]) >= log_ratio(block):
-            block = [one + other for one, other in zip(blocks.pop(), block, strict=True)]
-        blocks.append(block)
-    if len(blocks) == 1:
-        raise ValueError(
-            "known_scores and random_scores differ in no way that rises with the score: the estimator does not tell "
-            "relevant pairs from random ones. Take another."
-        )
-    return tuple(block[3] / block[2] for block in blocks), tuple(map(log_ratio, blocks))
-
-
-@lru_cache(maxsize=32)
-def _table_on(
-    knots: tuple[float, ...], log_ratios: tuple[float, ...], device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    # Made once per device: copying from the host in every step would wait for the device.
-    return torch.tensor(knots, device=device, dtype=dtype), torch.tensor(log_ratios, device=device, dtype=dtype)
-
-
-_warned_of_small_batch = False
+def _too_few(negatives: int, alpha: float, beta: float) -> bool:
+    # With rounding, 0.4 * 3 is above 1.2, and the normaliser 1e-16 instead of 0.
+    return beta * negatives <= alpha or math.isclose(beta * negatives, alpha, rel_tol=1e-9)
 
 
 def _warn_small_batch(negatives: int, alpha: float, beta: float) -> None:
-    global _warned_of_small_batch
-    if not _warned_of_small_batch:
-        _warned_of_small_batch = True
-        warnings.warn(
-            f"A batch with {negatives} negatives per query is too small for alpha={alpha} and beta={beta}, which need "
-            f"more than {alpha / beta:g}: its weights are all 1 (plain InfoNCE). Set dataloader_drop_last=True to "
-            "train without such a last batch. This is said once.",
-            SmallBatchWarning,
-            stacklevel=3,
-        )
+    if negatives < 1:
+        return
+    warnings.warn(
+        f"A batch with {negatives} negatives per query is too small for alpha={alpha} and beta={beta}, which need "
+        f"more than {alpha / beta:g}: its weights are all 1 (plain InfoNCE). Set dataloader_drop_last=True to "
+        "train without such a last batch.",
+        SmallBatchWarning,
+        stacklevel=3,
+    )

@@ -1,55 +1,62 @@
-"""What do the weights do to my data: likely false negatives with their texts, as a DataFrame and as a page."""
+"""What would treatments do to my data: the negatives treated, with their texts, as a DataFrame and as a page."""
 
 from __future__ import annotations
 
 import html
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from st_softinfonce.calibration import PairTexts, batch_similarities, check_count
+from st_softinfonce._checks import check_count
+from st_softinfonce.effects import EFFECTS, SOFTENED_BELOW, EffectSums, effect_of
 from st_softinfonce.estimators.base import SimilarityEstimator
-from st_softinfonce.estimators.registry import get_estimator
-from st_softinfonce.functional import RelevancePosterior, check_weighting, negative_weights, posterior_weights
+from st_softinfonce.estimators.words import split_words
+from st_softinfonce.losses.soft_info_nce import OneOrSeveral, read_judges
+from st_softinfonce.pair_batches import PairTexts, batch_similarities
+from st_softinfonce.treatments import Distill, combine
+
+__all__ = ["Inspection", "inspect_pairs"]
 
 _ORIGIN = ("path", "name", "package")
-_WEIGHT_BIN = 0.05
-_MOST_BARS = 60
-
-
-# Where a row is all alike, its weights are 1 up to rounding.
-_SOFTENED = 1 - 1e-4
+_BINS = 40
+# What each effect means, for the page.
+_MEANING = {
+    "masked": "Taken out: the query does not learn from this negative at all.",
+    "promoted": "A positive as well: the query is pulled towards this document, by the share of its target given.",
+    "taught": "The query learns to give this document the share of its target that the estimator's ranking gives it.",
+    "softened": "Pushed away less: the negative counts as if it were that many times in the batch (the weight; 1 is "
+    "an ordinary negative).",
+}
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an estimator's weights do to a dataset: :func:`inspect_pairs` makes it.
+    """What treatments do to a dataset: :func:`inspect_pairs` makes it.
 
     Attributes:
-        negatives: The negatives softened most, as :func:`softened_negatives` returns them.
+        negatives: The negatives that are treated most, one row for each two queries. Columns: ``query``, ``code``,
+            ``negative_query``, ``negative_code``; ``similarity`` (of several estimators the first's; the others'
+            are ``similarity_NAME``); ``weight`` (0 if masked), ``target`` and ``effect`` (``"masked"``,
+            ``"promoted"``, ``"taught"`` or ``"softened"``); ``row`` and ``negative_row`` of the dataset; and
+            ``path``, ``name`` and ``package`` of both where the dataset has them.
         summary: Numbers by their name, for reading.
-        weights: How many negatives have a weight from each multiple of ``weight_bin`` on.
-        similarities: Likewise for the estimator's similarity and ``similarity_bin``.
-        weight_bin: Width of a bin.
-        similarity_bin: Width of a bin.
+        histograms: By what is counted, how many negatives are in each bin, and the edges of the bins, as
+            ``np.histogram`` returns them.
     """
 
     negatives: pd.DataFrame
     summary: dict[str, str]
-    weights: dict[int, int]
-    similarities: dict[int, int]
-    weight_bin: float
-    similarity_bin: float
+    histograms: dict[str, tuple[np.ndarray, np.ndarray]]
 
     def write_page(self, path: str | os.PathLike[str], *, title: str = "Likely false negatives") -> Path:
         """Write one HTML page that needs nothing else: numbers, histograms, and the texts side by side.
@@ -61,23 +68,23 @@ class Inspection:
         Returns:
             The path.
         """
-        weights = _histogram(self.weights, self.weight_bin, "Weight of a negative")
-        similarities = _histogram(self.similarities, self.similarity_bin, "Similarity to the query (estimator)")
         numbers = "".join(
             f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
             for name, value in self.summary.items()
         )
-        rows = "".join(_pair_section(number, row) for number, row in enumerate(self.negatives.to_dict("records"), 1))
+        plots = "".join(_histogram(name, *histogram) for name, histogram in self.histograms.items())
+        parts = []
+        for effect, rows in self.negatives.groupby("effect", sort=False):
+            pairs = "".join(_pair(number, row) for number, row in enumerate(rows.to_dict("records"), 1))
+            parts.append(f"<h2>{str(effect).capitalize()} most: {len(rows)}</h2><p>{_MEANING[str(effect)]}</p>{pairs}")
         target = Path(path)
         target.write_text(
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
-            f"<h1>{html.escape(title)}</h1><dl>{numbers}</dl>"
-            f'<div class="plots">{weights}{similarities}</div>'
-            f"<h2>The {len(self.negatives)} negatives softened most</h2>"
-            "<p>Each query on the left is pushed away from the document on the right, with the weight given. "
-            "One row for each two queries; those least pushed away, and most similar, come first.</p>"
-            f"{rows or '<p>None.</p>'}</body></html>\n",
+            f'<h1>{html.escape(title)}</h1><dl>{numbers}</dl><div class="plots">{plots}</div>'
+            "<p>Each query on the left meets the document on the right as a negative. There is one row for each two "
+            "queries; words that both queries have are marked.</p>"
+            f"{''.join(parts) or '<p>No negative is treated.</p>'}</body></html>\n",
             encoding="utf-8",
         )
         return target
@@ -85,320 +92,257 @@ class Inspection:
 
 def inspect_pairs(
     pairs: Dataset,
-    estimator: str | SimilarityEstimator,
+    estimator: str | SimilarityEstimator = "bm25",
+    treatment: OneOrSeveral | None = None,
     *,
+    treatments: Sequence[tuple[str | SimilarityEstimator, OneOrSeveral | None]] | None = None,
     model: nn.Module | None = None,
-    tokenizer: Any = None,
     batch_size: int = 64,
     top: int = 100,
-    posterior: RelevancePosterior | None = None,
-    alpha: float | None = None,
-    beta: float | None = None,
-    weight_temperature: float | None = None,
-    min_weight: float = 0.1,
     passes: int = 1,
     seed: int = 0,
+    **reading: Any,
 ) -> Inspection:
-    """Go through a dataset in batches, as training does, and see which negatives are softened.
+    """Go through a dataset in batches, as training does, and see what treatments do to its negatives.
 
     A pass sees ``batch_size - 1`` negatives of each query, those that share its batch: a larger batch or more passes
     find more of the data's false negatives. The last batch is left out if it is not full.
 
     Args:
         pairs: The columns ``query`` and ``code``, or else the first two columns.
-        estimator: An installed estimator's name, or an estimator.
-        model: The model to train: its tokenizer, maximum length and routes make the texts what they are in training.
-        tokenizer: A tokenizer instead of a model; texts are then not truncated. Exactly one of both.
+        estimator: As for :class:`~st_softinfonce.SoftInfoNCELoss`: an installed estimator's name, or an estimator.
+            One that compares the model's scores is given those of the model as it is.
+        treatment: Likewise: one treatment or several; ``None`` takes the estimator's own.
+        treatments: Likewise, instead of both: ``[(estimator, treatment), ...]``.
+        model: The model to train, which decides what is read of the texts.
         batch_size: At least 2; the paper's weights depend on it. Made smaller if there are fewer pairs.
-        top: At least 1. Negatives to keep, one for each two queries (by their text).
-        posterior: Weigh in absolute terms instead of the paper's.
-        alpha: Of the paper's weighting; ``None`` takes the estimator's. So for the next two.
-        beta: Likewise.
-        weight_temperature: Likewise.
-        min_weight: In (0, 1]. Floor of a weight.
+        top: At least 1. Negatives to keep of each effect, one for each two queries (by their text).
         passes: At least 1. Times to go through the data, each in another order.
         seed: Of the order.
+        **reading: ``tokenizer`` instead of ``model``, and ``prompts``, ``router_mapping`` and ``max_length`` as given
+            to the trainer: see :class:`~st_softinfonce.pair_batches.PairTexts`.
 
     Returns:
-        The negatives softened most, numbers and histograms.
+        The negatives that are treated (masked, at a weight below 0.9, or with more than a tenth of their positive's
+        target), numbers and histograms.
 
     Raises:
-        ValueError: An option is out of range, or the estimator is unknown or breaks its contract.
+        ValueError: An option is out of range, nothing follows from the estimator, or it is unknown or breaks its
+            contract.
+        TypeError: Something else than an estimator or a treatment is given.
     """
-    teacher = get_estimator(estimator)
-    for name, value in (("top", top), ("passes", passes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-    defaults = teacher.weighting
-    alpha = defaults.alpha if alpha is None else alpha
-    beta = defaults.beta if beta is None else beta
-    temperature = defaults.temperature if weight_temperature is None else weight_temperature
-    check_weighting(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
-
-    def weigh(similarity: Tensor) -> Tensor:
-        if posterior is not None:
-            return posterior_weights(similarity, posterior=posterior, min_weight=min_weight)
-        return negative_weights(similarity, alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
-
-    texts = PairTexts(pairs, model=model, tokenizer=tokenizer)
-    check_count("batch_size", batch_size, 2)
+    judges = read_judges(estimator, treatment, treatments)
+    if not judges:
+        raise ValueError(f"treatment must have an effect, got {treatment or treatments!r}: this is plain InfoNCE.")
+    for name, value, least in (("top", top, 1), ("passes", passes, 1), ("batch_size", batch_size, 2)):
+        check_count(name, value, least)
+    texts = PairTexts(pairs, model=model, **reading)
     batch_size = max(2, min(batch_size, len(texts)))
-    scan = _Scan(texts, top)
-    batches = passes * max(1, len(texts) // max(1, batch_size))
-    blocks = batch_similarities(teacher, texts, batch_size, batches=batches, seed=seed)
-    for rows, similarity in tqdm(blocks, desc="Inspecting", total=batches, unit="batch", disable=None):
-        scan.add(rows, similarity.cpu(), weigh(similarity.cpu()))
-    parameters = f"alpha {alpha:g}, beta {beta:g}, temperature {temperature:g}"
+    batches = passes * max(1, len(texts) // batch_size)
+    blocks = zip(
+        *(batch_similarities(judge.estimator, texts, batch_size, batches=batches, seed=seed) for judge in judges),
+        strict=True,
+    )
+    names = ["similarity", *(f"similarity_{judge.estimator.name}" for judge in judges[1:])]
+    # Which query each pair has, as a number.
+    query_of = np.unique(np.array(texts.queries, dtype=object), return_inverse=True)[1]
+    scan = _Scan(query_of, top, names)
+    positives = torch.arange(batch_size)
+    for judged in tqdm(blocks, desc="Inspecting", total=batches, unit="batch", disable=None):
+        similarities = [similarity.cpu() for _, similarity in judged]
+        said = [(judge.treatments, similarity, None) for judge, similarity in zip(judges, similarities, strict=True)]
+        promoting = [
+            (tuple(one for one in chosen if one.order < Distill.order), similarity, known)
+            for chosen, similarity, known in said
+        ]
+        log_weights, targets = combine(said, positives)
+        promotions = combine(promoting, positives)[1]
+        if promotions is None:
+            promotions = torch.eye(batch_size)  # nothing but a teacher gives a negative a target
+        scan.add(np.array(judged[0][0]), similarities, log_weights, targets, promotions)
+    effects = scan.sums.read()
+    assert effects is not None  # there is at least one batch of two
     summary = {
-        "estimator": f"{teacher.name} (compares {teacher.compares})",
-        "weighting": f"paper: {parameters}" if posterior is None else f"posterior: prior {posterior.prior:.2g}",
+        "estimator": "; ".join(f"{judge.estimator.name} (compares {judge.estimator.compares})" for judge in judges),
+        "treatment": "; ".join(" and ".join(map(str, judge.treatments)) for judge in judges),
         "pairs": f"{len(texts):,}",
         "batch size": f"{batch_size:,}",
-        "negatives seen": f"{scan.count:,}",
-        "with weight below 0.9": scan.share(scan.below_0_9),
-        "with weight below 0.5": scan.share(scan.below_0_5),
+        "negatives seen": f"{scan.seen:,}",
+        **{effect: scan.share(scan.counts[place]) for place, effect in enumerate(EFFECTS, 1)},
         "with the query's own text": scan.share(scan.twins),
+        "share of the targets": f"{effects.target:.3%}",
+        "effective negatives": f"{effects.effective_negatives:.4g} of {batch_size - 1}",
     }
-    similarities, similarity_bin = scan.similarities.histogram()
-    return Inspection(scan.table(pairs), summary, dict(scan.weights), similarities, _WEIGHT_BIN, similarity_bin)
+    histograms = {name: counts.histogram() for name, counts in scan.histograms.items() if counts.total}
+    return Inspection(_with_texts(scan.kept, texts, pairs), summary, histograms)
 
 
-def softened_negatives(pairs: Dataset, estimator: str | SimilarityEstimator, **options: Any) -> pd.DataFrame:
-    """Find the negatives of a dataset that would be softened most: its likely false negatives.
-
-    Args:
-        pairs: The columns ``query`` and ``code``, or else the first two columns.
-        estimator: An installed estimator's name, or an estimator.
-        **options: As for :func:`inspect_pairs`; one of ``model`` and ``tokenizer`` is needed.
-
-    Returns:
-        Columns ``query``, ``code``, ``negative_query``, ``negative_code``, ``similarity``, ``weight``, ``row``,
-        ``negative_row``, and ``path``, ``name``, ``package`` of both where the dataset has them; smallest weight
-        first, and among equal weights the most similar.
-
-    Raises:
-        ValueError: As :func:`inspect_pairs`.
-    """
-    return inspect_pairs(pairs, estimator, **options).negatives
-
-
-class _FineCounts:
-    """Counts values whose range is not known before all have been seen.
-
-    The bins are a power of ten wide, so that they can be put together into any wider ones of 1, 2 or 5 times such a
-    power, and made wider as the range grows: never more than 10,000 of them.
-    """
-
-    _MOST = 10_000
-    # Of float32, whose values differ by more than rounding beyond this share of them.
-    _PRECISION = 1e-6
-
-    def __init__(self) -> None:
-        self.low, self.high = math.inf, -math.inf
-        self.power = 0
-        self.counts: Counter[int] = Counter()
-
-    def add(self, values: Tensor) -> None:
-        if values.numel() == 0:
-            return
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        finest = max((self.high - self.low) / self._MOST, max(abs(self.low), abs(self.high)) * self._PRECISION)
-        power = math.ceil(math.log10(finest)) if finest > 0 else -300  # while all are 0, in whose bin they stay
-        if not self.counts:
-            self.power = power
-        elif power > self.power:
-            factor = 10 ** (power - self.power)
-            merged: Counter[int] = Counter()
-            for place, count in self.counts.items():
-                merged[place // factor] += count
-            self.counts, self.power = merged, power
-        # A little more than the edge: 0.7 in float32 is not quite seven bins of 0.1.
-        _count(self.counts, values.double() + 1e-3 * 10.0**self.power, 10.0**self.power)
-
-    def histogram(self) -> tuple[dict[int, int], float]:
-        """Return counts by multiples of a bin's width, and the width: about 40 bins from the lowest to the highest."""
-        width = _nice((self.high - self.low) / 40) if self.high > self.low else 1.0
-        factor = max(1, round(width / 10.0**self.power))
-        merged: Counter[int] = Counter()
-        for place, count in self.counts.items():
-            merged[place // factor] += count
-        return dict(merged), factor * 10.0**self.power
-
-
-@dataclass
 class _Scan:
-    """What is kept of the batches seen so far: counts, and the best negative of each two queries."""
+    """What is kept of the batches seen so far: counts, and of each effect the strongest for each two queries."""
 
-    texts: PairTexts
-    top: int
-    count: int = 0
-    below_0_9: int = 0
-    below_0_5: int = 0
-    twins: int = 0
-    weights: Counter[int] = field(default_factory=Counter)
-    similarities: _FineCounts = field(default_factory=_FineCounts)
-    best: dict[tuple[str, str], tuple[float, float, int, int]] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=dict)
-
-    def add(self, rows: list[int], similarity: Tensor, weights: Tensor) -> None:
-        size = len(rows)
-        negative = ~torch.eye(size, dtype=torch.bool)
-        self.count += size * (size - 1)
-        self.below_0_9 += int(((weights < 0.9) & negative).sum())
-        self.below_0_5 += int(((weights < 0.5) & negative).sum())
-        own = torch.tensor([self.numbers.setdefault(self.texts.queries[row], len(self.numbers)) for row in rows])
-        self.twins += int(((own.unsqueeze(0) == own.unsqueeze(1)) & negative).sum())
-        # A little more than the edge: 0.1 in float32 is not quite two bins of 0.05.
-        _count(self.weights, weights[negative] + 1e-6, _WEIGHT_BIN)
-        self.similarities.add(similarity[negative & similarity.isfinite()])
-        self._keep(rows, similarity, weights, negative)
+    def __init__(self, query_of: np.ndarray, top: int, similarities: list[str]) -> None:
+        self._query_of, self._top, self._names = query_of, top, similarities
+        self.sums = EffectSums()
+        self.seen = self.twins = 0
+        self.counts = np.zeros(len(EFFECTS) + 1, dtype=np.int64)
+        self.histograms = {name: _Counts() for name in (*similarities, "weight", "target")}
+        columns = ["row", "negative_row", *similarities, "weight", "target", "effect"]
+        self.kept = pd.DataFrame(columns=columns)
 
     def share(self, count: int) -> str:
-        return f"{count:,} ({100 * count / max(1, self.count):.3g}%)"
+        return f"{count:,} ({100 * count / self.seen:.3g}%)"
 
-    def table(self, pairs: Dataset) -> pd.DataFrame:
-        entries = sorted(self.best.values(), key=lambda entry: (entry[0], -entry[1], entry[2], entry[3]))[: self.top]
-        texts, plain = self.texts, pairs.with_format(None)
-        records = []
-        for weight, similarity, row, other in entries:
-            record: dict[str, Any] = {
-                "query": texts.queries[row],
-                "code": texts.documents[row],
-                "negative_query": texts.queries[other],
-                "negative_code": texts.documents[other],
-                "similarity": similarity,
-                "weight": weight,
-                "row": row,
-                "negative_row": other,
-            }
-            own, others = plain[row], plain[other]
-            for name in _ORIGIN:
-                if name in pairs.column_names:
-                    record |= {name: own[name], f"negative_{name}": others[name]}
-            records.append(record)
-        names = ["query", "code", "negative_query", "negative_code", "similarity", "weight", "row", "negative_row"]
-        origin = [prefix + name for name in _ORIGIN if name in pairs.column_names for prefix in ("", "negative_")]
-        return pd.DataFrame(records, columns=names + origin)
+    def add(
+        self,
+        rows: np.ndarray,
+        similarities: list[Tensor],
+        log_weights: Tensor | None,
+        targets: Tensor | None,
+        promotions: Tensor,
+    ) -> None:
+        positives = torch.arange(len(rows))
+        negative = ~torch.eye(len(rows), dtype=torch.bool)
+        self.sums.add(log_weights, targets, positives, negative)
+        effect = effect_of(log_weights, targets, positives, negative, promotions)
+        values = dict(zip(self._names, similarities, strict=True))
+        if log_weights is not None:
+            values["weight"] = log_weights.exp()
+        if targets is not None:
+            values["target"] = targets
+        for name, value in values.items():
+            self.histograms[name].add(value[negative].numpy())
+        own = self._query_of[rows]
+        self.seen += int(negative.sum())
+        self.twins += int((own[:, None] == own[None, :]).sum()) - len(rows)
+        self.counts += np.bincount(effect[negative].numpy(), minlength=len(self.counts))
+        place, other = effect.nonzero().numpy().T
+        found = {name: value.numpy()[place, other] for name, value in values.items()}
+        found |= {"row": rows[place], "negative_row": rows[other], "effect": effect.numpy()[place, other]}
+        # What no treatment sets is 1 for a weight and 0 for a target.
+        new = pd.DataFrame({"weight": 1.0, "target": 0.0} | found, columns=self.kept.columns)
+        self.kept = self._strongest(pd.concat([self.kept, new]) if len(self.kept) else new)
 
-    def _keep(self, rows: list[int], similarity: Tensor, weights: Tensor, negative: Tensor) -> None:
-        candidates = negative & (weights < _SOFTENED) & similarity.isfinite()
-        flat = candidates.flatten().nonzero().squeeze(1)
-        if len(self.best) >= self.top:
-            flat = flat[weights.flatten()[flat] <= max(entry[0] for entry in self.best.values())]
-        # By weight, and by similarity among equal weights (the floor): two stable sorts.
-        flat = flat[similarity.flatten()[flat].argsort(descending=True, stable=True)]
-        flat = flat[weights.flatten()[flat].argsort(stable=True)][: 20 * self.top]
-        values = zip(flat.tolist(), weights.flatten()[flat].tolist(), similarity.flatten()[flat].tolist(), strict=True)
-        for place, weight, similar in values:
-            row, other = rows[place // len(rows)], rows[place % len(rows)]
-            one, two = sorted((self.texts.queries[row], self.texts.queries[other]))
-            entry = (weight, similar, row, other)
-            known = self.best.get((one, two))
-            if known is None or (weight, -similar) < (known[0], -known[1]):
-                self.best[one, two] = entry
-        if len(self.best) > self.top:
-            kept = sorted(self.best.items(), key=lambda item: (item[1][0], -item[1][1]))[: self.top]
-            self.best = dict(kept)
-
-
-def _count(counter: Counter[int], values: Tensor, width: float) -> None:
-    places, counts = (values.double() / width).floor().long().unique(return_counts=True)  # type: ignore[no-untyped-call]
-    counter.update(dict(zip(places.tolist(), counts.tolist(), strict=True)))
-
-
-def _nice(value: float) -> float:
-    """Round up to 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9))
-
-
-def _histogram(counts: dict[int, int], width: float, label: str) -> str:
-    """Draw bars of logarithmic height, with labelled axes, as SVG."""
-    if not counts:
-        return ""
-    while max(counts) - min(counts) >= _MOST_BARS:
-        merged: Counter[int] = Counter()
-        for place, count in counts.items():
-            merged[place // 2] += count
-        counts, width = dict(merged), 2 * width
-    first, last = min(counts), max(counts)
-    left, right, top, bottom, high = 104, 24, 34, 50, 300
-    wide = 620
-    bar = (wide - left - right) / (last - first + 1)
-    decades = max(1, math.ceil(math.log10(max(counts.values()) + 1)))
-    height = high - top - bottom
-
-    def y(count: float) -> float:
-        return high - bottom - height * math.log10(count) / decades if count >= 1 else high - bottom
-
-    def x(place: float) -> float:
-        return left + (place - first) * bar
-
-    parts = [
-        f'<line class="grid" x1="{left}" x2="{wide - right}" y1="{y(10**power):.1f}" y2="{y(10**power):.1f}"/>'
-        f'<text x="{left - 8}" y="{y(10**power) + 4:.1f}" text-anchor="end">{10**power:,}</text>'
-        for power in range(decades + 1)
-    ]
-    for place, count in sorted(counts.items()):
-        # A bar of a single negative would have no height on a logarithmic axis.
-        tall = max(high - bottom - y(count), 2.0)
-        span = f"{place * width:.4g} to {(place + 1) * width:.4g}: {count:,}"
-        parts.append(
-            f'<rect x="{x(place) + 0.5:.1f}" y="{high - bottom - tall:.1f}" width="{max(bar - 1, 1):.1f}" '
-            f'height="{tall:.1f}"><title>{span}</title></rect>'
+    def _strongest(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Keep the strongest of each effect, one for each two queries by their text."""
+        frame = frame.sort_values(
+            ["effect", "weight", "target", *self._names, "row", "negative_row"],
+            ascending=[True, True, False, *[False] * len(self._names), True, True],
         )
-    every = max(1, round(_nice((last - first + 1) / 9)))
-    for place in range(first, last + 2):
-        if place % every == 0:
-            parts.append(f'<text x="{x(place):.1f}" y="{high - bottom + 18}" text-anchor="middle">')
-            parts.append(f"{place * width:.6g}</text>")
-    name = html.escape(label)
-    parts.append(f'<text class="name" x="{left}" y="18">{name}</text>')
-    parts.append(f'<text x="{(left + wide - right) / 2}" y="{high - 8}" text-anchor="middle">{name}</text>')
-    middle = (top + high - bottom) / 2
-    parts.append(f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">negatives (log)</text>')
-    return f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="Histogram: {name}">{"".join(parts)}</svg>'
+        own = self._query_of[frame["row"].astype(int)]
+        other = self._query_of[frame["negative_row"].astype(int)]
+        frame = frame.assign(one=np.minimum(own, other), two=np.maximum(own, other))
+        # Repeats first: equal queries would take all the places.
+        frame = frame.drop_duplicates(["effect", "one", "two"]).groupby("effect").head(self._top)
+        return frame.drop(columns=["one", "two"])
 
 
-def _pair_section(number: int, row: dict[Any, Any]) -> str:
-    escape: Callable[[object], str] = lambda value: html.escape(str(value))  # noqa: E731
+class _Counts:
+    """Counts values whose range is not known before all have been seen: by their number in half precision."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(2**16, dtype=np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        halves = values[np.isfinite(values)].clip(-65504, 65504).astype(np.float16)
+        self._counts += np.bincount(halves.view(np.uint16), minlength=2**16)
+
+    @property
+    def total(self) -> int:
+        return int(self._counts.sum())
+
+    def histogram(self) -> tuple[np.ndarray, np.ndarray]:
+        seen = self._counts.nonzero()[0]
+        values = seen.astype(np.uint16).view(np.float16).astype(np.float64)
+        return np.histogram(values, bins=_BINS, weights=self._counts[seen])
+
+
+def _with_texts(kept: pd.DataFrame, texts: PairTexts, pairs: Dataset) -> pd.DataFrame:
+    """Put the texts, and where they come from, beside the numbers of the negatives kept."""
+    rows = {"": kept["row"].astype(int).tolist(), "negative_": kept["negative_row"].astype(int).tolist()}
+    columns: dict[str, Any] = {}
+    for prefix, places in rows.items():
+        columns[f"{prefix}query"] = [texts.queries[row] for row in places]
+        columns[f"{prefix}code"] = [texts.documents[row] for row in places]
+    numbers = [name for name in kept.columns if name not in ("row", "negative_row", "effect")]
+    columns |= {name: kept[name].tolist() for name in numbers}
+    columns["effect"] = [EFFECTS[int(number) - 1] for number in kept["effect"]]
+    columns |= {f"{prefix}row": places for prefix, places in rows.items()}
+    plain = pairs.with_format(None)
+    for name in _ORIGIN:
+        if name in pairs.column_names:
+            columns |= {f"{prefix}{name}": plain.select(places)[name][:] for prefix, places in rows.items()}
+    return pd.DataFrame(columns)
+
+
+def _histogram(name: str, counts: np.ndarray, edges: np.ndarray) -> str:
+    """Draw bars of logarithmic height."""
+    heights = 100 * np.log10(counts + 1) / np.log10(counts.max() + 1)
+    bars = "".join(
+        f'<i style="height:{height:.1f}%" title="{low:.4g} to {high:.4g}: {count:,.0f}"></i>'
+        for height, count, low, high in zip(heights, counts, edges, edges[1:], strict=False)
+    )
+    label = html.escape(f"{name.replace('_', ' ').capitalize()} of the negatives")
+    ticks = "".join(f"<span>{edges[place]:.3g}</span>" for place in range(0, len(edges), len(edges) // 4))
+    return (
+        f'<figure role="img" aria-label="Histogram: {label}"><figcaption><b>{label}</b> '
+        f"(logarithmic; the highest bar is {counts.max():,.0f})</figcaption>"
+        f'<div class="bars">{bars}</div><div class="ticks">{ticks}</div></figure>'
+    )
+
+
+def _pair(number: int, row: dict[Any, Any]) -> str:
+    words = set(split_words(row["query"])) & set(split_words(row["negative_query"]))
+
+    def mark(word: re.Match[str]) -> str:
+        text = html.escape(word[0])
+        return f"<mark>{text}</mark>" if words & set(split_words(word[0])) else text
 
     def side(prefix: str, heading: str) -> str:
-        places: Sequence[str] = [escape(row[prefix + name]) for name in _ORIGIN if row.get(prefix + name)]
+        places = [html.escape(str(row[prefix + name])) for name in _ORIGIN if row.get(prefix + name)]
         origin = f'<p class="origin">{" &middot; ".join(places)}</p>' if places else ""
-        return (
-            f"<div><h3>{heading}</h3><p class='query'>{escape(row[prefix + 'query'])}</p>{origin}"
-            f"<pre>{escape(row[prefix + 'code'])}</pre></div>"
-        )
+        query = re.sub(r"\w+|\W+", mark, row[f"{prefix}query"])
+        code = html.escape(row[f"{prefix}code"])
+        return f'<div><h3>{heading}</h3><p class="query">{query}</p>{origin}<pre>{code}</pre></div>'
 
-    same = " &middot; the same query text" if row["query"] == row["negative_query"] else ""
+    numbers = {name: f"{row[name]:.4g}" for name in row if str(name).startswith("similarity")}
+    if row["weight"] < SOFTENED_BELOW or row["effect"] == "softened":
+        numbers = {"weight": f"{row['weight']:.3g}"} | numbers
+    if row["target"] > 0:
+        numbers = {"target": f"{row['target']:.3g}"} | numbers
+    shown = " &middot; ".join(
+        f"{html.escape(str(name)).replace('_', ' ')} <b>{value}</b>" for name, value in numbers.items()
+    )
+    note = "the same query text" if row["query"] == row["negative_query"] else "" if words else "no word in common"
     return (
-        f'<section><p class="numbers"><b>{number}</b> weight <b>{row["weight"]:.3f}</b> &middot; similarity '
-        f'<b>{row["similarity"]:.4g}</b>{same}</p><div class="sides">'
+        f'<section><p class="numbers"><b>{number}</b> {row["effect"]} &middot; {shown}'
+        f'{" &middot; " * bool(note)}{note}</p><div class="sides">'
         f"{side('', 'Query and its own document')}{side('negative_', 'Negative')}</div></section>"
     )
 
 
 _STYLE = """
-:root{color-scheme:light dark;--back:#fff;--text:#1c2128;--soft:#5b6470;--line:#d5dae0;--box:#f5f7f9;--bar:#2f6fb2}
+:root{color-scheme:light dark;--back:#fff;--text:#1c2128;--soft:#5b6470;--line:#d5dae0;--box:#f5f7f9;--bar:#2f6fb2;
+--mark:#ffe9a8}
 @media (prefers-color-scheme:dark){:root{--back:#14181d;--text:#e3e7ec;--soft:#9aa5b1;--line:#333c46;--box:#1d232a;
---bar:#6aa9e9}}
+--bar:#6aa9e9;--mark:#5c4a12}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1320px;padding:24px;background:var(--back);color:var(--text);
 font:15px/1.5 system-ui,sans-serif}
 h1{font-size:26px;margin:0 0 16px}h2{font-size:20px;margin:32px 0 4px}
 h3{font-size:12px;margin:0;color:var(--soft);text-transform:uppercase;letter-spacing:.04em}
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(270px,1fr));gap:10px;margin:0 0 20px}
+dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:10px;margin:0 0 20px}
 dl div{background:var(--box);border:1px solid var(--line);border-radius:6px;padding:8px 12px}
 dt{color:var(--soft);font-size:13px}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:16px}
-svg{width:100%;height:auto;background:var(--box);border:1px solid var(--line);border-radius:6px}
-svg text{fill:var(--soft);font:12px system-ui,sans-serif}svg .name{fill:var(--text);font-weight:600;font-size:14px}
-svg rect{fill:var(--bar)}svg .grid{stroke:var(--line)}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:16px;margin:0 0 20px}
+figure{margin:0;background:var(--box);border:1px solid var(--line);border-radius:6px;padding:10px 14px}
+figcaption,.ticks{color:var(--soft);font-size:13px}figcaption b{color:var(--text)}
+.bars{display:flex;align-items:flex-end;gap:1px;height:150px;margin:10px 0 2px;border-bottom:1px solid var(--line)}
+.bars i{flex:1;background:var(--bar)}.ticks{display:flex;justify-content:space-between}
 section{border:1px solid var(--line);border-radius:6px;margin:14px 0;padding:10px 14px}
 .numbers{margin:0 0 6px}.numbers b:first-child{display:inline-block;min-width:2em;color:var(--soft)}
 .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
 .sides>div{min-width:0}.query{margin:2px 0;font-weight:600;overflow-wrap:anywhere}
+mark{background:var(--mark);color:inherit;border-radius:3px}
 .origin{margin:0;color:var(--soft);font-size:13px;overflow-wrap:anywhere}
 pre{background:var(--box);border-radius:6px;padding:10px;margin:6px 0 0;max-height:340px;overflow:auto;
 font:12.5px/1.45 ui-monospace,monospace;tab-size:4}

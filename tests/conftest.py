@@ -1,4 +1,4 @@
-"""Fixtures made in memory: a tokenizer and models that need no download."""
+"""Fixtures, texts and checks that several tests share; models come from tiny_models.py."""
 
 import os
 
@@ -13,46 +13,26 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tiny_models import make_tokenizer, make_transformer_model, make_word_tokenizer, save_bert
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-WORDS = (
-    "read write open close sort merge count find parse send a the of file list number socket string lines bytes "
-    "return def for in if else none true path data value key index first last all every"
-).split()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the other cores are busy with the other workers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_datasets_cache(tmp_path_factory):
+    """Keep what the tests load out of the user's cache, and the user's out of the tests."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
 
 
 @pytest.fixture(scope="session")
 def reference_cases():
     path = Path(__file__).parent / "data" / "reference_cases.json.gz"
     return json.loads(gzip.decompress(path.read_bytes()))
-
-
-def make_word_tokenizer():
-    vocabulary = {word: number for number, word in enumerate(SPECIAL_TOKENS + WORDS)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
-    )
-    return tokenizer
-
-
-def make_tokenizer():
-    return PreTrainedTokenizerFast(
-        tokenizer_object=make_word_tokenizer(),
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        model_max_length=32,
-    )
 
 
 @pytest.fixture
@@ -67,28 +47,8 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory):
-    """A BERT of two narrow layers on disk, with dropout off so that two passes agree."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    folder = tmp_path_factory.mktemp("tiny") / "bert"
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def make_transformer_model(bert_folder):
-    transformer = Transformer(bert_folder)
-    return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())], device="cpu")
+    """A BERT of two narrow layers on disk."""
+    return save_bert(tmp_path_factory.mktemp("tiny") / "bert", num_hidden_layers=2, max_position_embeddings=32)
 
 
 @pytest.fixture
@@ -100,6 +60,25 @@ def transformer_model(bert_folder):
 def static_model(word_tokenizer):
     torch.manual_seed(0)
     return SentenceTransformer(modules=[StaticEmbedding(word_tokenizer, embedding_dim=16)], device="cpu")
+
+
+# A conftest.py of its own in tests/evaluation would hide this file from tests that import it by name.
+@pytest.fixture
+def corpus(tmp_path):
+    """A corpus of three packages for the evaluation."""
+    from bench import make_pairs, write_corpus
+
+    splits = {"train": make_pairs("one", 0, 40), "validation": make_pairs("two", 40, 25)}
+    return write_corpus(tmp_path / "corpus", **splits, test=make_pairs("three", 65, 25))
+
+
+@pytest.fixture
+def bench(tmp_path, corpus, static_model):
+    """A plan over the corpus whose base model is a tiny one on disk."""
+    from bench import Bench
+
+    static_model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    return Bench(tmp_path, corpus, tmp_path / "model")
 
 
 @pytest.fixture(params=["transformer", "static"])

@@ -11,7 +11,11 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    CachedGISTEmbedLoss,
+    GISTEmbedLoss,
+    MultipleNegativesRankingLoss,
+)
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,9 +24,9 @@ from st_softinfonce import (
     CachedSoftInfoNCELoss,
     SimilarityEstimator,
     SoftInfoNCELoss,
-    WeightingParameters,
 )
-from st_softinfonce.estimators import MixtureEstimator, NearDuplicateEstimator
+from st_softinfonce.estimators import MixtureEstimator, NearDuplicateEstimator, TrainedModelEstimator
+from st_softinfonce.treatments import Distill, Mask, Promote, Soften
 
 torch.set_num_threads(1)
 
@@ -33,9 +37,9 @@ QUERIES = [
     "open a socket",
     "send bytes",
     "count the lines of the first file in the list",
-    "find the first index of a key in the data and return the value",
-    "read every file of a list and count the bytes",
-    "write all lines of the list to a socket",
+    "find the first index of a key in the data for return the value",
+    "read every file of a list for count the bytes",
+    "write all lines of the list of a socket",
 ]
 DOCUMENTS = [
     "def read path",
@@ -53,7 +57,7 @@ NEGATIVES = [text.replace("return", "for").replace("def", "def close") for text 
 class Histogram(SimilarityEstimator):
     """Cosine of token counts: as wide in every batch."""
 
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.2)
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=0.2)
 
     def __init__(self, compares):
         self.compares = compares
@@ -73,6 +77,7 @@ CONFIGURATIONS = {
     for estimator, make in (
         ("bm25-queries", BM25Estimator),
         ("bm25-documents", lambda: BM25Estimator(compares="documents")),
+        # One that masks hardly anything would not show that anything was gathered.
         ("near-duplicate", lambda: NearDuplicateEstimator(size=1)),
         ("mixture", lambda: MixtureEstimator(["bm25", Histogram("queries")])),
         ("histogram-queries", lambda: Histogram("queries")),
@@ -84,6 +89,55 @@ CONFIGURATIONS = {
         ("both-ways", {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}),
     )
 }
+
+FOUR_WAYS = {"directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")}
+CONFIGURATIONS |= {
+    f"{kind}-{name}": (cls, make, options)
+    for kind, cls in (("plain", SoftInfoNCELoss), ("cached", CachedSoftInfoNCELoss))
+    for name, make, options in (
+        ("host-four-ways", lambda: None, FOUR_WAYS),
+        ("self", lambda: "self", {"treatment": Mask(margin=-0.001), **FOUR_WAYS}),
+        ("promoted", lambda: Histogram("documents"), {"treatment": Promote(above=0.4), **FOUR_WAYS}),
+        ("distilled", lambda: Histogram("documents"), {"treatment": [Mask(top_k=1), Distill(temperature=0.2)]}),
+    )
+}
+MARGINS = {"absolute": Mask(margin=0.05), "relative": Mask(margin=0.1, relative=True)}
+
+
+def guided_steps(folder, model, part, gather):
+    """GISTEmbed by the host and by us, both with plain and cached gradients: name to (value, gradients)."""
+    found = {}
+    for strategy, mask in MARGINS.items():
+        for blocks in ("alone", "anchors", "positives"):
+            for kind in ("plain", "cached"):
+                more = {"mini_batch_size": 3} if kind == "cached" else {}
+                guide = SentenceTransformer(str(Path(folder) / "guide"), device="cpu")
+                host = (CachedGISTEmbedLoss if more else GISTEmbedLoss)(
+                    model,
+                    guide,
+                    temperature=0.05,
+                    margin_strategy=strategy,
+                    margin=mask.margin,
+                    contrast_anchors=blocks == "anchors",
+                    contrast_positives=blocks == "positives",
+                    gather_across_devices=gather,
+                    **more,
+                )
+                extra = {"anchors": ["query_to_query"], "positives": ["doc_to_doc"]}.get(blocks, [])
+                ours = (CachedSoftInfoNCELoss if more else SoftInfoNCELoss)(
+                    model,
+                    TrainedModelEstimator(guide, normalize=True),
+                    mask,
+                    directions=["query_to_doc", *extra],
+                    gather_across_devices=gather,
+                    **more,
+                )
+                for name, loss in (("host", host), ("ours", ours)):
+                    model.zero_grad()
+                    value = loss(features(model, part)[:2], None)
+                    value.backward()
+                    found[f"{name}-{kind}-{strategy}-{blocks}"] = (value.detach(), gradients(model))
+    return found
 
 
 def load_model(folder):
@@ -156,7 +210,14 @@ def main():
     value = host(features(model, part), None)
     value.backward()
     results["host"] = average(value.detach(), gradients(model))
-    results["unweighted"] = average(*one_step(model, SoftInfoNCELoss, BM25Estimator, {"alpha": 0}, part))
+    results["unweighted"] = average(*one_step(model, SoftInfoNCELoss, lambda: None, {}, part))
+    for name, found in guided_steps(folder, model, part, gather=True).items():
+        results[name] = average(*found)
+    host = MultipleNegativesRankingLoss(model, gather_across_devices=True, **FOUR_WAYS)
+    model.zero_grad()
+    value = host(features(model, part), None)
+    value.backward()
+    results["host-four-ways"] = average(value.detach(), gradients(model))
 
     # DDP averages the gradients itself.
     for name, cls in (("ddp-plain", SoftInfoNCELoss), ("ddp-cached", CachedSoftInfoNCELoss)):

@@ -38,15 +38,16 @@ def negative_weights(similarity, alpha, beta, temperature, min_weight=0.1, posit
     return weights
 
 
-def soft_info_nce(scores, weights=None, positives=None):
+def soft_info_nce(scores, weights=None, positives=None, targets=None):
     losses = []
     for i, positive in enumerate(default_positives(scores, positives)):
-        logits = [scores[i][positive]]
-        for column in negatives_of(scores[i], positive):
-            weight = 1.0 if weights is None else weights[i][column]
-            if weight > 0:
-                logits.append(scores[i][column] + math.log(weight))
-        losses.append(log_sum_exp(logits) - scores[i][positive])
+        logits = []
+        for column, score in enumerate(scores[i]):
+            weight = 1.0 if weights is None or column == positive else weights[i][column]
+            logits.append(score + math.log(weight) if weight > 0 else -math.inf)
+        shares = [float(column == positive) for column in range(len(logits))] if targets is None else targets[i]
+        total = log_sum_exp(logits)
+        losses.append(-sum(t * (logit - total) for t, logit in zip(shares, logits, strict=True) if t > 0))
     return sum(losses) / len(losses)
 
 
@@ -93,16 +94,39 @@ def kl_regularized_info_nce(scores, similarity, temperature, info_nce_weight, kl
     return info_nce_weight * soft_info_nce(scores, None, positives) + kl_weight * total / len(scores)
 
 
-def cancellation_weights(similarity, top_k=None, ratio=None, positives=None):
+def mask_weights(similarity, margin=None, relative=False, top_k=None, ratio=None, above=None, positives=None):
     weights = []
     for row, positive in zip(similarity, default_positives(similarity, positives), strict=True):
-        negatives = negatives_of(row, positive)
+        negatives, own = negatives_of(row, positive), row[positive]
         if top_k is not None:
             removed = sorted(negatives, key=lambda c: (-row[c], c))[:top_k]
+        elif ratio is not None:
+            removed = [c for c in negatives if own > 0 and row[c] >= ratio * own]
+        elif above is not None:
+            removed = [c for c in negatives if row[c] > above]
         else:
-            removed = [c for c in negatives if row[positive] > 0 and row[c] >= ratio * row[positive]]
+            removed = [c for c in negatives if row[c] > own - (margin * abs(own) if relative else margin)]
         weights.append([0.0 if column in removed else 1.0 for column in range(len(row))])
     return weights
+
+
+def promoted_targets(similarity, above, positives=None):
+    targets = []
+    for row, positive in zip(similarity, default_positives(similarity, positives), strict=True):
+        relevance = [min(max(s, 0.0), 1.0) for s in row]
+        relevance = [r if r > above else 0.0 for r in relevance]
+        relevance[positive] = 1.0
+        targets.append([r / sum(relevance) for r in relevance])
+    return targets
+
+
+def distilled_targets(similarity, share, temperature, weights=None, positives=None):
+    targets = []
+    for i, positive in enumerate(default_positives(similarity, positives)):
+        kept = [c for c in range(len(similarity[i])) if weights is None or weights[i][c] > 0]
+        taught = dict(zip(kept, softmax([similarity[i][c] / temperature for c in kept]), strict=True))
+        targets.append([(1 - share) * (c == positive) + share * taught.get(c, 0.0) for c in range(len(similarity[i]))])
+    return targets
 
 
 def bm25(queries, documents, k1, b, average_length=None):

@@ -8,6 +8,7 @@ from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, gradi
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
+from st_softinfonce.treatments import Distill, Mask, Promote
 
 TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
 CONFIGURATIONS = {
@@ -16,7 +17,14 @@ CONFIGURATIONS = {
     "both-ways": {"directions": ("query_to_doc", "doc_to_query")},
     "both-ways-apart": {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
     "documents-both-ways": {"estimator": "documents", "directions": ("query_to_doc", "doc_to_query")},
-    "unweighted": {"alpha": 0},
+    "unweighted": {"estimator": None},
+    "distilled": {"treatment": [Mask(top_k=2), Distill(temperature=5.0)]},
+    "self-four-ways": {
+        "estimator": "self",
+        "treatment": Mask(margin=-0.001),
+        "directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
+    },
+    "several": {"treatments": [("identical", Promote()), ("bm25", Mask(top_k=1)), ("self", Distill())]},
     "hardness": {"hardness_mode": "all_negatives", "hardness_strength": 5.0},
 }
 configurations = pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
@@ -54,8 +62,11 @@ def test_cached_equals_plain(transformer_model, options, chunk):
     plain = run(transformer_model, make(SoftInfoNCELoss, transformer_model, options))
     cached = run(transformer_model, make(CachedSoftInfoNCELoss, transformer_model, options, mini_batch_size=chunk))
     assert_same(cached, plain)
-    if options.get("alpha") != 0:
-        unweighted = run(transformer_model, make(SoftInfoNCELoss, transformer_model, options | {"alpha": 0}))
+    if options.get("estimator", "bm25") is not None:
+        plain_options = {name: value for name, value in options.items() if not name.startswith("treatment")}
+        unweighted = run(
+            transformer_model, make(SoftInfoNCELoss, transformer_model, plain_options | {"estimator": None})
+        )
         assert abs(unweighted[0] - plain[0]) > 1e-4
 
 
@@ -66,7 +77,7 @@ def test_cached_equals_plain(transformer_model, options, chunk):
     ids=["default", "both-ways", "both-ways-apart", "hardness"],
 )
 def test_without_weights_cached_equals_the_hosts_cached_loss(transformer_model, options, chunk):
-    ours = run(transformer_model, CachedSoftInfoNCELoss(transformer_model, alpha=0, mini_batch_size=chunk, **options))
+    ours = run(transformer_model, CachedSoftInfoNCELoss(transformer_model, None, mini_batch_size=chunk, **options))
     host = run(
         transformer_model, CachedMultipleNegativesRankingLoss(transformer_model, mini_batch_size=chunk, **options)
     )
@@ -177,5 +188,5 @@ def test_one_column_is_refused(transformer_model):
 
 
 def test_the_card_names_the_chunks(transformer_model):
-    config = CachedSoftInfoNCELoss(transformer_model, mini_batch_size=5, alpha=0.5).get_config_dict()
-    assert (config["mini_batch_size"], config["alpha"], config["estimator"]) == (5, 0.5, "bm25")
+    config = CachedSoftInfoNCELoss(transformer_model, mini_batch_size=5, treatment=Mask(top_k=1)).get_config_dict()
+    assert (config["mini_batch_size"], config["treatment"]["treatment"], config["estimator"]) == (5, "Mask", "bm25")

@@ -1,6 +1,5 @@
 """calibrate: its counts against the weights themselves, what it reports, and what it refuses."""
 
-import dataclasses
 import math
 
 import pytest
@@ -8,8 +7,20 @@ import torch
 from conftest import DOCUMENTS, QUERIES
 from datasets import Dataset
 
-from st_softinfonce import BM25Estimator, SimilarityEstimator, SoftInfoNCELoss, WeightingParameters
-from st_softinfonce.calibration import PairTexts, WeightSummary, batch_similarities, calibrate
+from st_softinfonce import (
+    BM25Estimator,
+    Discount,
+    Distill,
+    Mask,
+    PairwiseEstimator,
+    Promote,
+    SimilarityEstimator,
+    Soften,
+    SoftInfoNCELoss,
+    calibrate,
+)
+from st_softinfonce.effects import Effects
+from st_softinfonce.pair_batches import PairTexts, batch_similarities
 
 VERBS = "read write open close sort merge count find parse send".split()
 NOUNS = "file list number socket string lines bytes".split()
@@ -23,7 +34,7 @@ def pairs():
 
 
 class Constant(SimilarityEstimator):
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
     compares = "queries"
 
     def represent(self, column):
@@ -33,58 +44,96 @@ class Constant(SimilarityEstimator):
         return torch.ones(len(queries), len(candidates))
 
 
-def test_the_summary_counts_what_it_says():
-    weights = torch.tensor([[0.1, 0.4, 0.8, 1.2], [1.0, 1.0, 1.0, 1.0]])
-    summary = WeightSummary.of_negatives(weights, 0.1)
-    assert dataclasses.astuple(summary)[:4] == (1.5, 1.0, 0.5, 0.5)
-    effective = 2.5**2 / (0.01 + 0.16 + 0.64 + 1.44)
-    assert summary.effective_negatives == pytest.approx((effective + 4) / 2)
+def test_effects_count_what_happens_to_negatives():
+    weights = torch.tensor([[1.0, 0.1, 0.4, 0.8, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    targets = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0, 0.0]])
+    positives = torch.tensor([0, 0])
+    negative = torch.ones(2, 5, dtype=torch.bool).scatter(1, positives.unsqueeze(1), False)
+    effects = Effects.of(weights.log(), targets, positives, negative)
+    assert (effects.negatives, effects.masked, effects.softened, effects.promoted) == (4, 1 / 8, 3 / 8, 1 / 8)
+    assert effects.target == pytest.approx(0.25)
+    assert effects.weight_mean == pytest.approx((1.3 + 4) / 8)
+    assert effects.effective_negatives == pytest.approx((1.3**2 / (0.01 + 0.16 + 0.64) + 4) / 2)
+    assert effects.untouched_queries == 0
 
 
 @pytest.mark.parametrize("compares", ["queries", "documents"])
-def test_the_report_finds_the_twins(static_model, pairs, compares):
-    report = calibrate(BM25Estimator(compares=compares), pairs, 20, model=static_model)
+def test_the_report_finds_the_twins_and_its_treatments_train(static_model, pairs, compares):
+    estimator = BM25Estimator(compares=compares)
+    report = calibrate(estimator, pairs, 20, model=static_model)
     assert report.batches == 70
-    assert (report.alpha, report.beta, report.temperature) == (1.5, 0.5, 1.0)
+    assert report.treatments == (estimator.treatment,)
     assert report.posterior.relative == (compares == "queries")
     assert report.posterior.known_pairs == 1400
     if compares == "queries":  # relative scores: a twin scores 1, whatever its presence does to the batch's idf
         # A twin shares the batch of 20 of 140 with a probability of 19 / 139.
         assert report.posterior.prior == pytest.approx(1 / 139, rel=0.5)
-        assert report.at_posterior.below_0_5 == pytest.approx(19 / 139, rel=0.4)
+        assert report.effects["discount"].treated == pytest.approx(19 / 139, rel=0.4)
     else:
         assert 1e-4 < report.posterior.prior < 2 / 139
-    assert report.paper.untouched_queries < 0.2 < report.at_posterior.untouched_queries
-    SoftInfoNCELoss(static_model, weighting="posterior", posterior=report.posterior)
+    assert report.effects["treatments"].untouched_queries < 0.2 < report.effects["discount"].untouched_queries
+    assert isinstance(report.soften, Soften)
+    assert report.discount == Discount(report.posterior)
+    for treatment in (report.soften, report.discount):
+        assert SoftInfoNCELoss(static_model, estimator, treatment).judges[0].treatments == (treatment,)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "effect"),
+    [(Mask(top_k=2), "masked"), (Promote(above=0.5), "promoted"), (Distill(temperature=2.0), "target")],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+def test_any_treatment_can_be_asked_about(static_model, pairs, treatment, effect):
+    report = calibrate("bm25", pairs, 20, treatment=treatment, model=static_model, batches=20)
+    assert report.treatments == (treatment,)
+    assert 0 < getattr(report.effects["treatments"], effect) < 1
+    if effect == "masked":
+        assert report.effects["treatments"].masked == pytest.approx(2 / 19)
+    assert type(treatment).__name__ in str(report)
 
 
 def test_the_table_and_the_advice_read_well(static_model, pairs):
     report = calibrate("bm25", pairs, 20, model=static_model, batches=20)
     text = str(report)
-    assert "bm25: 20 batches of 20, 19 negatives a query (alpha=1.5, beta=0.5)" in text
+    assert "bm25: 20 batches of 20, 19 negatives a query" in text
     assert text.endswith(report.advice)
     assert max(map(len, text.splitlines()[:-1])) <= 110
 
 
-def test_the_suggested_temperature_softens_the_share_asked_for(static_model, pairs):
-    report = calibrate("bm25", pairs, 20, model=static_model, batches=20, softened_share=0.1)
-    assert report.at_suggested_temperature.below_0_9 / 19 == pytest.approx(0.1, abs=0.02)
+class LikeDifflib(PairwiseEstimator):
+    """Similarity of a few pairs by their letters; all others are -inf, never relevant."""
+
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=1.0)
+
+    def score(self, queries, candidates):
+        shared = [len(set(q) & set(c)) / len(set(q) | set(c)) for q, c in zip(queries, candidates, strict=True)]
+        return torch.tensor(shared)
+
+
+@pytest.mark.parametrize("estimator", ["bm25", LikeDifflib(compares="queries")], ids=["bm25", "pairwise"])
+@pytest.mark.parametrize("share", [0.06, 0.1])
+def test_the_temperature_found_softens_the_share_asked_for(static_model, pairs, estimator, share):
+    report = calibrate(estimator, pairs, 20, model=static_model, batches=20, softened_share=share)
+    assert report.effects["soften"].softened == pytest.approx(share, abs=0.02)
 
 
 def test_the_seed_decides(static_model, pairs):
     options = {"model": static_model, "batches": 5}
     one, same, other = (calibrate("bm25", pairs, 20, **options, seed=seed) for seed in (1, 1, 2))
     assert one == same
-    assert one.paper != other.paper
+    assert one.effects != other.effects
 
 
 def test_an_estimator_that_tells_nothing_is_reported_not_fatal(static_model, pairs):
     report = calibrate(Constant(), pairs, 20, model=static_model)
     assert report.posterior is None
-    assert "all equal" in report.posterior_problem
-    assert report.suggested_temperature is None
-    assert report.advice.startswith("No posterior: ")
-    assert report.paper.untouched_queries == 1.0
+    assert "all equal" in report.discount_problem
+    assert report.soften is None
+    assert "all negatives are equally similar" in report.soften_problem
+    assert set(report.effects) == {"treatments"}
+    assert report.effects["treatments"].untouched_queries == 1.0
+    assert "this is plain InfoNCE" in report.advice
+    assert report.soften_problem in str(report)
 
 
 def test_texts_are_those_of_training(transformer_model, pairs):
@@ -117,8 +166,7 @@ def test_the_first_two_columns_serve_without_the_usual_names(static_model):
         ({"batches": 0}, "batches must be an integer of at least 1, got 0"),
         ({"model": None}, "exactly one of model and tokenizer, got neither"),
         ({"tokenizer": 1}, "exactly one of model and tokenizer, got both"),
-        ({"alpha": -1.0}, "alpha must be"),
-        ({"softened_share": 2}, r"share must be in \(0, 1\], got 2"),
+        ({"softened_share": 2}, r"softened_share must be in \(0, 1\], got 2"),
         ({"estimator": "no-such"}, "estimator must be one of"),
         ({"pairs": [("a", "b")]}, "pairs must be a datasets.Dataset, got list"),
         ({"pairs": Dataset.from_dict({"query": ["a"]})}, r"pairs must have two text columns, got \['query'\]"),
@@ -159,8 +207,8 @@ def test_texts_that_are_not_even_similar_to_themselves_are_named(static_model, p
     data = pairs if batch_size == 2 else Dataset.from_dict({"query": [""] * 64, "code": [""] * 64})
     report = calibrate("bm25", data, batch_size, model=static_model)
     assert report.posterior is None
-    assert "no text is similar to itself" in report.advice
-    assert "Give a larger batch_size" in report.advice
+    assert "no text is similar to itself" in report.discount_problem
+    assert "Give a larger batch_size" in report.discount_problem
 
 
 def test_an_estimator_that_returns_nan_is_named(static_model, pairs):

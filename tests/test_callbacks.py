@@ -1,6 +1,4 @@
-"""WeightStatisticsCallback against the weights made again outside the trainer."""
-
-import math
+"""TreatmentStatisticsCallback against what the treatments do to the same batches outside the trainer."""
 
 import pytest
 import torch
@@ -12,13 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
-from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn
-from st_softinfonce.callbacks import WeightStatisticsCallback
-from st_softinfonce.functional import RelevancePosterior, negative_weights, posterior_weights
+from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, Distill, Mask, Promote, SoftInfoNCELoss, TextColumn
+from st_softinfonce.callbacks import TreatmentStatisticsCallback
+from st_softinfonce.treatments import combine
 
-NAMES = {"weight_mean", "weight_min", "weight_share_at_floor", "weight_share_below_0.9", "effective_negatives"}
-POSTERIOR = RelevancePosterior(knots=(0.1, 0.9), log_ratios=(-1.0, 5.0), prior=0.2, relative=True)
-PARAMETERS = {"alpha": 1.5, "beta": 0.5, "temperature": 1.0}
+NAMES = {
+    "negatives_masked",
+    "negatives_softened",
+    "negatives_promoted",
+    "negatives_target",
+    "weight_mean",
+    "effective_negatives",
+}
 
 
 class Sequential(SentenceTransformerTrainer):
@@ -76,137 +79,126 @@ def pairs(texts):
     return Dataset.from_dict({"query": texts["query"], "code": texts["code"]})
 
 
-def similarities(estimator, tokenizer, queries):
-    rows = estimator.represent(TextColumn.from_texts(queries, tokenizer))
-    return estimator.for_batch(rows).similarity(rows, rows)
+def judged(treatments, tokenizer, queries):
+    rows = BM25Estimator().represent(TextColumn.from_texts(queries, tokenizer))
+    similarity = BM25Estimator().for_batch(rows).similarity(rows, rows)
+    return combine([(treatments, similarity, None)], torch.arange(len(queries)))
 
 
-def expected(batches, floor):
-    """The statistics of some batches of weights, one number after the other."""
-    negatives, effective = [], []
-    for weights in batches:
-        for row, values in enumerate(weights.tolist()):
-            own = [value for column, value in enumerate(values) if column != row]
-            negatives += own
-            effective.append(sum(own) ** 2 / sum(value**2 for value in own))
+def expected(batches):
+    """The statistics of some batches of (log weights, targets), one number after the other."""
+    counts = dict.fromkeys(("masked", "softened", "promoted", "negatives", "rows"), 0)
+    weights_sum = effective = target_sum = 0.0
+    for log_weights, targets in batches:
+        size = len(targets if log_weights is None else log_weights)
+        for i in range(size):
+            own = []
+            counts["rows"] += 1
+            for j in range(size):
+                if i == j:
+                    continue
+                weight = 1.0 if log_weights is None else float(log_weights[i, j].exp())
+                target = 0.0 if targets is None else float(targets[i, j])
+                own.append(weight)
+                target_sum += target
+                counts["negatives"] += 1
+                counts["masked"] += weight == 0
+                notable = targets is not None and target > 0.1 * float(targets[i, i])
+                counts["promoted"] += notable and weight > 0
+                counts["softened"] += 0 < weight < 0.9 and not notable
+            weights_sum += sum(own)
+            effective += sum(own) ** 2 / max(sum(value**2 for value in own), 1e-300)
     return {
-        "weight_mean": sum(negatives) / len(negatives),
-        "weight_min": min(negatives),
-        "weight_share_at_floor": sum(math.isclose(value, floor, rel_tol=1e-5) for value in negatives) / len(negatives),
-        "weight_share_below_0.9": sum(value < 0.9 for value in negatives) / len(negatives),
-        "effective_negatives": sum(effective) / len(effective),
+        "negatives_masked": counts["masked"] / counts["negatives"],
+        "negatives_softened": counts["softened"] / counts["negatives"],
+        "negatives_promoted": counts["promoted"] / counts["negatives"],
+        "negatives_target": target_sum / counts["rows"],
+        "weight_mean": weights_sum / counts["negatives"],
+        "effective_negatives": effective / counts["rows"],
     }
 
 
-def logged(trainer):
-    return [{name: entry[name] for name in NAMES} for entry in trainer.state.log_history if "loss" in entry]
+def logged(trainer, prefix=""):
+    return [{name: entry[prefix + name] for name in NAMES} for entry in trainer.state.log_history if "loss" in entry]
 
 
+OWN = (BM25Estimator().treatment,)
 LOSSES = {
-    "plain": lambda model: SoftInfoNCELoss(model),
-    "cached": lambda model: CachedSoftInfoNCELoss(model, mini_batch_size=3),
-    "posterior": lambda model: SoftInfoNCELoss(model, weighting="posterior", posterior=POSTERIOR, min_weight=0.2),
-    "matryoshka": lambda model: MatryoshkaLoss(model, SoftInfoNCELoss(model), [16, 8]),
-    "matryoshka-cached": lambda model: MatryoshkaLoss(model, CachedSoftInfoNCELoss(model, mini_batch_size=3), [16, 8]),
+    "soften": (OWN, lambda model: SoftInfoNCELoss(model)),
+    "cached": (OWN, lambda model: CachedSoftInfoNCELoss(model, mini_batch_size=3)),
+    "mask": ((Mask(top_k=2),), lambda model: SoftInfoNCELoss(model, "bm25", Mask(top_k=2))),
+    "promote": ((Promote(),), lambda model: SoftInfoNCELoss(model, "bm25", Promote())),
+    "mask-and-distill": (
+        (Mask(top_k=1), Distill(temperature=2.0)),
+        lambda model: SoftInfoNCELoss(model, "bm25", [Mask(top_k=1), Distill(temperature=2.0)]),
+    ),
+    "matryoshka": (OWN, lambda model: MatryoshkaLoss(model, SoftInfoNCELoss(model), [16, 8])),
+    "matryoshka-cached": (
+        OWN,
+        lambda model: MatryoshkaLoss(model, CachedSoftInfoNCELoss(model, mini_batch_size=3), [16, 8]),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_logged_statistics_are_those_of_the_weights(name, transformer_model, tokenizer, pairs, texts, tmp_path):
-    trainer = make_trainer(transformer_model, tmp_path, LOSSES[name](transformer_model), pairs)
-    trainer.add_callback(WeightStatisticsCallback(trainer))
+def test_logged_statistics_are_those_of_the_treatments(name, transformer_model, tokenizer, pairs, texts, tmp_path):
+    treatments, make = LOSSES[name]
+    trainer = make_trainer(transformer_model, tmp_path, make(transformer_model), pairs)
+    trainer.add_callback(TreatmentStatisticsCallback(trainer))
     trainer.train()
-
-    batches = []
-    for start in range(0, 32, 8):
-        similarity = similarities(BM25Estimator(), tokenizer, texts["query"][start : start + 8])
-        batches.append(
-            posterior_weights(similarity, posterior=POSTERIOR, min_weight=0.2)
-            if name == "posterior"
-            else negative_weights(similarity, **PARAMETERS, min_weight=0.1)
-        )
-    floor = 0.2 if name == "posterior" else 0.1
+    batches = [judged(treatments, tokenizer, texts["query"][start : start + 8]) for start in range(0, 32, 8)]
     found = logged(trainer)
     assert len(found) == 2
     for entry, seen in zip(found, (batches[:2], batches[2:]), strict=True):
-        oracle = expected(seen, floor)
-        assert entry == pytest.approx(oracle, rel=1e-5)
-        assert 0 < oracle["weight_share_at_floor"] < oracle["weight_share_below_0.9"] <= 1
-        assert oracle["effective_negatives"] < 6.99
-    assert found[0] != found[1]
+        assert entry == pytest.approx(expected(seen), rel=1e-5)
+    assert found[0] != found[1] or name == "mask"  # of which top_k takes the same share of every batch
+    if "mask" in name:
+        assert found[0]["negatives_masked"] > 0
+    if name in ("promote", "mask-and-distill"):
+        assert found[0]["negatives_target"] > 0
 
 
-def test_explicit_negatives_without_a_query_count_with_weight_1(static_model, texts, tmp_path):
+def test_mined_negatives_that_cannot_be_judged_count_with_weight_1(static_model, texts, tmp_path):
     trainer = make_trainer(static_model, tmp_path, SoftInfoNCELoss(static_model), Dataset.from_dict(texts))
     plain = make_trainer(
         static_model, tmp_path, SoftInfoNCELoss(static_model), Dataset.from_dict(texts).remove_columns("negative")
     )
     for one in (trainer, plain):
-        one.add_callback(WeightStatisticsCallback(one))
+        one.add_callback(TreatmentStatisticsCallback(one))
         one.train()
     for entry, pair_entry in zip(logged(trainer), logged(plain), strict=True):
         assert entry["weight_mean"] == pytest.approx((7 * pair_entry["weight_mean"] + 8) / 15)
-        assert entry["weight_share_at_floor"] == pytest.approx(7 * pair_entry["weight_share_at_floor"] / 15)
+        assert entry["negatives_softened"] == pytest.approx(7 * pair_entry["negatives_softened"] / 15)
 
 
-def test_the_losses_of_several_datasets_count_together(static_model, pairs, tmp_path):
-    losses = {
-        "one": SoftInfoNCELoss(static_model, min_weight=0.3, directions=("query_to_doc", "doc_to_query")),
-        "two": SoftInfoNCELoss(static_model, min_weight=0.2),
-        "other": MultipleNegativesRankingLoss(static_model),
-    }
-    # Copies, as the host keeps a dataset's name on the object.
-    data = DatasetDict({name: Dataset.from_dict(pairs.to_dict()) for name in losses})
-    trainer = make_trainer(static_model, tmp_path, losses, data, logging_steps=12, cls=SentenceTransformerTrainer)
-    trainer.add_callback(WeightStatisticsCallback(trainer))
-    seen = {name: [] for name in ("one", "two")}
-
-    class Spy(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            for name, kept in seen.items():
-                observe = losses[name].observer
-
-                def spy(weights, positives, observe=observe, kept=kept):
-                    kept.append(weights)
-                    observe(weights, positives)
-
-                losses[name].observer = spy
-
-    trainer.add_callback(Spy())
+@pytest.mark.parametrize("one_loss", [True, False], ids=["one-loss", "a-loss-each"])
+def test_each_dataset_of_several_has_entries_of_its_own(static_model, tokenizer, texts, pairs, tmp_path, one_loss):
+    other = Dataset.from_dict({"query": [*QUERIES] * 4, "code": [*DOCUMENTS] * 4})
+    data = DatasetDict({"mixed": pairs, "plain": other})
+    loss = SoftInfoNCELoss(static_model)
+    losses = loss if one_loss else {"mixed": loss, "plain": SoftInfoNCELoss(static_model, "bm25", Mask(top_k=1))}
+    trainer = make_trainer(static_model, tmp_path, losses, data, logging_steps=8, cls=SentenceTransformerTrainer)
+    trainer.add_callback(TreatmentStatisticsCallback(trainer))
     trainer.train()
-    (entry,) = logged(trainer)
-    one, two = expected(seen["one"], 0.3), expected(seen["two"], 0.2)
-    assert (len(seen["one"]), len(seen["two"])) == (8, 4)  # four batches, the first loss's in two directions
-    for name in NAMES - {"weight_min"}:
-        assert entry[name] == pytest.approx((2 * one[name] + two[name]) / 3, rel=1e-5)
-    assert entry["weight_min"] == pytest.approx(0.2)
-    assert losses["one"].observer is losses["two"].observer is None
+    (entry,) = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert {name for name in entry if name.startswith(("mixed_", "plain_"))} == {
+        f"{dataset}_{name}" for dataset in data for name in NAMES
+    }
+    assert entry["plain_negatives_masked"] == pytest.approx(0 if one_loss else 1 / 7)
+    assert entry["mixed_negatives_softened"] > 0
+    assert entry["mixed_weight_mean"] != entry["plain_weight_mean"]
 
 
 def test_reporters_before_and_after_see_the_statistics_and_evaluation_does_not_count(static_model, pairs, tmp_path):
-    before, after = Reporter(), Reporter()
+    before, after = Reporter(), type("Later", (Reporter,), {})()
     evaluation = Dataset.from_dict({"query": ["read a file"] * 8, "code": DOCUMENTS})
-    trainer = make_trainer(
-        static_model,
-        tmp_path,
-        SoftInfoNCELoss,
-        pairs,
-        [before],
-        eval_dataset=evaluation,
-        eval_strategy="steps",
-        eval_steps=1,
-        logging_steps=2,
-    )
-    trainer.add_callback(WeightStatisticsCallback(trainer))
-
-    class Later(Reporter):
-        pass
-
-    after = Later()
+    options = {"eval_dataset": evaluation, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = make_trainer(static_model, tmp_path, SoftInfoNCELoss, pairs, [before], **options)
+    trainer.add_callback(TreatmentStatisticsCallback(trainer))
     trainer.add_callback(after)
     trainer.train()
     alone = make_trainer(static_model, tmp_path, SoftInfoNCELoss, pairs)
-    alone.add_callback(WeightStatisticsCallback(alone))
+    alone.add_callback(TreatmentStatisticsCallback(alone))
     alone.train()
     for reporter in (before, after):
         entries = [entry for entry in reporter.logs if "loss" in entry]
@@ -216,15 +208,15 @@ def test_reporters_before_and_after_see_the_statistics_and_evaluation_does_not_c
         assert not any(NAMES & set(entry) for entry in others)
 
 
-@pytest.mark.parametrize("name", ["plain", "matryoshka-cached"])
+@pytest.mark.parametrize("name", ["soften", "matryoshka-cached"])
 def test_training_is_the_same_with_and_without(name, transformer_model, pairs, tmp_path):
     start = {key: value.clone() for key, value in transformer_model.state_dict().items()}
     ends, losses = [], []
     for with_callback in (False, True):
         transformer_model.load_state_dict(start)
-        trainer = make_trainer(transformer_model, tmp_path, LOSSES[name](transformer_model), pairs, logging_steps=1)
+        trainer = make_trainer(transformer_model, tmp_path, LOSSES[name][1](transformer_model), pairs, logging_steps=1)
         if with_callback:
-            trainer.add_callback(WeightStatisticsCallback(trainer))
+            trainer.add_callback(TreatmentStatisticsCallback(trainer))
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
         ends.append({key: value.clone() for key, value in transformer_model.state_dict().items()})
@@ -246,43 +238,33 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_observing_a_step_reads_nothing_from_the_device(static_model, pairs, tmp_path):
-    loss = SoftInfoNCELoss(static_model)
-    trainer = make_trainer(static_model, tmp_path, loss, pairs)
-    callback = WeightStatisticsCallback(trainer)
-    callback.on_train_begin(trainer.args, trainer.state, trainer.control)
-    static_model.train()
-    weights = torch.rand(4, 6)
-    with Reads() as reads:
-        loss.observer(weights, torch.arange(4))
-        assert reads.count == 0
-        logs = {"loss": 1.0}
-        callback.on_log(trainer.args, trainer.state, trainer.control, logs=logs)
-        assert reads.count > 0
-    assert set(logs) == NAMES | {"loss"}
-    callback.on_train_end(trainer.args, trainer.state, trainer.control)
-    assert loss.observer is None
+def test_watching_a_step_reads_nothing_from_the_device_until_the_log(static_model, pairs, tmp_path):
+    counts = {}
 
+    class Counting(TreatmentStatisticsCallback):
+        def _watch(self, loss, block):
+            with Reads() as reads:
+                super()._watch(loss, block)
+            counts["watch"] = counts.get("watch", 0) + reads.count
 
-def test_a_row_of_zeros_has_no_effective_negatives(static_model, pairs, tmp_path):
-    posterior = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(50.0, 50.0), prior=0.5)
-    loss = SoftInfoNCELoss(static_model, weighting="posterior", posterior=posterior, min_weight=0)
-    trainer = make_trainer(static_model, tmp_path, loss, pairs, logging_steps=4)
-    trainer.add_callback(WeightStatisticsCallback(trainer))
+    trainer = make_trainer(static_model, tmp_path, SoftInfoNCELoss(static_model), pairs)
+    trainer.add_callback(Counting(trainer))
     trainer.train()
-    (entry,) = logged(trainer)
-    assert (entry["weight_mean"], entry["weight_share_at_floor"], entry["effective_negatives"]) == (0, 1, 0)
+    assert counts == {"watch": 0}
+    with Reads() as reads:  # the canary: reading is seen
+        (torch.ones(3) > 0).all().item()
+    assert reads.count > 0
 
 
-def test_a_trainer_without_weights_is_refused(static_model, pairs, tmp_path):
+def test_a_trainer_without_treatments_is_refused(static_model, pairs, tmp_path):
     trainer = make_trainer(static_model, tmp_path, MultipleNegativesRankingLoss(static_model), pairs)
     with pytest.raises(ValueError, match=r"SoftInfoNCELoss.*got \['MultipleNegativesRankingLoss'\]"):
-        WeightStatisticsCallback(trainer)
+        TreatmentStatisticsCallback(trainer)
 
 
-def test_alpha_0_is_warned_of_and_logs_nothing(static_model, pairs, tmp_path):
-    trainer = make_trainer(static_model, tmp_path, SoftInfoNCELoss(static_model, alpha=0), pairs)
-    with pytest.warns(UserWarning, match="nothing to log with alpha=0"):
-        trainer.add_callback(WeightStatisticsCallback(trainer))
+def test_a_loss_without_an_estimator_is_warned_of_and_logs_nothing(static_model, pairs, tmp_path):
+    trainer = make_trainer(static_model, tmp_path, SoftInfoNCELoss(static_model, None), pairs)
+    with pytest.warns(UserWarning, match="nothing to log: no estimator judges the negatives"):
+        trainer.add_callback(TreatmentStatisticsCallback(trainer))
     trainer.train()
     assert not any(NAMES & set(entry) for entry in trainer.state.log_history)

@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 
 from st_softinfonce import cli, list_estimators
 from st_softinfonce.data import MiningReport, mine_pairs
-from st_softinfonce.data.advice import advice_on
+from st_softinfonce.data.mining_report import advice_on
 from st_softinfonce.inspection import inspect_pairs
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +124,8 @@ def test_the_version_is_the_packages(run):
         (("inspect", "."), "inspect needs -o PAGE.html, --json, or both"),
         (("inspect", ".", "-o", "."), "-o must name a file, got the folder"),
         (("inspect", ".", "--json", "--option", "compares"), "--option must be NAME=VALUE, got 'compares'"),
+        (("inspect", ".", "--json", "--treatment-option", "margin=1"), "--treatment-option needs --treatment"),
+        (("inspect", ".", "--json", "--treatment", "weigh"), "invalid choice: 'weigh'"),
         (("inspect", ".", "--json", "--estimator", "bm52"), "got 'bm52'. Did you mean 'bm25'"),
         (("inspect", ".", "--json", "--option", "k9=1"), "k9"),
     ],
@@ -210,8 +212,9 @@ def test_inspect_takes_every_kind_of_data_and_gives_what_the_function_does(run, 
     expected = inspect_pairs(pairs, "bm25", model=SentenceTransformer(base, device="cpu"), batch_size=8, top=5)
     assert answer["summary"] == expected.summary
     assert [row["negative_code"] for row in answer["negatives"]] == expected.negatives["negative_code"].tolist()
-    assert len(answer["negatives"]) == 5
-    assert sum(entry["negatives"] for entry in answer["weights"]) == 8 * 7
+    assert 0 < len(answer["negatives"]) <= 5
+    assert {row["effect"] for row in answer["negatives"]} == {"softened"}
+    assert sum(answer["histograms"]["weight"]["negatives"]) == 8 * 7
     assert "<h1>Likely false negatives</h1>" in page.read_text()
 
 
@@ -237,9 +240,38 @@ def test_inspect_takes_an_estimators_options_and_a_tokenizer(run, source, base, 
 
 
 def test_inspect_without_a_posterior_says_why(run, source, base):
-    status, _, err = run("inspect", source, "--model", base, "--json", "--weighting", "posterior")
+    status, _, err = run("inspect", source, "--model", base, "--json", "--treatment", "discount")
     assert status == 1
-    assert "no posterior for 'bm25'" in complaint(err)
+    assert "no treatment 'discount' for 'bm25': random_scores must be at least 1000" in complaint(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "treatment", "effect"),
+    [
+        (["soften", "temperature=0.5"], "Soften(alpha=1.5, beta=0.5, temperature=0.5, min_weight=0.1)", "softened"),
+        (["mask", "top_k=2"], "Mask(top_k=2)", "masked"),
+        (["promote", "above=0.2"], "Promote(above=0.2)", "promoted"),
+        (["distill", "temperature=10", "share=0.9"], "Distill(share=0.9, temperature=10.0)", "taught"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_inspect_shows_any_treatment(run, source, base, arguments, treatment, effect):
+    name, *given = arguments
+    flags = [flag for option in given for flag in ("--treatment-option", option)]
+    if name == "promote":  # takes the similarity as a probability
+        flags += ["--estimator", "near-duplicate", "--option", "size=1", "--option", "compares=queries"]
+    status, out, err = run("inspect", source, "--model", base, "--json", "--treatment", name, *flags)
+    assert status == 0, err
+    answer = json.loads(out)
+    assert answer["summary"]["treatment"] == treatment
+    assert {row["effect"] for row in answer["negatives"]} == {effect}
+
+
+def test_inspect_fits_a_soften_for_an_estimator_without_one(run, source, base):
+    options = ["--estimator", "near-duplicate", "--treatment", "soften"]
+    status, out, err = run("inspect", source, "--model", base, "--json", *options)
+    assert status == 0, err
+    assert json.loads(out)["summary"]["treatment"].startswith("Soften(alpha=")
 
 
 def test_inspect_without_a_network_says_what_to_do(run, source):

@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
 
 from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
+from st_softinfonce.estimators import TextColumn
 
 TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
 PLAIN = (SoftInfoNCELoss, MultipleNegativesRankingLoss)
@@ -66,7 +67,7 @@ class TestWrappers:
     )
     def test_without_weights_a_wrapped_loss_equals_the_hosts(self, exact_model, wrap, kind):
         ours, host = kind
-        unweighted = run(exact_model, wrap(exact_model, ours(exact_model, alpha=0)))
+        unweighted = run(exact_model, wrap(exact_model, ours(exact_model, None)))
         assert_same(unweighted, run(exact_model, wrap(exact_model, host(exact_model))))
         assert differ(run(exact_model, wrap(exact_model, ours(exact_model))), unweighted)
 
@@ -101,12 +102,29 @@ class TestWrappers:
             run(transformer_model, loss)
             assert estimator.represented == step
 
+    @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+    def test_what_modules_write_into_the_features_does_not_disturb_the_answer(self, transformer_model, wrap):
+        """Pooling without the prompt writes its mask into the features, which every further call of a step gets."""
+        transformer_model[1].include_prompt = False
+        read = []
+
+        class Reading(Counting):
+            def similarity(self, queries, candidates):
+                read.append(queries.clone())
+                return super().similarity(queries, candidates)
+
+        batch = features(transformer_model, TEXTS, prompt="find the ")
+        run(transformer_model, wrap(transformer_model, SoftInfoNCELoss(transformer_model, Reading())), batch)
+        expected = SoftInfoNCELoss(transformer_model, Counting()).ask(batch)[0].queries
+        assert len(read) > 1
+        assert all(torch.equal(one, read[0]) for one in read)
+        assert torch.equal(read[0], expected)
+
     def test_outside_a_wrapper_every_call_asks_anew(self, static_model):
         estimator = Counting()
         loss = SoftInfoNCELoss(static_model, estimator)
-        batch = features(static_model)
         for calls in (1, 2, 3):
-            loss(batch, None)
+            loss(features(static_model), None)
             assert estimator.represented == calls
 
     def test_a_loss_that_was_used_can_be_copied(self, static_model):
@@ -122,7 +140,7 @@ class TestModels:
             peft.LoraConfig(target_modules=["query", "value"], r=2, init_lora_weights=False), "lora"
         )
         ours, host = kind
-        unweighted = run(transformer_model, ours(transformer_model, alpha=0))
+        unweighted = run(transformer_model, ours(transformer_model, None))
         assert all("lora" in name for name in unweighted[1])
         assert_same(unweighted, run(transformer_model, host(transformer_model)), rtol=1e-4, atol=1e-6)
         assert differ(run(transformer_model, ours(transformer_model)), unweighted)
@@ -144,11 +162,11 @@ class TestModels:
         for column, task in zip(batch, ("query", "document", "document"), strict=True):
             column["task"] = task
         ours, host = kind
-        unweighted = run(router_model, ours(router_model, alpha=0), batch)
+        unweighted = run(router_model, ours(router_model, None), batch)
         assert_same(unweighted, run(router_model, host(router_model), batch))
         assert differ(run(router_model, ours(router_model), batch), unweighted)
-        weights = ours(router_model, BM25Estimator(compares="documents")).represent(batch)
-        assert all((ids >= 0).any() for ids in weights)
+        weights = ours(router_model, BM25Estimator(compares="documents")).ask(batch)[0]
+        assert all((ids >= 0).any() for ids in (weights.queries, *weights.candidates))
 
     def test_router_models_train_in_the_trainer(self, router_model, tmp_path):
         args = arguments(tmp_path, router_mapping={"query": "query", "code": "document"})
@@ -159,7 +177,8 @@ class TestModels:
 
     def test_flattened_inputs_are_weighted_as_padded_ones(self, transformer_model):
         """The flattened layout needs attention kernels that a CPU lacks; what the estimator reads does not."""
-        loss = SoftInfoNCELoss(transformer_model)
+        estimator = BM25Estimator()
+        tokenizer = transformer_model.tokenizer
         padded = features(transformer_model, TEXTS[:1])
         rows = [
             ids[mask.bool()] for ids, mask in zip(padded[0]["input_ids"], padded[0]["attention_mask"], strict=True)
@@ -170,7 +189,8 @@ class TestModels:
             "cu_seq_lens_q": lengths.cumsum(0).int(),
             "max_length_q": int(lengths.max()),
         }
-        assert torch.equal(loss.represent([flattened])[0], loss.represent(padded)[0])
+        one, other = (estimator.represent(TextColumn(column, tokenizer)) for column in (flattened, padded[0]))
+        assert torch.equal(one, other)
 
     @kinds
     def test_a_compiled_model_trains_alike(self, transformer_model, kind):
@@ -190,7 +210,7 @@ class TestModels:
     def test_bf16_autocast_equals_the_host_without_weights(self, transformer_model, kind):
         ours, host = kind
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            unweighted = run(transformer_model, ours(transformer_model, alpha=0))
+            unweighted = run(transformer_model, ours(transformer_model, None))
             expected = run(transformer_model, host(transformer_model))
             weighted = run(transformer_model, ours(transformer_model))
         assert unweighted[0].dtype == torch.float32

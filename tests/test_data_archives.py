@@ -184,9 +184,9 @@ def test_debian_package_and_the_zip_in_it_are_mined(tmp_path):
     rows, report = mine(save(tmp_path, "shop_2.0-1_all.deb", package_deb(files)))
     license_ = "MIT OR GPL-2.0-or-later"
     assert [where(row) for row in rows] == [
-        ("shop", "2.0-1", license_, "shop/usr/lib/python3/dist-packages/shop/a.py"),
         ("java.base", "2.0-1", license_, "java.base/a.py"),
         ("java.sql", "2.0-1", license_, "java.sql/b.py"),
+        ("shop", "2.0-1", license_, "shop/usr/lib/python3/dist-packages/shop/a.py"),
     ]
     assert report.archives_seen == 3
     assert counted(report.archives_skipped) == {"nested": 1}
@@ -384,10 +384,19 @@ def test_encrypted_and_damaged_members_leave_the_others(tmp_path):
     assert counted(report.files_skipped) == {"unreadable": 2}
 
 
-def test_order_in_a_tar_is_that_of_the_tar(tmp_path):
+def test_order_in_a_tar_is_that_of_the_paths(tmp_path):
     files = {f"a/{name}.py": function(name) for name in "cab"}
     rows, _ = mine(save(tmp_path, "x.tar", tar(files)))
-    assert [row["name"] for row in rows] == ["c", "a", "b"]
+    assert [row["name"] for row in rows] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("depth", [99, 150, 1_000, 5_000])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_deep_members_never_lose_the_others(tmp_path, kind, depth):
+    files = {"d/" * depth + "deep.py": function("deep"), "a/b.py": function("b", " "), "n" * 300 + ".py": ""}
+    rows, report = mine(save(tmp_path, f"x.{kind}", (zipped if kind == "zip" else tar)(files)))
+    assert "b" in [row["name"] for row in rows]
+    assert counted(report.files_skipped) == {"unreadable": 1, **({"too_deep": 1} if depth > 99 else {})}
 
 
 def test_memory_does_not_grow_with_an_archive(tmp_path):

@@ -5,8 +5,9 @@ import re
 import pytest
 from datasets import Dataset
 
-from st_softinfonce.data import find_near_duplicates, limit_duplicates, mine_pairs
+from st_softinfonce.data import duplicates, find_near_duplicates, limit_duplicates, mine_pairs
 from st_softinfonce.data.duplicates import NearDuplicateIndex
+from st_softinfonce.data.minhash import band_keys
 
 
 def shingles(code):
@@ -66,23 +67,42 @@ def test_groups_of_real_code_equal_brute_force():
 
 @pytest.mark.parametrize("large", [1, 7])
 def test_groups_of_many_texts_at_once_equal_brute_force(monkeypatch, large):
-    monkeypatch.setattr("st_softinfonce.data.duplicates._LARGE_BUCKET", large)
+    monkeypatch.setattr("st_softinfonce.data.duplicates._SMALL_BUCKET", large)
+    monkeypatch.setattr("st_softinfonce.data.duplicates._RARE", large)
     codes = variants(3)
     assert find_near_duplicates(codes) == brute_force(codes, 0.8)
     index = NearDuplicateIndex()
-    index.add(codes * 2, ["go"] * len(codes) + ["java"] * len(codes))
+    index.add(band_keys(codes * 2), ["go"] * len(codes) + ["java"] * len(codes))
     go = brute_force(codes, 0.8)
     groups = index.groups(lambda rows: ((codes * 2)[row] for row in rows))
     assert groups.tolist() == go + [len(codes) + group for group in go]
 
 
 def test_many_texts_of_one_template_are_not_compared_one_by_one(monkeypatch):
-    compare, compared = NearDuplicateIndex._similar, []
-    monkeypatch.setattr(NearDuplicateIndex, "_similar", lambda *texts: compared.append(1) or compare(*texts))
+    compare, compared = duplicates._similar, []
+    monkeypatch.setattr(duplicates, "_similar", lambda *texts: compared.append(1) or compare(*texts))
     template = " ".join(f"word{number}" for number in range(100))
     codes = [" ".join([template, *(f"own{number}_{place}" for place in range(16))]) for number in range(800)]
     assert find_near_duplicates(codes) == list(range(len(codes)))
     assert len(compared) < len(codes) ** 2 / 20
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "def f{}(a, b):\n    x = a + b\n    return x",
+        "def f{}(a, b):\n    x = a + b\n    return g{}(x)",
+        "function f{}() {{ return this.x; }}",
+        "def get_{}(self):\n    return self._{}",
+    ],
+    ids=["name", "name and call", "short", "getter"],
+)
+def test_functions_that_differ_in_their_name_alone_are_compared_in_linear_time(monkeypatch, template):
+    compare, compared = duplicates._similar, []
+    monkeypatch.setattr(duplicates, "_similar", lambda *texts: compared.append(1) or compare(*texts))
+    codes = [template.format(number, number) for number in range(600)]
+    assert find_near_duplicates(codes) == brute_force(codes, 0.8)
+    assert len(compared) < 10 * len(codes)
 
 
 def test_numbers_do_not_depend_on_batches(monkeypatch):
@@ -94,7 +114,7 @@ def test_numbers_do_not_depend_on_batches(monkeypatch):
 
 def test_languages_are_never_grouped_together():
     index = NearDuplicateIndex()
-    index.add(["a b c d e f"] * 4, ["php", "java", "php", "java"])
+    index.add(band_keys(["a b c d e f"] * 4), ["php", "java", "php", "java"])
     assert index.groups(lambda rows: ["a b c d e f"] * len(rows)).tolist() == [0, 1, 0, 1]
 
 

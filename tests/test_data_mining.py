@@ -387,7 +387,7 @@ def test_folders_that_hold_no_sources_of_their_own_are_not_entered(tmp_path):
     write(tmp_path, {"lib/build/__init__.py": function("kept")})
     assert [row["name"] for row in rows(tmp_path, report=report)] == ["add_totals", "kept"]
     counts = {rule: count for rule, count in report.folders_skipped.items() if count}
-    assert counts == {"hidden": 2, "environment": 2, "build": 5}
+    assert counts == {"hidden": 2, "environment": 2, "build": 4, "vendored": 1}
 
 
 @pytest.mark.parametrize(
@@ -719,3 +719,59 @@ def test_rows_do_not_depend_on_the_hash_seed(tmp_path):
     }
     assert len(outputs) == 1
     assert json.loads(outputs.pop())[0] == rows(tmp_path)
+
+
+# Several processes, limits, candidates
+
+
+def test_rows_are_the_same_with_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("st_softinfonce.data.mining._FEW_FILES", 3)
+    monkeypatch.setattr("st_softinfonce.data.mining.cores", lambda: 2)
+    write(tmp_path, {f"p{i}/m{j}.py": function(f"f{i}{j}") + function("same") for i in range(8) for j in range(6)})
+    reports = MiningReport(), MiningReport()
+    assert rows(tmp_path, report=reports[0]) == rows(tmp_path, report=reports[1], num_proc=2)
+    assert reports[0] == reports[1]
+
+
+def test_file_that_takes_too_long_is_named_and_the_others_are_kept(tmp_path):
+    # Each file has one function: only the parser can be late.
+    write(tmp_path, {"a.js": "x = [" + "1,\n" * 300_000 + "];\n", "b.py": GOOD})
+    report = MiningReport()
+    assert [row["path"] for row in rows(tmp_path, report=report, seconds_per_file=0.02)] == ["b.py"]
+    assert skipped(report) == {"time_limit": 1}
+    assert report.problems == ["a.js (time_limit)"]
+
+
+@pytest.mark.parametrize("size", [2**31, 2**63, 2**100])
+def test_huge_limits_are_no_problem(tmp_path, size):
+    write(tmp_path, {"a.py": GOOD})
+    assert len(rows(tmp_path, max_file_bytes=size, max_archive_bytes=size, max_query_tokens=size)) == 1
+
+
+@pytest.mark.parametrize("options", [{"num_proc": 0}, {"num_proc": True}, {"seconds_per_file": -1}], ids=str)
+def test_bad_numbers_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+        rows(write(tmp_path, {"a.py": GOOD}), **options)
+
+
+def test_candidates_are_kept_beside_the_same_pairs(tmp_path):
+    bare = "def bare(first):\n    total = first\n    return total\n"
+    write(tmp_path, {"a.py": bare + GOOD + function("short", "Two words.", "x = 1\n    return x")})
+    report = MiningReport()
+    found = rows(tmp_path, undocumented=True, report=report)
+    assert [(row["name"], bool(row["query"])) for row in found] == [
+        ("bare", False),
+        ("add_totals", True),
+        ("short", False),
+    ]
+    assert found[0]["code"] == bare.strip()
+    assert [row["name"] for row in rows(tmp_path)] == ["add_totals"]
+    assert (report.functions_kept, report.candidates_kept, report.functions_seen) == (1, 2, 3)
+
+
+def test_files_of_other_languages_are_named(tmp_path):
+    report = MiningReport()
+    write(tmp_path, {"a.py": GOOD, "b.rs": "", "c.rs": "", "d.c": ""})
+    rows(tmp_path, report=report)
+    assert report.other_languages == {"C": 1, "Rust": 2}
+    assert "Rust 2, C 1" in str(report)

@@ -109,7 +109,7 @@ def test_existing_output_is_refused_unless_it_is_ours(tmp_path, trees):
     assert digests(output) != before
     write(output, {"notes.txt": "mine"})
     before = digests(output)
-    with pytest.raises(FileExistsError, match="which was not mined: give another folder"):
+    with pytest.raises(FileExistsError, match="which was not mined or was changed since: give"):
         mine_to_parquet(trees, output, overwrite=True)
     assert digests(output) == before
     for path in (tmp_path / "empty", tmp_path / "file"):
@@ -154,7 +154,9 @@ def test_rows_per_shard_is_checked(tmp_path, trees, rows):
 
 
 def test_memory_hardly_grows_with_the_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(mining, "BATCH_ROWS", 50)
+    for name in ("BATCH_ROWS", "_JUDGED_FUNCTIONS"):
+        monkeypatch.setattr(mining, name, 50)
+    monkeypatch.setattr(module, "BATCH_ROWS", 50)
 
     def body(name):
         return (
@@ -162,7 +164,7 @@ def test_memory_hardly_grows_with_the_rows(tmp_path, monkeypatch):
         )
 
     peaks = []
-    for size in (10, 40):
+    for size in (40, 160):
         files = {f"p/{i}.py": "".join(body(f"f{i}_{j}") for j in range(20)) for i in range(size)}
         folder = write(tmp_path / str(size), files)
         tracemalloc.start()
@@ -170,5 +172,59 @@ def test_memory_hardly_grows_with_the_rows(tmp_path, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert report.functions_kept == 20 * size
-    texts = 20 * (40 - 10) * len(body("f"))
+    texts = 20 * (160 - 40) * len(body("f"))
     assert peaks[1] - peaks[0] < texts / 4
+
+
+def test_what_is_mined_is_what_is_loaded(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path / name, {"x.py": function(name)})
+        mine_to_parquet(tmp_path / name / "x.py", tmp_path / name / "out")
+    cache = str(tmp_path / "cache")
+
+    def names(folder):
+        return load_dataset(str(folder), split="train", cache_dir=cache)["name"][:]
+
+    assert [names(tmp_path / name / "out") for name in ("one", "two")] == [["one"], ["two"]]
+    write(tmp_path / "one", {"x.py": function("three")})
+    mine_to_parquet(tmp_path / "one" / "x.py", tmp_path / "one" / "out", overwrite=True)
+    assert names(tmp_path / "one" / "out") == ["three"]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_interrupt_while_replacing_loses_nothing(tmp_path, trees, monkeypatch, step):
+    mine_to_parquet(trees / "p0", tmp_path / "out")
+    before, rename, steps = digests(tmp_path / "out"), module.Path.rename, []
+
+    def interrupt(self, target):
+        steps.append(self)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(module.Path, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        mine_to_parquet(trees, tmp_path / "out", overwrite=True)
+    assert digests(tmp_path / "out") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "trees"]
+
+
+@pytest.mark.parametrize("name", ["data/train-mine.parquet", "data/train-00099.parquet", "notes.txt", "data/x/y"])
+def test_a_users_own_files_are_never_deleted(tmp_path, trees, name):
+    mine_to_parquet(trees / "p0", tmp_path / "out")
+    write(tmp_path / "out", {name: "mine"})
+    with pytest.raises(FileExistsError, match="was changed since"):
+        mine_to_parquet(trees, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / name).read_text() == "mine"
+
+
+def test_candidates_are_a_split_of_their_own(tmp_path, trees):
+    write(trees, {"p0/bare.py": "def bare(first):\n    total = [first]\n    return total\n"})
+    mine_to_parquet(trees, tmp_path / "out", undocumented=True, rows_per_shard=2**63)
+    loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(part) for name, part in loaded.items()} == {"train": 15, "candidates": 1}
+
+
+def test_an_empty_output_is_refused(trees):
+    with pytest.raises(ValueError, match="output must be a folder to make"):
+        mine_to_parquet(trees, "")

@@ -26,8 +26,8 @@ HEAD = "Metadata-Version: 2.4\nName: kit\nVersion: 1\n"
         ("pyproject.toml", '[tool.poetry]\nname = "p"\nversion = "3"\nlicense = "Apache-2.0"\n', ("p", "3", "Apache-2.0")),
         ("x.gemspec", 's.name = "g"\ns.version = \'4\'\ns.licenses = ["MIT"]\n', ("g", "4", "MIT")),
         ("pom.xml", '<project xmlns="u"><artifactId>j</artifactId><version>5</version><licenses><license><name>The Apache License, Version 2.0</name></license></licenses></project>', ("j", "5", "Apache-2.0")),
-        ("go.mod", "module example.org/m\n\ngo 1.20\n", ("example.org/m", "", "")),
-        ("control", "Package: d\nVersion: 1:6-7\n", ("d", "1:6-7", "")),
+        ("go.mod", "module example.org/m\n\ngo 1.20\n", ("example.org/m", "", None)),
+        ("control", "Package: d\nVersion: 1:6-7\n", ("d", "1:6-7", None)),
         ("copyright", "Format: f\n\nFiles: *\nLicense: Expat\n", ("", "", "MIT")),
         ("LICENSE.txt", MIT, ("", "", "MIT")),
         ("COPYING", "GNU GENERAL PUBLIC LICENSE\n   Version 3, 29 June 2007", ("", "", "GPL-3.0")),
@@ -48,7 +48,6 @@ def test_file_tells_where_code_comes_from(name, content, expected):
         ("pyproject.toml", "[project]\nlicense = 3\n"),
         ("pom.xml", "<project>"),
         ("METADATA", "\x00\x01"),
-        ("LICENSE", "all rights reserved"),
     ],
 )
 def test_broken_files_say_nothing(name, content):
@@ -117,3 +116,37 @@ def test_site_packages_are_known_by_their_distributions(tmp_path):
         ("other", "", ""),
         ("shop", "1", "0BSD"),
     ]
+
+
+def test_a_licence_that_is_not_known_hides_the_parents(tmp_path):
+    files = {
+        "repo/LICENSE": MIT,
+        "repo/src/shop/a.py": FUNCTION,
+        "repo/src/other/LICENSE": "All rights reserved. Nothing like the Apache License, Version 2.0.",
+        "repo/src/other/b.py": FUNCTION.replace("add", "other"),
+        "repo/third_party/x/c.py": FUNCTION.replace("add", "vendored"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    rows = list(mine_pairs(tmp_path / "repo", languages="python"))
+    licenses = {row["name"]: row["license"] for row in rows}
+    assert licenses["add"] == "MIT"
+    assert "vendored" not in licenses
+    (row,) = mine_pairs(tmp_path / "repo" / "third_party", languages="python")
+    assert (row["package"], row["license"]) == ("x", "")
+
+
+def test_packages_of_one_scope_and_workspaces_are_told_apart(tmp_path):
+    source = "/** Sum up the two numbers. */\nfunction {}(a, b) {{\n  return a + b;\n}}\n"
+    places = {"node_modules/@s/a": "@s/a", "node_modules/@s/b": "@s/b", "apps/web": "@org/web", "apps/api": "@org/api"}
+    for number, (place, name) in enumerate(places.items()):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "x.js").write_text(source.format(f"f{number}"))
+        if place.startswith("apps"):
+            (tmp_path / place / "package.json").write_text(json.dumps({"name": name, "version": str(number)}))
+    for root in ("node_modules", "node_modules/@s", "apps"):
+        rows = list(mine_pairs(tmp_path / root, languages="javascript"))
+        assert sorted(row["package"] for row in rows) == sorted(
+            name for place, name in places.items() if place.startswith(root)
+        )

@@ -149,3 +149,9 @@ def test_what_is_dropped_from_validation_is_no_leak_in_train():
 def test_empty_values_are_no_leaks():
     pairs = make_pairs({"a": 1, "b": 1}, code=[None, None])
     assert split_by_package(pairs, ["b"])["train"].num_rows == 1
+
+
+def test_candidates_without_a_query_are_tested_among_and_never_trained_on():
+    pairs = Dataset.from_dict({"query": ["a", "", "b", ""], "package": ["x", "x", "y", "y"]})
+    sides = split_by_package(pairs, ["y"])
+    assert {name: side["query"][:] for name, side in sides.items()} == {"train": ["a"], "test": ["b", ""]}

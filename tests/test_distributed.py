@@ -8,6 +8,7 @@ import distributed_worker as worker
 import pytest
 import torch
 from conftest import assert_same, make_transformer_model
+from test_published import make_guide
 
 from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
 
@@ -19,6 +20,7 @@ WHOLE = slice(0, len(worker.QUERIES))
 def folder(tmp_path_factory, bert_folder):
     folder = tmp_path_factory.mktemp("distributed")
     make_transformer_model(bert_folder).save_pretrained(str(folder / "model"))
+    make_guide(folder / "guide-bert").save_pretrained(str(folder / "guide"))
     return folder
 
 
@@ -55,7 +57,30 @@ def test_two_processes_equal_one_with_the_whole_batch(folder, results, name):
 def test_without_weights_two_processes_equal_the_host(results):
     for found in results:
         assert_same(found["unweighted"], found["host"])
+        assert_same(found["plain-host-four-ways"], found["host-four-ways"])
+        assert_same(found["cached-host-four-ways"], found["host-four-ways"])
         assert abs(found["plain-bm25-queries-one-way"][0] - found["host"][0]) > 1e-4
+
+
+@pytest.mark.parametrize("blocks", ["alone", "anchors", "positives"])
+@pytest.mark.parametrize("strategy", worker.MARGINS)
+@pytest.mark.parametrize("kind", ["plain", "cached"])
+def test_guided_by_a_teacher_two_processes_equal_one_and_the_host(whole_guided, results, kind, strategy, blocks):
+    name = f"{kind}-{strategy}-{blocks}"
+    whole = whole_guided[f"ours-{name}"]
+    assert_same(whole, whole_guided[f"host-{name}"])
+    for found in results:
+        assert_same(found[f"ours-{name}"], whole)
+        if blocks == "anchors":
+            # The host does not gather the anchors: to each process the others' queries are no candidates.
+            assert abs(found[f"host-{name}"][0] - whole[0]) > 1e-3
+        else:
+            assert_same(found[f"host-{name}"], whole)
+
+
+@pytest.fixture(scope="module")
+def whole_guided(folder):
+    return worker.guided_steps(folder, worker.load_model(folder), WHOLE, gather=False)
 
 
 @pytest.mark.parametrize("kind", ["plain", "cached"])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DOCUMENTS, QUERIES, make_tokenizer, make_transformer_model
+from conftest import DOCUMENTS, QUERIES, make_transformer_model
 from sentence_transformers import SentenceTransformer
-from transformers import BertConfig, BertModel
+from tiny_models import save_bert
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
@@ -189,12 +189,7 @@ def test_own_repository_says_what_to_do_without_a_model(source, run):
 
 @pytest.mark.filterwarnings("ignore:The table of the estimator:UserWarning")  # the tiny vocabulary knows few words
 def test_simcse(base, source, tmp_path, run):
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    BertModel(config).save_pretrained(tmp_path / "dropout")
-    tokenizer.save_pretrained(tmp_path / "dropout")
+    save_bert(tmp_path / "dropout", hidden_dropout_prob=0.1)
     output = run(
         "simcse.py",
         source,

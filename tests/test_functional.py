@@ -8,6 +8,7 @@ import reference
 import torch
 
 from st_softinfonce import functional
+from st_softinfonce.posterior import RelevancePosterior
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 PAPER = {"bm25": (1.5, 0.5, 1.0), "simcse": (1.3, 0.7, 0.1), "trained-model": (1.3, 0.7, 5.0)}
@@ -49,11 +50,6 @@ def random_batch(seed, rows=5, columns=5, scale=3.0, dtype=torch.float64):
     return scores.to(dtype), similarity.to(dtype)
 
 
-@pytest.fixture(autouse=True)
-def fresh_warning(monkeypatch):
-    monkeypatch.setattr(functional, "_warned_of_small_batch", False)
-
-
 class TestAgainstThePapersCode:
     """Every record of the reference cases, by its flags: agreement where it is finite, our promise where it is not."""
 
@@ -87,7 +83,9 @@ class TestAgainstThePapersCode:
                 weights = functional.negative_weights(
                     tensor(case["sim"]), alpha=setting["alpha"], beta=setting["beta"], temperature=setting["t"]
                 )
-                loss, gradient = loss_and_gradient(functional.soft_info_nce, tensor(case["S"]), weights=weights)
+                loss, gradient = loss_and_gradient(
+                    functional.soft_info_nce, tensor(case["S"]), log_weights=weights.log()
+                )
                 assert_close(loss, number(record["exact_loss"]))
                 assert_close(gradient, tensor(record.get("exact_grad", record["grad"])), 1e-9)
                 if not record["flags"]:
@@ -110,48 +108,6 @@ class TestAgainstThePapersCode:
                 broken += 1
         assert broken >= 10
 
-    @pytest.mark.parametrize(
-        ("key", "function"),
-        [("bce", functional.bce), ("weighted_infonce", functional.weighted_info_nce)],
-        ids=["bce", "weighted_info_nce"],
-    )
-    def test_soft_label_losses(self, reference_cases, key, function):
-        compared = 0
-        for case in reference_cases["batches"]:
-            for setting in case["by_temperature"]:
-                record = setting[key]
-                loss, gradient = loss_and_gradient(
-                    function, tensor(case["S"]), similarity=tensor(case["sim"]), temperature=setting["t"]
-                )
-                assert torch.isfinite(loss)
-                assert torch.isfinite(gradient).all()
-                if not record["flags"]:
-                    assert_close(loss, number(record["loss"]))
-                    assert_close(gradient, tensor(record["grad"]), 1e-9)
-                    compared += 1
-        assert compared > 15
-
-    def test_kl_regularized(self, reference_cases):
-        compared = 0
-        for case in reference_cases["batches"]:
-            for setting in case["by_setting"]:
-                record = setting["kl_regularized"]
-                loss, gradient = loss_and_gradient(
-                    functional.kl_regularized_info_nce,
-                    tensor(case["S"]),
-                    similarity=tensor(case["sim"]),
-                    temperature=setting["t"],
-                    info_nce_weight=setting["beta"],
-                    kl_weight=setting["alpha"],
-                )
-                assert torch.isfinite(loss)
-                assert torch.isfinite(gradient).all()
-                if math.isfinite(number(record["loss"])) and not record["flags"]:
-                    assert_close(loss, number(record["loss"]))
-                    assert_close(gradient, tensor(record["grad"]), 1e-9)
-                    compared += 1
-        assert compared > 40
-
     @pytest.mark.parametrize("rule", ["top_k", "ratio"])
     def test_cancellation(self, reference_cases, rule):
         compared = 0
@@ -162,63 +118,73 @@ class TestAgainstThePapersCode:
                 if flags & {"tie_at_cut", "negative_positive_similarity"}:
                     continue
                 options = {rule: record["k" if rule == "top_k" else "ratio"]}
-                kept = functional.cancellation_weights(similarity, **options)
-                removed = [[j for j, weight in enumerate(row) if weight == 0] for row in kept.tolist()]
+                mask = functional.mask_log_weights(similarity, **options)
+                removed = [[j for j, weight in enumerate(row) if weight == -math.inf] for row in mask.tolist()]
                 assert removed == record["removed"]
-                loss, gradient = loss_and_gradient(
-                    functional.cancelled_info_nce, tensor(case["S"]), similarity=similarity, **options
-                )
+                loss, gradient = loss_and_gradient(functional.soft_info_nce, tensor(case["S"]), log_weights=mask)
                 assert_close(loss, number(record.get("exact_loss", record["loss"])))
                 assert_close(gradient, tensor(record.get("exact_grad", record["grad"])), 1e-9)
                 compared += 1
         assert compared > 20
 
 
-LOSSES = {
-    "soft_info_nce": (
+def softened(scores, similarity, positives):
+    weights = functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=0.5, positives=positives)
+    return functional.soft_info_nce(scores, weights.log(), positives=positives)
+
+
+def masked(**rule):
+    return (
         lambda scores, similarity, positives: functional.soft_info_nce(
             scores,
-            functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=0.5, positives=positives),
+            functional.mask_log_weights(similarity, positives=positives, **rule),
             positives=positives,
         ),
+        lambda scores, similarity, positives: reference.soft_info_nce(
+            scores, reference.mask_weights(similarity, positives=positives, **rule), positives
+        ),
+    )
+
+
+def promoted(scores, similarity, positives):
+    targets = functional.promoted_targets(similarity, above=0.2, positives=positives)
+    return functional.soft_info_nce(scores, targets=targets, positives=positives)
+
+
+def distilled_over_a_mask(scores, similarity, positives):
+    mask = functional.mask_log_weights(similarity, margin=-0.5, positives=positives)
+    targets = functional.distilled_targets(
+        similarity, share=0.7, temperature=0.4, log_weights=mask, positives=positives
+    )
+    return functional.soft_info_nce(scores, mask, targets=targets, positives=positives)
+
+
+def reference_distilled_over_a_mask(scores, similarity, positives):
+    weights = reference.mask_weights(similarity, margin=-0.5, positives=positives)
+    targets = reference.distilled_targets(similarity, 0.7, 0.4, weights, positives)
+    return reference.soft_info_nce(scores, weights, positives, targets)
+
+
+LOSSES = {
+    "soften": (
+        softened,
         lambda scores, similarity, positives: reference.soft_info_nce(
             scores, reference.negative_weights(similarity, 1.3, 0.7, 0.5, positives=positives), positives
         ),
     ),
-    "bce": (
-        lambda scores, similarity, positives: functional.bce(scores, similarity, temperature=0.5, positives=positives),
-        lambda scores, similarity, positives: reference.bce(scores, similarity, 0.5, positives),
-    ),
-    "weighted_info_nce": (
-        lambda scores, similarity, positives: functional.weighted_info_nce(
-            scores, similarity, temperature=0.5, positives=positives
-        ),
-        lambda scores, similarity, positives: reference.weighted_info_nce(scores, similarity, 0.5, positives),
-    ),
-    "kl_regularized_info_nce": (
-        lambda scores, similarity, positives: functional.kl_regularized_info_nce(
-            scores, similarity, temperature=0.5, positives=positives
-        ),
-        lambda scores, similarity, positives: reference.kl_regularized_info_nce(
-            scores, similarity, 0.5, 1.3, 0.7, positives
-        ),
-    ),
-    "cancelled_top_k": (
-        lambda scores, similarity, positives: functional.cancelled_info_nce(
-            scores, similarity, top_k=2, positives=positives
-        ),
+    "mask-margin": masked(margin=0.3),
+    "mask-relative-margin": masked(margin=0.3, relative=True),
+    "mask-negative-margin": masked(margin=-0.1),
+    "mask-top-k": masked(top_k=2),
+    "mask-ratio": masked(ratio=0.5),
+    "mask-above": masked(above=0.5),
+    "promote": (
+        promoted,
         lambda scores, similarity, positives: reference.soft_info_nce(
-            scores, reference.cancellation_weights(similarity, top_k=2, positives=positives), positives
+            scores, None, positives, reference.promoted_targets(similarity, 0.2, positives)
         ),
     ),
-    "cancelled_ratio": (
-        lambda scores, similarity, positives: functional.cancelled_info_nce(
-            scores, similarity, ratio=0.5, positives=positives
-        ),
-        lambda scores, similarity, positives: reference.soft_info_nce(
-            scores, reference.cancellation_weights(similarity, ratio=0.5, positives=positives), positives
-        ),
-    ),
+    "distill-over-a-mask": (distilled_over_a_mask, reference_distilled_over_a_mask),
 }
 losses = pytest.mark.parametrize(("ours", "oracle"), LOSSES.values(), ids=LOSSES.keys())
 
@@ -327,8 +293,8 @@ class TestWeights:
         assert torch.equal(weights, torch.ones_like(weights))
 
     @pytest.mark.parametrize("known", [torch.ones(3), torch.ones(4).bool(), [True] * 3], ids=["float", "4", "list"])
-    def test_a_mask_that_does_not_fit_is_refused(self, known):
-        with pytest.raises(ValueError, match="known must be a bool tensor, one for each of 3 candidates, got"):
+    def test_known_that_does_not_fit_is_refused(self, known):
+        with pytest.raises(ValueError, match=r"known must be a bool tensor of shape \(3,\) or \(2, 3\), got"):
             functional.negative_weights(torch.zeros(2, 3), alpha=0.5, beta=1.5, temperature=1.0, known=known)
 
     def test_unclamped_weights_sum_to_the_number_of_negatives(self):
@@ -356,14 +322,27 @@ class TestWeights:
         assert_close(weights, torch.ones(6, 6), 1e-6)
 
     @pytest.mark.parametrize("negatives", [1, 2, 3], ids=lambda n: f"{n}-negatives")
-    def test_a_batch_too_small_for_the_formula_weighs_1_and_warns_once(self, negatives):
+    def test_a_batch_too_small_for_the_formula_weighs_1_and_warns(self, negatives):
         similarity = torch.randn(1, negatives + 1, generator=torch.Generator().manual_seed(0))
         with pytest.warns(functional.SmallBatchWarning, match=f"{negatives} negatives.*alpha=1.5.*more than 3"):
             weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
         assert torch.equal(weights, torch.ones_like(weights))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
+
+    def test_a_batch_of_one_weighs_nothing_without_a_warning(self):
+        assert functional.negative_weights(torch.zeros(1, 1), alpha=1.5, beta=0.5, temperature=1.0).tolist() == [[1.0]]
+
+    def test_known_can_differ_from_row_to_row(self):
+        _, similarity = random_batch(2, 3, 9)
+        known = torch.rand(3, 9, generator=torch.Generator().manual_seed(1)) < 0.6
+        known[:, :3] = True
+        options = {"alpha": 1.3, "beta": 0.7, "temperature": 0.5}
+        weights = functional.negative_weights(similarity, known=known, **options)
+        assert (~known).any()
+        for row in range(3):
+            positives = torch.tensor([row])
+            alone = functional.negative_weights(similarity[row : row + 1, known[row]], positives=positives, **options)
+            assert_close(weights[row : row + 1, known[row]], alone)
+            assert (weights[row, ~known[row]] == 1).all()
 
     @pytest.mark.parametrize(
         ("alpha", "beta", "negatives"), [(1.2, 0.4, 3), (0.3, 0.1, 3), (1.4, 0.2, 7), (1.7, 0.1, 17)]
@@ -389,11 +368,9 @@ class TestWeights:
         other = similarity.clone().fill_diagonal_(math.nan)
         weights = functional.negative_weights(similarity, **options)
         assert torch.equal(functional.negative_weights(other, **options), weights)
-        for loss in (functional.bce, functional.weighted_info_nce, functional.kl_regularized_info_nce):
-            assert torch.equal(loss(scores, other, temperature=0.3), loss(scores, similarity, temperature=0.3))
         assert torch.equal(
-            functional.soft_info_nce(scores, weights.clone().fill_diagonal_(math.nan)),
-            functional.soft_info_nce(scores, weights),
+            functional.soft_info_nce(scores, weights.log().fill_diagonal_(math.nan)),
+            functional.soft_info_nce(scores, weights.log()),
         )
 
     def test_one_negative_more_is_weighted_again(self):
@@ -430,51 +407,107 @@ class TestWeights:
 
 
 class TestSoftInfoNCE:
-    def test_a_weight_of_zero_takes_the_negative_out(self):
+    def test_minus_infinity_takes_the_negative_out(self):
         scores, _ = random_batch(3, 3, 4)
-        weights = torch.ones(3, 4, dtype=torch.float64)
-        weights[:, 3] = 0
-        loss, gradient = loss_and_gradient(functional.soft_info_nce, scores, weights=weights)
+        log_weights = torch.zeros(3, 4, dtype=torch.float64)
+        log_weights[:, 3] = -math.inf
+        loss, gradient = loss_and_gradient(functional.soft_info_nce, scores, log_weights=log_weights)
         assert_close(loss, functional.soft_info_nce(scores[:, :3]))
         assert torch.equal(gradient[:, 3], torch.zeros(3, dtype=torch.float64))
         assert gradient[:, :3].abs().min() > 0
 
-    def test_a_row_that_loses_every_negative_counts_zero(self):
+    @pytest.mark.parametrize("targets", [None, torch.eye(2).double()], ids=["one-hot", "targets"])
+    def test_a_row_that_loses_every_negative_counts_zero(self, targets):
         scores, _ = random_batch(3, 2, 2)
-        loss, gradient = loss_and_gradient(functional.soft_info_nce, scores, weights=torch.eye(2).double())
+        loss, gradient = loss_and_gradient(
+            functional.soft_info_nce, scores, log_weights=torch.eye(2).double().log(), targets=targets
+        )
         assert loss == 0
         assert torch.equal(gradient, torch.zeros(2, 2, dtype=torch.float64))
 
-    def test_the_positives_weight_is_1_whatever_is_given(self):
+    @pytest.mark.parametrize("targets", [None, torch.full((3, 3), 1 / 3).double()], ids=["one-hot", "targets"])
+    def test_a_row_without_any_candidate_counts_zero(self, targets):
+        scores, _ = random_batch(3, 3, 3)
+        empty = scores.clone()
+        empty[1] = -math.inf
+        loss, gradient = loss_and_gradient(functional.soft_info_nce, empty, targets=targets)
+        others = functional.soft_info_nce(
+            scores[[0, 2]], targets=None if targets is None else targets[[0, 2]], positives=torch.tensor([0, 2])
+        )
+        assert_close(loss, others * 2 / 3)
+        assert torch.equal(gradient[1], torch.zeros(3, dtype=torch.float64))
+        assert gradient[0].abs().min() > 0
+
+    @pytest.mark.parametrize("targets", [None, torch.eye(4)], ids=["one-hot", "targets"])
+    @pytest.mark.parametrize("scale", [1e3, 1e5, 1e7], ids=str)
+    def test_is_as_exact_as_cross_entropy_at_large_scores(self, targets, scale):
+        scores = scale + torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+        expected = torch.nn.functional.cross_entropy(scores, torch.arange(4))
+        assert torch.equal(functional.soft_info_nce(scores), expected)
+        loss = functional.soft_info_nce(scores, torch.zeros(4, 4), targets=targets)
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+        exact = torch.nn.functional.cross_entropy(scores.double(), torch.arange(4))
+        assert abs(loss - exact) / exact < 1e-5
+
+    def test_the_positives_log_weight_is_0_whatever_is_given(self):
         scores, _ = random_batch(3)
-        weights = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).double()
+        log_weights = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double()
         assert torch.equal(
-            functional.soft_info_nce(scores, weights),
-            functional.soft_info_nce(scores, weights.clone().fill_diagonal_(0.0)),
+            functional.soft_info_nce(scores, log_weights),
+            functional.soft_info_nce(scores, log_weights.clone().fill_diagonal_(-math.inf)),
         )
 
     def test_gradient_in_exp_score_is_proportional_to_the_weight(self):
         """Eq. 5: dL / d exp(s_ij) = w_ij / sum_k w_ik exp(s_ik), per row."""
         scores, similarity = random_batch(21)
         weights = functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=0.4)
-        _, gradient = loss_and_gradient(functional.soft_info_nce, scores, weights=weights)
+        _, gradient = loss_and_gradient(functional.soft_info_nce, scores, log_weights=weights.log())
         ratio = without_diagonal(gradient / scores.exp() / weights)
         assert_close(ratio, ratio[:, :1].expand_as(ratio))
 
+    def test_gradient_is_the_softmax_less_the_targets(self):
+        scores, _ = random_batch(22)
+        targets = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).double()
+        targets = targets / targets.sum(dim=1, keepdim=True)
+        _, gradient = loss_and_gradient(functional.soft_info_nce, scores, targets=targets)
+        assert_close(gradient, (scores.softmax(dim=1) - targets) / 5)
+
     def test_a_wrong_weight_changes_the_loss(self):
         scores, _ = random_batch(3)
-        weights = torch.ones(5, 5).double()
-        plain = functional.soft_info_nce(scores, weights)
-        weights[0, 1] = 0.5
-        assert functional.soft_info_nce(scores, weights) < plain - 1e-6
+        log_weights = torch.zeros(5, 5).double()
+        plain = functional.soft_info_nce(scores, log_weights)
+        log_weights[0, 1] = -0.7
+        assert functional.soft_info_nce(scores, log_weights) < plain - 1e-6
 
-    def test_negative_weights_are_refused(self):
-        with pytest.raises(ValueError, match=r"weights must be at least 0, got a smallest value of -1\.0"):
-            functional.soft_info_nce(torch.zeros(2, 2), torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
+    def test_log_weights_and_targets_get_no_gradient(self):
+        scores, _ = random_batch(3)
+        log_weights = torch.zeros(5, 5, dtype=torch.float64, requires_grad=True)
+        targets = torch.eye(5, dtype=torch.float64).requires_grad_()
+        functional.soft_info_nce(scores.requires_grad_(), log_weights, targets=targets).backward()
+        assert scores.grad.abs().sum() > 0
+        assert log_weights.grad is None
+        assert targets.grad is None
 
-    def test_weights_of_another_shape_are_refused(self):
-        with pytest.raises(ValueError, match=r"weights must have the shape of scores, \(2, 2\), got \(2, 3\)"):
-            functional.soft_info_nce(torch.zeros(2, 2), torch.ones(2, 3))
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"log_weights": torch.tensor([[0.0, math.nan], [0.0, 0.0]])}, "log_weights must be numbers or -inf, got"),
+            ({"log_weights": torch.tensor([[0.0, math.inf], [0.0, 0.0]])}, "log_weights must be .* value of inf"),
+            ({"log_weights": torch.zeros(2, 3)}, r"log_weights must have shape \(2, 2\).* got \(2, 3\)"),
+            ({"targets": torch.ones(2, 2)}, r"targets must be at least 0 and sum to 1.* row sums from 2.0 to 2.0"),
+            ({"targets": torch.tensor([[2.0, -1.0], [0.0, 1.0]])}, "targets must be .* smallest value of -1.0"),
+            ({"targets": torch.full((2, 2), math.nan)}, "targets must be at least 0"),
+            ({"targets": torch.zeros(2, 3)}, r"targets must have shape \(2, 2\).* got \(2, 3\)"),
+            (
+                {"log_weights": torch.tensor([[0.0, -math.inf], [0.0, 0.0]]), "targets": torch.full((2, 2), 0.5)},
+                "targets must be 0 for a candidate that is taken out, got 0.5 at row 0, column 1",
+            ),
+        ],
+        ids=["nan", "inf", "shape", "sum", "negative", "nan-target", "target-shape", "impossible"],
+    )
+    def test_impossible_weights_and_targets_are_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            functional.soft_info_nce(torch.zeros(2, 2), **options)
 
     @pytest.mark.parametrize(
         ("scores", "message"),
@@ -504,47 +537,129 @@ class TestSoftInfoNCE:
             functional.soft_info_nce(torch.zeros(2, 3), positives=positives)
 
 
-class TestCancellation:
+class TestMasks:
     def test_of_tied_negatives_the_lowest_column_goes_first(self):
-        similarity = torch.tensor([[9.0, 1.0, 1.0, 1.0, 0.5]])
-        kept = functional.cancellation_weights(similarity, top_k=2)
-        assert kept.tolist() == [[1.0, 0.0, 0.0, 1.0, 1.0]]
+        mask = functional.mask_log_weights(torch.tensor([[9.0, 1.0, 1.0, 1.0, 0.5]]), top_k=2)
+        assert mask.tolist() == [[0.0, -math.inf, -math.inf, 0.0, 0.0]]
 
-    def test_a_negative_known_to_be_irrelevant_never_takes_the_place_of_another(self):
-        similarity = torch.tensor([[1.0, -math.inf, -math.inf], [-math.inf, 1.0, -math.inf]])
-        kept = functional.cancellation_weights(similarity, top_k=1)
-        assert kept.tolist() == [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
+    @pytest.mark.parametrize(
+        "rule", [{"margin": 0.1}, {"margin": 0.1, "relative": True}, {"top_k": 2}, {"ratio": 0.1}, {"above": -9.0}],
+        ids=lambda rule: "-".join(rule),
+    )  # fmt: skip
+    def test_what_is_never_relevant_is_never_taken_out(self, rule):
+        similarity = torch.tensor([[1.0, -math.inf, 1.0], [-math.inf, -1.0, -math.inf]])
+        mask = functional.mask_log_weights(similarity, **rule)
+        assert mask.tolist() == [[0.0, 0.0, -math.inf], [0.0, 0.0, 0.0]]
 
-    def test_a_positive_with_similarity_of_zero_or_less_cancels_nothing(self):
+    @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+    def test_a_positive_that_cannot_be_judged_masks_nothing_by_a_margin(self, relative):
+        similarity = torch.tensor([[-math.inf, 0.5, 0.9]])
+        assert functional.mask_log_weights(similarity, margin=0.1, relative=relative).tolist() == [[0.0, 0.0, 0.0]]
+
+    def test_a_relative_margin_of_a_negative_positive_goes_down(self):
+        """NV-Retriever's rule with the absolute value: otherwise the threshold would rise above the positive."""
+        similarity = torch.tensor([[-1.0, -1.05, -1.2]])
+        mask = functional.mask_log_weights(similarity, margin=0.1, relative=True)
+        assert mask.tolist() == [[0.0, -math.inf, 0.0]]
+
+    def test_a_positive_with_similarity_of_zero_or_less_masks_nothing_by_a_ratio(self):
         similarity = torch.tensor([[-1.0, 5.0, -2.0], [3.0, 0.0, 1.0]])
-        assert functional.cancellation_weights(similarity, ratio=0.5).tolist() == [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+        assert not functional.mask_log_weights(similarity, ratio=0.5).any()
+
+    def test_the_threshold_itself_stays_by_a_margin_and_goes_by_a_ratio(self):
+        similarity = torch.tensor([[1.0, 0.5, 0.75]])
+        assert functional.mask_log_weights(similarity, margin=0.5).tolist() == [[0.0, 0.0, -math.inf]]
+        assert functional.mask_log_weights(similarity, above=0.5).tolist() == [[0.0, 0.0, -math.inf]]
+        assert functional.mask_log_weights(similarity, ratio=0.5).tolist() == [[0.0, -math.inf, -math.inf]]
 
     def test_more_than_all_negatives_leaves_none(self):
-        loss, gradient = loss_and_gradient(
-            functional.cancelled_info_nce, torch.randn(3, 3).double(), similarity=torch.rand(3, 3).double(), top_k=10
-        )
+        mask = functional.mask_log_weights(torch.rand(3, 3).double(), top_k=10)
+        loss, gradient = loss_and_gradient(functional.soft_info_nce, torch.randn(3, 3).double(), log_weights=mask)
         assert loss == 0
         assert not gradient.any()
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({}, "exactly one of top_k and ratio, got top_k=None and ratio=None"),
-            ({"top_k": 1, "ratio": 0.5}, "exactly one of top_k and ratio, got top_k=1 and ratio=0.5"),
-            ({"top_k": 0}, "top_k must be an integer of at least 1, got 0"),
-            ({"top_k": 1.5}, "top_k must be an integer of at least 1, got 1.5"),
+            ({}, "exactly one of margin, top_k, ratio, above, got none"),
+            ({"top_k": 1, "ratio": 0.5}, "exactly one of margin, top_k, ratio, above, got top_k=1, ratio=0.5"),
+            ({"top_k": 0}, "top_k must be an integer of at least 1 or None, got 0"),
+            ({"top_k": 1.5}, "top_k must be an integer of at least 1 or None, got 1.5"),
             ({"ratio": -0.5}, "ratio must be a finite number above 0, got -0.5"),
+            ({"margin": math.nan}, "margin must be a finite number in units of the similarity, got nan"),
+            ({"above": "0.5"}, "above must be a finite number in units of the similarity, got '0.5'"),
+            ({"top_k": 1, "relative": True}, "relative must be True or False, and True only with a margin, got True"),
+            ({"margin": 0.1, "relative": 1}, "relative must be True or False, and True only with a margin, got 1"),
         ],
-        ids=["none", "both", "top-0", "top-1.5", "negative-ratio"],
     )
     def test_impossible_rules_are_refused(self, options, message):
         with pytest.raises(ValueError, match=message):
-            functional.cancellation_weights(torch.zeros(3, 3), **options)
+            functional.mask_log_weights(torch.zeros(3, 3), **options)
 
 
-def test_kl_weights_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="kl_weight must be a finite number, at least 0, got -1"):
-        functional.kl_regularized_info_nce(torch.zeros(3, 3), torch.zeros(3, 3), temperature=1.0, kl_weight=-1)
+class TestTargets:
+    def test_promotion_shares_equally_among_certain_positives(self):
+        similarity = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
+        assert_close(
+            functional.promoted_targets(similarity), torch.tensor([[1 / 3, 0, 1 / 3, 1 / 3], [0.0, 1, 0, 0]]), 1e-6
+        )
+
+    def test_promotion_by_a_posterior_is_in_proportion_to_the_probability(self):
+        posterior = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-9.0, 0.0), prior=0.8)
+        targets = functional.promoted_targets(torch.tensor([[0.0, 1.0, 0.5]]), posterior=posterior)
+        assert_close(targets, torch.tensor([[1 / 1.8, 0.8 / 1.8, 0.0]]), 1e-6)
+
+    def test_promotions_of_two_estimators_take_the_larger_relevance(self):
+        one = functional.promoted_targets(torch.tensor([[1.0, 0.6, 0.9]]))
+        both = functional.promoted_targets(torch.tensor([[1.0, 0.8, 0.0]]), targets=one)
+        assert_close(both, torch.tensor([[1.0, 0.8, 0.9]]) / 2.7, 1e-6)
+
+    def test_what_is_masked_gets_no_target(self):
+        mask = torch.tensor([[0.0, -math.inf, 0.0]])
+        similarity = torch.tensor([[1.0, 1.0, 1.0]])
+        assert functional.promoted_targets(similarity, log_weights=mask).tolist() == [[0.5, 0.0, 0.5]]
+        assert functional.distilled_targets(similarity, share=1.0, log_weights=mask).tolist() == [[0.5, 0.0, 0.5]]
+
+    def test_distillation_mixes_one_hot_and_the_teachers_softmax(self):
+        _, similarity = random_batch(4, 3, 6)
+        targets = functional.distilled_targets(similarity, share=0.3, temperature=0.5)
+        expected = 0.7 * torch.eye(3, 6).double() + 0.3 * (similarity / 0.5).softmax(dim=1)
+        assert_close(targets, expected)
+        assert_close(targets.sum(dim=1), torch.ones(3))
+
+    @pytest.mark.parametrize("share", [0.0, 1.0], ids=["one-hot", "the-teacher-alone"])
+    def test_the_extremes_of_the_share(self, share):
+        _, similarity = random_batch(4, 3, 6)
+        expected = (similarity / 0.05).softmax(dim=1) if share else torch.eye(3, 6)
+        assert_close(functional.distilled_targets(similarity, share=share), expected)
+
+    def test_a_row_whose_positive_cannot_be_judged_keeps_its_target(self):
+        similarity = torch.tensor([[-math.inf, 0.5, 0.4], [0.1, 0.2, -math.inf]])
+        targets = functional.distilled_targets(similarity, share=0.9)
+        assert targets[0].tolist() == [1.0, 0.0, 0.0]
+        assert targets[1, 2] == 0
+        assert targets[1, 0] > 0
+
+    @pytest.mark.parametrize("temperature", [1e-30, 1e30], ids=str)
+    def test_extreme_similarities_keep_targets_that_sum_to_1(self, temperature):
+        largest = torch.finfo(torch.float32).max
+        similarity = torch.tensor([[0.0, largest, -largest], [1.0, 2.0, 3.0]])
+        targets = functional.distilled_targets(similarity, share=1.0, temperature=temperature)
+        assert_close(targets.sum(dim=1), torch.ones(2))
+
+    @pytest.mark.parametrize(
+        ("function", "options", "message"),
+        [
+            (functional.promoted_targets, {"above": 1.0}, r"above must be a probability in \[0, 1\), got 1.0"),
+            (functional.promoted_targets, {"above": -0.1}, r"above must be a probability in \[0, 1\), got -0.1"),
+            (functional.distilled_targets, {"share": 1.5}, r"share must be in \[0, 1\], got 1.5"),
+            (functional.distilled_targets, {"share": None}, r"share must be in \[0, 1\], got None"),
+            (functional.distilled_targets, {"temperature": 0}, "temperature must be a finite number above 0, got 0"),
+        ],
+    )
+    def test_options_out_of_range_are_refused(self, function, options, message):
+        with pytest.raises(ValueError, match=message):
+            function(torch.zeros(3, 3), **options)
 
 
 def test_a_compiled_loss_is_the_same():
@@ -552,7 +667,8 @@ def test_a_compiled_loss_is_the_same():
 
     def loss(scores, similarity):
         weights = functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=0.5)
-        return functional.soft_info_nce(scores, weights)
+        targets = functional.distilled_targets(similarity, log_weights=weights.log())
+        return functional.soft_info_nce(scores, weights.log(), targets=targets)
 
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     assert_close(compiled(scores, similarity), loss(scores, similarity))

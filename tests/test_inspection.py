@@ -1,24 +1,34 @@
-"""inspection: the right negatives are found, and the page holds everything it shows."""
+"""inspect_pairs: what it shows is what the loss does, and the page holds everything it shows."""
 
-import math
 import re
-from collections import Counter
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 
-from st_softinfonce import BM25Estimator, SimilarityEstimator, WeightingParameters
-from st_softinfonce.calibration import calibrate
-from st_softinfonce.functional import RelevancePosterior, negative_weights
-from st_softinfonce.inspection import _FineCounts, inspect_pairs, softened_negatives
+from st_softinfonce import (
+    BM25Estimator,
+    Discount,
+    Distill,
+    Mask,
+    Promote,
+    RelevancePosterior,
+    SimilarityEstimator,
+    Soften,
+    calibrate,
+    inspect_pairs,
+)
+from st_softinfonce.pair_batches import PairTexts, batch_similarities
+from st_softinfonce.treatments import combine
 from st_softinfonce.vectors import content_keys
 
 VERBS = "read write open close sort merge count find parse send".split()
 NOUNS = "file list number socket string lines bytes".split()
 POSTERIOR = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-9.0, 10.0), prior=0.01, relative=True)
+TWINS = {(0, 70), (1, 71), (2, 72)}
 
 
 @pytest.fixture
@@ -37,53 +47,18 @@ def pairs():
     )
 
 
-def test_twins_come_first_once_each(static_model, pairs):
-    found = softened_negatives(pairs, "bm25", model=static_model, batch_size=73, posterior=POSTERIOR)
-    assert isinstance(found, pd.DataFrame)
-    assert {tuple(sorted(pair)) for pair in zip(found["row"][:3], found["negative_row"][:3], strict=True)} == {
-        (0, 70),
-        (1, 71),
-        (2, 72),
-    }
-    assert (found["query"][:3] == found["negative_query"][:3]).all()
-    texts = [tuple(sorted(pair)) for pair in zip(found["query"], found["negative_query"], strict=True)]
-    assert len(set(texts)) == len(texts)
-    assert found["weight"].is_monotonic_increasing
-    for row in found.to_dict("records"):
-        assert row["code"] == pairs["code"][row["row"]]
-        assert row["negative_path"] == pairs["path"][row["negative_row"]]
+def inspect(model, pairs, *judged, **options):
+    return inspect_pairs(pairs, *judged, **({"model": model, "batch_size": 73} | options))
 
 
-def test_weights_are_those_of_the_loss(static_model, pairs):
-    found = softened_negatives(pairs, BM25Estimator(), model=static_model, batch_size=73, top=10, seed=3)
-    order = torch.randperm(73, generator=torch.Generator().manual_seed(3)).tolist()
-    ids = BM25Estimator().represent
-    from st_softinfonce.calibration import PairTexts
-
-    representation = ids(PairTexts(pairs, model=static_model).column(order, "query"))
-    similarity = BM25Estimator().for_batch(representation).similarity(representation, representation)
-    weights = negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
-    assert len(found) == 10
-    for row in found.to_dict("records"):
-        place = order.index(row["row"]), order.index(row["negative_row"])
-        assert row["weight"] == pytest.approx(float(weights[place]), rel=1e-6)
-        assert row["similarity"] == pytest.approx(float(similarity[place]), rel=1e-6)
+def rows_of(negatives):
+    return {tuple(sorted(pair)) for pair in zip(negatives["row"], negatives["negative_row"], strict=True)}
 
 
-@pytest.mark.parametrize("batch_size", [20, 64, 500])
-def test_the_histograms_count_every_negative(static_model, pairs, batch_size):
-    inspection = inspect_pairs(pairs, "bm25", model=static_model, batch_size=batch_size, passes=2)
-    size = min(batch_size, 73)
-    seen = 2 * (73 // size) * size * (size - 1)
-    assert sum(inspection.weights.values()) == seen
-    assert sum(inspection.similarities.values()) == seen
-    assert inspection.summary["negatives seen"] == f"{seen:,}"
+class Same(SimilarityEstimator):
+    """0.9 for equal queries, 0 for all others."""
 
-
-class NineTenths(SimilarityEstimator):
-    """0.9 for equal texts, 0 for all others."""
-
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+    treatment = Mask(above=0.5)
     compares = "queries"
 
     def represent(self, column):
@@ -93,41 +68,77 @@ class NineTenths(SimilarityEstimator):
         return (queries == candidates.T) * 0.9
 
 
-def test_twins_are_seen_in_the_histogram_though_the_first_batch_has_none(static_model, pairs):
-    twins = [{0, 70}, {1, 71}, {2, 72}]
-    orders = (torch.randperm(73, generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(99))
-    halves = [(set(order[:36]), set(order[36:72])) for order in orders]
-    seed = next(n for n, (one, two) in enumerate(halves) if not any(t <= one for t in twins) and twins[0] <= two)
-    inspection = inspect_pairs(pairs, NineTenths(), model=static_model, batch_size=36, seed=seed)
-    (zero, others), (twin, found) = sorted(inspection.similarities.items())
-    assert (zero * inspection.similarity_bin, twin * inspection.similarity_bin) == (0.0, pytest.approx(0.9))
-    assert found == 2 * sum(twin <= halves[seed][1] for twin in twins)
-    assert others + found == 2 * 36 * 35
+def test_twins_come_first_once_each_with_their_texts(static_model, pairs):
+    found = inspect(static_model, pairs, "bm25", Discount(POSTERIOR)).negatives
+    assert isinstance(found, pd.DataFrame)
+    assert rows_of(found[:3]) == TWINS
+    assert (found["query"][:3] == found["negative_query"][:3]).all()
+    texts = [tuple(sorted(pair)) for pair in zip(found["query"], found["negative_query"], strict=True)]
+    assert len(set(texts)) == len(texts)
+    assert found["weight"].is_monotonic_increasing
+    assert set(found["effect"]) == {"softened"}
+    assert (found["weight"] < 0.9).all()
+    for row in found.to_dict("records"):
+        assert row["code"] == pairs["code"][row["row"]]
+        assert row["negative_path"] == pairs["path"][row["negative_row"]]
 
 
 @pytest.mark.parametrize(
-    "batches",
-    [
-        [[0.0, 0.0], [0.0, 1e-7], [0.31, 0.9], [-1.0, 1.0]],
-        [[1.0, 1.0], [1.0, 0.999999], [0.2, 0.7]],
-        [[5.0], [5.0]],
-        [[0.0], [0.0]],
-        [[1e9, -1e9], [0.1, 0.2]],
-        [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], [1e-4], [120.0, 34.5]],
-    ],
-    ids=["growing", "rounding", "equal", "zero", "wide", "decimals"],
+    ("treatment", "effect"),
+    [(Mask(above=0.5), "masked"), (Promote(), "promoted"), (Distill(share=0.5), "taught")],
+    ids=["mask", "promote", "distill"],
 )
-@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
-def test_the_bins_hold_what_lies_in_them_in_whatever_order_it_comes(batches, order):
-    fine = _FineCounts()
-    for batch in batches[::order]:
-        fine.add(torch.tensor(batch))
-    values = [value for batch in batches for value in batch]
-    counts, width = fine.histogram()
-    expected = Counter(math.floor(round(value / width, 6)) for value in values)
-    assert counts == expected
-    assert len(fine.counts) <= len(values)
-    assert max(counts) - min(counts) <= 41
+def test_each_treatment_shows_what_it_treats_and_nothing_else(static_model, pairs, treatment, effect):
+    inspection = inspect(static_model, pairs, Same(), treatment)
+    assert rows_of(inspection.negatives) == TWINS
+    assert set(inspection.negatives["effect"]) == {effect}
+    assert inspection.summary[effect].startswith("6 (")
+    assert (inspection.negatives["weight"] == (0.0 if effect == "masked" else 1.0)).all()
+    assert ((inspection.negatives["target"] > 0.1) == (effect != "masked")).all()
+
+
+def test_numbers_are_those_of_the_loss(static_model, pairs):
+    chosen = (Soften(alpha=1.5, beta=0.5, temperature=1.0), Mask(top_k=1), Distill(temperature=3.0))
+    found = inspect(static_model, pairs, BM25Estimator(), chosen, seed=3, top=500).negatives
+    texts = PairTexts(pairs, model=static_model)
+    ((order, similarity),) = batch_similarities(BM25Estimator(), texts, 73, batches=1, seed=3)
+    log_weights, targets = combine([(chosen, similarity, None)], torch.arange(73))
+    assert {"masked", "taught", "softened"} >= set(found["effect"]) >= {"masked", "softened"}
+    for row in found.to_dict("records"):
+        place = order.index(row["row"]), order.index(row["negative_row"])
+        assert row["weight"] == pytest.approx(float(log_weights.exp()[place]), rel=1e-6)
+        assert row["target"] == pytest.approx(float(targets[place]), rel=1e-6)
+        assert row["similarity"] == pytest.approx(float(similarity[place]), rel=1e-6)
+
+
+def test_several_estimators_at_once(static_model, pairs):
+    judged = [(Same(), Mask(above=0.5)), ("bm25", Distill(share=1.0, temperature=10.0))]
+    found = inspect(static_model, pairs, treatments=judged).negatives
+    assert rows_of(found[found["effect"] == "masked"]) == TWINS
+    assert "taught" in set(found["effect"])
+    assert "similarity_bm25" in found.columns
+    assert (found[found["effect"] == "masked"]["target"] == 0).all()
+
+
+def test_many_equal_queries_do_not_hide_the_rest(static_model, pairs):
+    repeated = Dataset.from_dict(
+        {"query": ["read file"] * 46 + pairs["query"][3:70], "code": [f"def g{i}" for i in range(113)]}
+    )
+    found = inspect(static_model, repeated, "bm25", batch_size=113, top=20).negatives
+    assert len(found) == 20
+    assert (found["query"] == found["negative_query"]).sum() <= 1
+
+
+@pytest.mark.parametrize("batch_size", [20, 64, 500])
+def test_the_histograms_count_every_negative(static_model, pairs, batch_size):
+    inspection = inspect(static_model, pairs, "bm25", batch_size=batch_size, passes=2)
+    size = min(batch_size, 73)
+    seen = 2 * (73 // size) * size * (size - 1)
+    assert inspection.summary["negatives seen"] == f"{seen:,}"
+    assert set(inspection.histograms) == {"similarity", "weight"}
+    for counts, edges in inspection.histograms.values():
+        assert counts.sum() == seen
+        assert np.all(np.diff(edges) > 0)
 
 
 class Page(HTMLParser):
@@ -143,41 +154,46 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_self_contained_and_escapes_every_text(static_model, pairs, tmp_path):
-    inspection = inspect_pairs(pairs, "bm25", model=static_model, batch_size=73, top=12)
+    inspection = inspect(static_model, pairs, "bm25", top=12)
     path = inspection.write_page(tmp_path / "page.html", title="<b>Mine</b>")
     source = path.read_text(encoding="utf-8")
     page = Page()
     page.feed(source)
     names = [tag for tag, _ in page.tags]
-    assert not {"script", "link", "img", "iframe", "b2"} & set(names)
+    assert not {"script", "link", "img", "iframe"} & set(names)
     assert not re.search(r"https?://|url\(|@import", source)
-    assert (names.count("svg"), names.count("section"), names.count("pre")) == (2, 12, 24)
+    assert (names.count("figure"), names.count("section"), names.count("pre")) == (2, 12, 24)
     assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
     assert inspection.negatives["code"][0] in page.texts
     assert "<b>Mine</b>" in page.texts
     assert any("<module" in text for text in page.texts)
-    assert {"Weight of a negative", "Similarity to the query (estimator)", "negatives (log)"} <= set(page.texts)
+    # What a weight means, and which words matched.
+    assert any("Pushed away less" in text for text in page.texts)
+    marked = [page.texts[place] for place, text in enumerate(page.texts) if text in VERBS + NOUNS]
+    assert names.count("mark") >= 24
+    assert marked
 
 
 def test_a_page_without_any_negative_is_still_one(static_model, pairs, tmp_path):
     never = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-90.0, -80.0), prior=0.01, relative=True)
-    inspection = inspect_pairs(pairs, "bm25", model=static_model, posterior=never)
+    inspection = inspect(static_model, pairs, "bm25", Discount(never))
     assert inspection.negatives.empty
     assert "negative_code" in inspection.negatives.columns
-    assert "None." in inspection.write_page(tmp_path / "page.html").read_text()
+    assert "No negative is treated." in inspection.write_page(tmp_path / "page.html").read_text()
 
 
 def test_columns_of_other_names_serve(static_model, pairs):
     plain = pairs.select_columns(["query", "code"]).rename_columns({"query": "question", "code": "answer"})
-    found = softened_negatives(plain, "bm25", model=static_model)
+    found = inspect(static_model, plain, "bm25", batch_size=64).negatives
     assert "path" not in found.columns
-    assert len(found) == 100
+    assert len(found) > 10
 
 
-def test_takes_a_calibrated_posterior(static_model, pairs):
-    posterior = calibrate("bm25", pairs, 20, model=static_model).posterior
-    found = softened_negatives(pairs, "bm25", model=static_model, batch_size=73, posterior=posterior)
-    assert list(found["weight"][:3]) == pytest.approx([0.1] * 3, abs=1e-6)
+def test_takes_what_calibrate_found(static_model, pairs):
+    report = calibrate("bm25", pairs, 20, model=static_model)
+    assert list(inspect(static_model, pairs, "bm25", report.discount).negatives["weight"][:3]) == pytest.approx(
+        [0.1] * 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,8 +202,8 @@ def test_takes_a_calibrated_posterior(static_model, pairs):
         ({"top": 0}, "top must be an integer of at least 1, got 0"),
         ({"passes": 1.5}, "passes must be an integer of at least 1, got 1.5"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 2, got 0"),
-        ({"min_weight": 0}, r"min_weight must be in \(0, 1\], got 0"),
         ({"tokenizer": 1}, "exactly one of model and tokenizer, got both"),
+        ({"treatment": Distill(share=0)}, "treatment must have an effect, got Distill"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -5,14 +5,15 @@ import time
 import pytest
 
 from st_softinfonce.data import MiningReport, mine_pairs
+from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
-from st_softinfonce.data.queries import make_query
 
-LANGUAGES = ["python", "javascript", "go", "java", "php", "ruby"]
+LANGUAGES = ["python", "javascript", "typescript", "go", "java", "php", "ruby"]
 COMMENTED = LANGUAGES[1:]
 # A function, or method, parses where one of these stands around it.
 SURROUNDINGS = {
     "javascript": ["{}", "class A {{ {} }}", "({{ {} }})"],
+    "typescript": ["{}", "class A {{ {} }}", "({{ {} }})"],
     "go": ["package a\n{}\n"],
     "java": ["class A {{ {} }}"],
     "php": ["<?php {}", "<?php class A {{ {} }}"],
@@ -58,6 +59,7 @@ def in_block(doc, function="function add(first, second) {\n  return first + seco
 def documented(language, doc):
     code = {
         "javascript": "function add(first, second) {\n  return first + second;\n}\n",
+        "typescript": "function add(first: number, second: number) {\n  return first + second;\n}\n",
         "php": "function add($first, $second) {\n  return $first + $second;\n}\n",
         "java": "int add(int first, int second) {\n  return first + second;\n}\n",
         "go": "func add(first, second int) int {\n\treturn first + second\n}\n",
@@ -78,10 +80,11 @@ def query_of(language, doc):
 # What is known
 
 
-def test_six_languages_are_known_by_their_names_and_extensions():
+def test_seven_languages_are_known_by_their_names_and_extensions():
     assert list(load_miners()) == list(load_miners(None)) == LANGUAGES
     assert EXTENSIONS == {
         ".py": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".jsx": "javascript",
+        ".ts": "typescript", ".tsx": "typescript", ".mts": "typescript", ".cts": "typescript",
         ".go": "go", ".java": "java", ".php": "php", ".rb": "ruby", ".rake": "ruby",
     }  # fmt: skip
 
@@ -147,6 +150,18 @@ JAVASCRIPT_MEMBERS = {
                      "add: function(a) {\n  return a;\n}"),
     "module wrapper": (";(function() {\n  DOC\n  function add(a) {\n    return a;\n  }\n}.call(this));", "add",
                        "function add(a) {\n  return a;\n}"),
+    "quoted key": ("const a = {\n  DOC\n  'add-item': (a) => {\n    return a;\n  },\n}", "a.add-item",
+                   "'add-item': (a) => {\n  return a;\n}"),
+    "key with dots": ("x({\n  DOC\n  \"click .item\": function() {\n    return a;\n  },\n})", "click .item",
+                      "\"click .item\": function() {\n  return a;\n}"),
+    "quoted method": ("class A {\n  DOC\n  'add-item'() {\n    return a;\n  }\n}", "A.add-item",
+                      "'add-item'() {\n  return a;\n}"),
+    "computed key": ("class A {\n  DOC\n  ['add item'] = () => {\n    return a;\n  }\n}", "A.add item",
+                     "['add item'] = () => {\n  return a;\n}"),
+    "quoted subscript": ("DOC\nA.prototype['add-item'] = function() {\n  return a;\n};", "A.add-item",
+                         "A.prototype['add-item'] = function() {\n  return a;\n}"),
+    "quoted export": ("DOC\nexports['add-item'] = () => {\n  return a;\n};", "add-item",
+                      "exports['add-item'] = () => {\n  return a;\n}"),
     "amd wrapper": ("define(['x'], (x) => {\n  DOC\n  x.add = function(a) {\n    return a;\n  };\n});", "x.add",
                     "x.add = function(a) {\n  return a;\n}"),
     "decorated": ("class A {\n  DOC\n  @cached(1)\n  add(a) {\n    return a;\n  }\n}", "A.add",
@@ -162,6 +177,88 @@ def test_javascript_members_are_found_and_named_by_what_surrounds_them(form):
     assert found[2].text == code
     assert found[2].lines == code.count("\n") + 1 if form != "decorated" else 3
     assert parses("javascript", code)
+
+
+WRAPPED = {
+    "memo": ("const A = memo(function B(p) {\n  return p;\n});", "A", None),
+    "forwardRef": ("export const A = React.memo(forwardRef((p, r) => {\n  return p;\n}), same);", "A",
+                   "const A = React.memo(forwardRef((p, r) => {\n  return p;\n}), same)"),
+    "asyncHandler": ("exports.add = asyncHandler(async (req, res) => {\n  return p;\n});", "add", None),
+    "module": ("module.exports = asyncHandler(async function add(req) {\n  return p;\n});", "add", None),
+    "default": ("export default memo(function A() {\n  return p;\n});", "A", "memo(function A() {\n  return p;\n})"),
+    "pair": ("x({\n/** Add the two numbers. */\nadd: debounce(function() {\n  return p;\n}, 100) });", "add",
+             "add: debounce(function() {\n  return p;\n}, 100)"),
+    "field": ("class A {\n/** Add the two numbers. */\nadd = throttle(() => {\n  return p;\n});\n}", "A.add",
+              "add = throttle(() => {\n  return p;\n})"),
+    "last argument": ("const add = createSelector([a, b], (a, b) => {\n  return p;\n});", "add", None),
+    "brackets": ("const add = (function(a) {\n  return p;\n});", "add", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+@pytest.mark.parametrize("form", WRAPPED)
+def test_functions_given_to_a_call_are_found_with_it(language, form):
+    source, name, code = WRAPPED[form]
+    if "/**" not in source:
+        source = f"/** Add the two numbers. */\n{source}"
+    found = mine_one(language, source)
+    assert found[:2] == (name, "Add the two numbers.")
+    assert found[2].text == (code or source.partition("\n")[2].removesuffix(";"))
+    assert found[2].lines == 3
+
+
+@pytest.mark.parametrize(
+    "value", ["list.map((a) => a)", "(function() { return 1; })()", "new A(() => 1)", "setTimeout(() => 1)", "f(a)",
+              "f(g)(() => 1)", "f()", "[1].sort((a) => a)", "await f(() => 1)"],
+)  # fmt: skip
+def test_what_calls_return_is_no_function_for_that(value):
+    assert parse("javascript", f"/** Add the two numbers. */\nconst a = {value};") == []
+
+
+def test_wrapped_stubs_have_no_lines():
+    assert mine_one("javascript", "/** Sum it. */\nconst a = memo(function() {\n  // no\n}, 1);")[2].lines == 0
+
+
+TYPESCRIPT = {
+    "types": ("DOC\nexport async function add<T>(a: T, b?: number): Promise<T> {\n  return a;\n}", "add",
+              "async function add<T>(a: T, b?: number): Promise<T> {\n  return a;\n}"),
+    "typed arrow": ("DOC\nexport const add: F<T> = (a) => {\n  return a;\n};", "add",
+                    "const add: F<T> = (a) => {\n  return a;\n}"),
+    "cast": ("DOC\nconst add = ((a) => {\n  return a;\n}) as F;", "add",
+             "const add = ((a) => {\n  return a;\n}) as F"),
+    "element": ("DOC\nconst Add = (a: A) => {\n  return <div>{a}</div>;\n};", "Add",
+                "const Add = (a: A) => {\n  return <div>{a}</div>;\n}"),
+    "assertion": ("DOC\nfunction add(a) {\n  return <T>a;\n}", "add", "function add(a) {\n  return <T>a;\n}"),
+    "method": ("abstract class A<T> {\n  DOC\n  protected override async add(a: T) {\n    return a;\n  }\n}",
+               "A.add", "protected override async add(a: T) {\n  return a;\n}"),
+    "decorated": ("class A {\n  DOC\n  @Get('x')\n  @Role(f(1))\n  add(a: T) {\n    return a;\n  }\n}", "A.add",
+                  "@Get('x')\n@Role(f(1))\nadd(a: T) {\n  return a;\n}"),
+    "field": ("class A {\n  DOC\n  private add = (a: T): U => {\n    return a;\n  };\n}", "A.add",
+              "private add = (a: T): U => {\n  return a;\n}"),
+    "namespace": ("namespace N.M {\n  DOC\n  export function add(a) {\n    return a;\n  }\n}", "N.M.add",
+                  "function add(a) {\n  return a;\n}"),
+    "constant object": ("const o = {\n  DOC\n  add(a) {\n    return a;\n  },\n} as const;", "o.add",
+                        "add(a) {\n  return a;\n}"),
+    "overloads": ("DOC\nexport function add(a: string): void;\nexport function add(a: number): void;\n"
+                  "export function add(a: any) {\n  return a;\n}", "add", "function add(a: any) {\n  return a;\n}"),
+    "method overloads": ("class A {\n  DOC\n  add(a: string): void;\n  add(a: any) {\n    return a;\n  }\n}",
+                         "A.add", "add(a: any) {\n  return a;\n}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", TYPESCRIPT)
+def test_typescript_functions_are_found_in_each_form(form):
+    source, name, code = TYPESCRIPT[form]
+    found = mine_one("typescript", source.replace("DOC", "/** Add the two numbers. */"))
+    assert found[:2] == (name, "Add the two numbers.")
+    assert found[2].text == code
+
+
+def test_typescript_without_bodies_is_not_counted():
+    source = (
+        "DOC\ninterface A { DOC\nadd(a: T): U; }\nDOC\ndeclare function f(): void;\nabstract class B { abstract g(); }"
+    )
+    assert parse("typescript", source.replace("DOC", "/** Sum it. */")) == []
 
 
 OTHERS = {
@@ -191,6 +288,29 @@ OTHERS = {
                        "A.add", "Adds two.", "default int add() {\n  return 1;\n}"),
     "php function": ("php", "<?php\n/**\n * Adds two numbers.\n */\nfunction add($a)\n{\n    return $a;\n}\n",
                      "add", "Adds two numbers.", "function add($a)\n{\n    return $a;\n}"),
+    "java markdown": ("java", "class A {\n  /// Adds [two][Two] of\n  /// [List#of].\n  ///\n  /// More.\n"
+            "  int add() {\n    return 1;\n  }\n}\n",
+                      "A.add", "Adds two of List.of.", "int add() {\n  return 1;\n}"),
+    "java after annotation": ("java", "class A {\n  @Override\n  /** Adds two. */\n  public int add() {\n"
+            "    return 1;\n  }\n}\n",
+                              "A.add", "Adds two.", "@Override\npublic int add() {\n  return 1;\n}"),
+    "php after attribute": ("php", "<?php\n#[Pure]\n/** Adds two. */\nfunction add() {\n  return 1;\n}\n",
+                            "add", "Adds two.", "#[Pure]\nfunction add() {\n  return 1;\n}"),
+    "php between attributes": ("php", "<?php class A {\n#[A(1)]\n/** Adds two. */\n#[B]\n"
+            "public function add() {\n  return 1;\n}\n}",
+                               "A.add", "Adds two.", "#[A(1)]\n#[B]\npublic function add() {\n  return 1;\n}"),
+    "javascript after export": ("javascript", "export /** Adds two. */ function add() {\n  return 1;\n}\n",
+                                "add", "Adds two.", "function add() {\n  return 1;\n}"),
+    "ruby long signature": ("ruby", "# Adds two.\nsig do\n  params(a: Integer)\n    .returns(Integer)\nend\n"
+            "def add(a)\n  a\nend\n",
+                            "add", "Adds two.", "def add(a)\n  a\nend"),
+    "ruby braced signature": ("ruby", "# Adds two.\nsig(:final) {\n  params(a: {b: Integer}).void\n}\n"
+            "private def add(a)\n  a\nend\n",
+                              "add", "Adds two.", "def add(a)\n  a\nend"),
+    "three stars": ("javascript", "/*** Adds two. */\nfunction add() {\n  return 1;\n}\n",
+                    "add", "Adds two.", "function add() {\n  return 1;\n}"),
+    "three stars around": ("java", "class A {\n/***\n * Adds two.\n ***/\nint add() {\n  return 1;\n}\n}\n",
+                           "A.add", "Adds two.", "int add() {\n  return 1;\n}"),
     "php method": ("php", "<?php\nnamespace X;\nfinal class A {\n    /** Adds two. */\n    #[Pure]\n"
                           "    public static function add($a)\n    {\n        return $a;\n    }\n}\n",
                    "A.add", "Adds two.", "#[Pure]\npublic static function add($a)\n{\n    return $a;\n}"),
@@ -260,6 +380,16 @@ def test_line_comments_document_without_an_empty_line_only(language, sign):
         ("javascript", "/**\n * Copyright (c) 2020 by all of us.\n */"),
         ("javascript", "/** @fileoverview Adds the numbers. */"),
         ("javascript", "/**\n * Options of all kinds.\n * @typedef {Object} Options\n */"),
+        ("javascript", "/** @callback adder\n * @param {number} a One. */"),
+        ("javascript", "/****************\n * Adding of it\n ****************/"),
+        ("javascript", "/** ref().add(), ref().end(); */"),
+        ("go", "// nolint:errcheck"),
+        ("go", "// #nosec"),
+        ("go", "// +kubebuilder:rbac:groups=core"),
+        ("go", "//lint:ignore U1000 for now"),
+        ("ruby", "#: (Integer) -> Integer"),
+        ("ruby", "# @rbs a: Integer"),
+        ("ruby", "# steep:ignore"),
         ("go", "x := 1 // Add the two numbers."),
         ("go", "//go:generate stringer -type=Pill"),
         ("go", "// ---------------\n// Adding of the numbers\n// ---------------"),
@@ -340,7 +470,7 @@ def test_inline_tags_and_everyday_html_become_their_text(language, doc, query):
 
 def test_documentation_without_leading_stars_keeps_its_text():
     source = "/**\n  Sums **all** of\n  it.\n\n  More.\n*/\nfunction add(a) {\n  return a;\n}\n"
-    assert mine_one("javascript", source)[1] == "Sums **all** of it."
+    assert mine_one("javascript", source)[1] == "Sums all of it."
 
 
 @pytest.mark.parametrize(
@@ -424,6 +554,163 @@ def test_go_documentation_does_not_begin_with_the_name(name, doc, query):
     found = mine_one("go", source)
     assert found[1] == query
     assert found[2].text == f"func {name}() int {{\n\treturn 1\n}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "doc", "query"),
+    [
+        ("getRegion", "GetRegion returns the region.", "Returns the region."),
+        ("GetRegion", "getRegion returns the region, getRegion fails.", "Returns the region, it fails."),
+        ("SumAll", "[SumAll] returns [io.EOF].", "Returns io.EOF."),
+        ("SumAll", "`SumAll` returns the total.", "Returns the total."),
+        ("SumAll", "(t *T) SumAll returns the total.", "Returns the total."),
+        ("SumAll", "func SumAll returns the total.", "Returns the total."),
+        ("Sum", "sum of all numbers given.", "sum of all numbers given."),
+        ("SumAll", 'SumAll is a shortcut for Handle("SumAll", f).', 'Is a shortcut for Handle("SumAll", f).'),
+    ],
+)
+def test_go_names_are_known_by_any_capitals_and_signs(name, doc, query):
+    assert mine_one("go", f"package a\n\n// {doc}\nfunc {name}() int {{\n\treturn 1\n}}\n")[1] == query
+
+
+MARKUP = [
+    ("java", "Uses {@link Map<String, Integer>} a lot.", "Uses Map<String, Integer> a lot."),
+    ("java", "Uses {@link Map<String, List<Integer>> a map} here.", "Uses a map here."),
+    ("java", "Returns a {@code List<T>} of it.", "Returns a List<T> of it."),
+    ("java", "Renders {@code <div>} as it is.", "Renders `<div>` as it is."),
+    ("java", "Sums all of it.\n{@snippet :\n  if (a) { b(c -> { d(); }); }\n}", "Sums all of it."),
+    ("javascript", "Renders a `<div>` of it.", "Renders a `<div>` of it."),
+    ("javascript", "Renders a <code>&lt;T&gt;</code> of it.", "Renders a <T> of it."),
+    ("javascript", "Sums all of it. //TODO: be faster", "Sums all of it."),
+    ("javascript", "Sums all of it. TODO be faster", "Sums all of it."),
+    ("javascript", "Sums all of it.\n> [!NOTE]\n> Slow.", "Sums all of it."),
+    ("javascript", "Sums all of it:\n- first\n- second", "Sums all of it:"),
+    ("javascript", "Sums all of it. Options are:\n  * `a` - first", "Sums all of it."),
+    ("javascript", "Sums ![all](x.png) of **it all**.", "Sums all of it all."),
+    ("typescript", "Sums as [[Order]] and %%other%% do.", "Sums as Order and other do."),
+    ("typescript", "Sums all of it.\n@remarks\nSlow.", "Sums all of it."),
+    ("php", "Sums all of it.\n@phpstan-param int $a", "Sums all of it."),
+    ("php", "Sums all of it. phpcs:ignore", "Sums all of it."),
+    ("ruby", "Predicate version of {#assert_ancestor}", "Predicate version of assert_ancestor"),
+    ("ruby", "Sums as {Order#add} and {Order::Item its item} do.", "Sums as Order#add and its item do."),
+    ("ruby", "See {file:README.md the text} for all of it.", "See the text for all of it."),
+    ("ruby", "[Boolean] whether all of it is so", "whether all of it is so"),
+    ("ruby", "Public: Sums all of it.\n\na - One.", "Sums all of it."),
+    ("go", "kindOf returns the kind of the given interface{}", "kindOf returns the kind of the given interface{}"),
+    ("go", "Sums it all (by the way of a) and returns nil;", "Sums it all (by the way of a) and returns nil;"),
+]
+
+
+@pytest.mark.parametrize(("language", "doc", "query"), MARKUP, ids=[f"{item[0]}-{item[1][:20]}" for item in MARKUP])
+def test_markup_and_markers_are_cleaned_by_kind(language, doc, query):
+    assert query_of(language, doc) == query
+    assert query_rule(query, 3, 256) is None
+
+
+@pytest.mark.parametrize(
+    ("language", "doc", "query"),
+    [
+        ("java", "@return the upper bounds of the region\n@since 1", "Returns the upper bounds of the region"),
+        ("java", "@return The name of it.", "Returns the name of it."),
+        ("java", "@return {@code true} if it is empty", "Returns true if it is empty"),
+        ("java", "@return Returns the name.", "Returns the name."),
+        ("javascript", "@returns {Promise<string>} the name of it", "Returns the name of it"),
+        ("typescript", "@returns the name of it", "Returns the name of it"),
+        ("javascript", "@returns {number}", ""),
+        ("php", "@return array<string, int>|null The names of all.", "Returns the names of all."),
+        ("php", "@return $this", ""),
+        ("ruby", "@return [Array<String>, nil] the names of all", "Returns the names of all"),
+    ],
+)
+def test_what_is_returned_stands_for_a_missing_summary(language, doc, query):
+    assert query_of(language, doc) == query
+
+
+@pytest.mark.parametrize(
+    "doc",
+    [
+        "Sums all of it.\n@param {Function} a As in @callback adder.",
+        "Sums all of it.\n\nCopyright (C) signs are kept.",
+        "Sums all of it.\n@copyright 2020 by us\n@param a One.",
+        "Sums all of it.\n\nSee the files licensed under MIT.",
+        "Sums all of it.\n@param a The class of a @class tag.",
+        "Sums all of it.\n@param a Its @file or @license.",
+    ],
+)
+def test_words_further_down_do_not_cost_a_documentation(doc):
+    # A licence in the first comment of a file is the file's.
+    assert mine_one("javascript", "/* eslint-env node */\n" + in_block(doc))[1] == "Sums all of it."
+
+
+@pytest.mark.parametrize("doc", ["Shop 1.0\n\nCopyright (C) 2020 by us", "Shop 1.0\n@license MIT"])
+def test_a_licence_in_the_first_comment_is_the_files(doc):
+    assert rules("javascript", in_block(doc)) == {"add": "no_docstring"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'raise E, "x"', "return a <> b", "x = `a`", "x = 0777", "x = 10L", 'x = ur"a"', "async = 1", "a.async()",
+        "x = lambda (a, b): a", "try:\n        a\n    except E, e:\n        pass", "x = [a for a in 1, 2]",
+        "if a:\n\tx = 1\n        y = 2", "print a", "exec a",
+    ],
+)  # fmt: skip
+def test_what_only_python_2_parses_does_not_parse(body):
+    (found,) = parse("python", f'def f(a):\n    """Sum it up."""\n    {body}\n    return a\n')
+    assert found.rule == "syntax_error" or found.extract() is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x = 0",
+        "x = 0o17",
+        "x = 1_0",
+        "x = 00",
+        "try:\n        a\n    except A, B:\n        pass",
+        'x = u"a"',
+        "a.await_()",
+    ],
+)
+def test_what_python_3_parses_does(body):
+    (found,) = parse("python", f'def f(a):\n    """Sum it up."""\n    {body}\n    return a\n')
+    assert found.extract() is not None
+
+
+def test_python_2_parameters_do_not_parse():
+    (found,) = parse("python", 'def f(x, (a, b)):\n    """Sum it up."""\n    c = a\n    return c\n')
+    assert found.extract() is None
+
+
+@pytest.mark.parametrize(
+    ("doc", "query"),
+    [
+        ("Fires the L{Deferred} with C{None}.", "Fires the Deferred with None."),
+        ("See L{the text<a.b>} and I{L{C{x}}}.", "See the text and x."),
+        ("Sums all of it.  # noqa: D401", "Sums all of it."),
+        ("bool: Whether it is so.", "Whether it is so."),
+        ("Sums as `the page <https://example.org>`_ does [1]_.", "Sums as the page does."),
+        ("Forwards it to the\n    :meth:`~a.b` of it.", "Forwards it to the a.b of it."),
+    ],
+)
+def test_python_docstrings_lose_inline_markup(doc, query):
+    (found,) = parse("python", f'def f(a):\n    """{doc}"""\n    return a\n')
+    assert make_query(found.doc) == query
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_functions_without_documentation_have_their_code(language):
+    source = {
+        "python": "def f(a):\n    # no\n    b = a\n    return b\n",
+        "ruby": "def f(a)\n  # no\n  a\nend\n",
+        "go": "package a\n\nfunc f(a int) int {\n\t// no\n\treturn a\n}\n",
+        "java": "class A {\n  int f(int a) {\n    // no\n    return a;\n  }\n}\n",
+        "php": "function f($a) {\n  // no\n  return $a;\n}\n",
+    }.get(language, "function f(a) {\n  // no\n  return a;\n}\n")
+    (found,) = parse(language, source)
+    assert (found.rule, found.doc) == ("no_docstring", "")
+    assert "no" not in found.extract().text
+    assert found.extract().lines == 3
 
 
 # Rules
@@ -639,6 +926,7 @@ def test_deep_nesting_is_no_error(language):
     depth = 20_000
     deep = {
         "javascript": "x = " + "[" * depth + "]" * depth,
+        "typescript": "x = " + "[" * depth + "]" * depth,
         "go": "package a\nvar x = " + "(" * depth + "1" + ")" * depth,
         "java": "class A { int x = " + "(" * depth + "1" + ")" * depth + "; }",
         "php": "<?php $x = " + "[" * depth + "]" * depth + ";",
@@ -672,6 +960,34 @@ def test_strange_documentation_takes_no_time(language, doc):
     start = time.process_time()
     mine(language, source)
     assert time.process_time() - start < 1
+
+
+OPEN = {
+    "javascript": ["/** Read the lines of it.\n", "/* Read\n", "'abc\n", "`${\n", "x = (1;\n", "f(function() {\n"],
+    "typescript": ["/** Read the lines of it.\n", "'abc\n", "foo(a: string);\n", "@A(\n"],
+    "java": ["/** Read the lines of it.\n", '"abc\n', "/// Read the lines.\n"],
+    "php": ["/** Read the lines of it.\n", "$x = <<<A\n", "#[A\n"],
+    "go": ["/* Read the lines of it.\n", "// Read the lines of it.\n", "`a\n"],
+    "ruby": ["=begin\n", "# Read the lines of it.\n", "sig {\n", "x = <<~A\n"],
+    "python": ['"""\n', "x = (\n", "# Read\n"],
+}
+
+
+@pytest.mark.parametrize(("language", "line"), [(language, line) for language in OPEN for line in OPEN[language]])
+def test_what_is_left_open_takes_linear_time(language, line):
+    # Where it is quadratic, the first of them takes a minute.
+    start = time.process_time()
+    for item in parse(language, {"go": "package a\n", "java": "class A {\n"}.get(language, "") + line * 8_000):
+        item.extract()
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("language", [name for name in COMMENTED if name != "ruby"])
+def test_an_open_comment_is_an_error_and_what_stands_before_it_is_found(language):
+    source = ("<?php\n" if language == "php" else "") + documented(language, "Sum it all up.")
+    assert not MINERS[language].parse(f"{source}/* closed */").has_error
+    assert MINERS[language].parse(f"{source}/* open").has_error
+    assert mine_one(language, f"{source}/* open")[1] == "Sum it all up."
 
 
 def test_names_of_deeply_nested_functions_do_not_fill_the_memory():
@@ -753,6 +1069,7 @@ def test_a_tree_of_all_languages_is_mined_at_once(tmp_path):
     sources = {
         "a.py": 'def add(a, b):\n    """Sum up the two numbers."""\n    c = a + b\n    return c\n',
         "b.js": "/** Sum up the two numbers. */\r\nfunction add(a, b) {\r\n  return a + b;\r\n}\r\n",
+        "g.ts": "/** Sum up the two numbers. */\nexport function add(a: number) {\n  return a + 1;\n}\n",
         "c.go": "package a\n\n// Add sums up the two numbers.\nfunc Add(a, b int) int {\n\treturn a + b\n}\n",
         "D.java": "class D {\n  /** Sum up the two numbers. */\n  int add(int a, int b) {\n    return a + b;\n"
         "  }\n}\n",
@@ -764,7 +1081,7 @@ def test_a_tree_of_all_languages_is_mined_at_once(tmp_path):
         (tmp_path / "shop" / name).write_bytes(source.encode())
     report = MiningReport()
     pairs = mine_pairs(tmp_path, languages=LANGUAGES, report=report, show_progress=False)
-    assert report.functions_seen == report.functions_kept == 6
+    assert report.functions_seen == report.functions_kept == 7
     assert sorted(pairs["language"]) == sorted(LANGUAGES)
     assert {query.lower() for query in pairs["query"]} == {"sum up the two numbers.", "sums up the two numbers."}
     assert all(parses(row["language"], row["code"]) and "\r" not in row["code"] for row in pairs)

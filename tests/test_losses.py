@@ -1,20 +1,33 @@
-"""SoftInfoNCELoss on its own: equal to the host's loss without weights, to the formula with them."""
+"""SoftInfoNCELoss on its own: what estimators and treatments do to it, bad input, and what a plugin cannot do."""
 
 import copy
+import json
 import math
+import random
 import warnings
 from functools import partial
 
 import conftest
+import numpy as np
 import pytest
-import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, run
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, features, run
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.util import cos_sim, dot_score
+from sentence_transformers.util import dot_score
 
-from st_softinfonce import BM25Estimator, SimilarityEstimator, SoftInfoNCELoss, WeightingParameters
-from st_softinfonce.losses import InputWarning
+from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, KnownQueries, SimilarityEstimator, SoftInfoNCELoss
+from st_softinfonce.estimators import (
+    IdenticalEstimator,
+    KnownRelevanceEstimator,
+    MixtureEstimator,
+    NearDuplicateEstimator,
+    SimCSEEstimator,
+    TrainedModelEstimator,
+)
+from st_softinfonce.functional import SmallBatchWarning
+from st_softinfonce.losses import InputWarning, MultiVectorSoftInfoNCELoss
+from st_softinfonce.posterior import RelevancePosterior
+from st_softinfonce.treatments import Discount, Distill, Mask, Promote, Soften
 
 COLUMNS = {
     "pairs": [QUERIES, DOCUMENTS],
@@ -22,26 +35,40 @@ COLUMNS = {
     "two-negatives": [QUERIES, DOCUMENTS, NEGATIVES, NEGATIVES[::-1]],
 }
 columns = pytest.mark.parametrize("texts", COLUMNS.values(), ids=COLUMNS.keys())
+losses = pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss], ids=["plain", "cached"])
+ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+POSTERIOR = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-2.0, 6.0), prior=0.01)
 
 
 class Table(SimilarityEstimator):
-    """Similarities by number: texts are told apart by their order in the batch."""
+    """Similarities by number: texts are told apart by their place in the batch.
 
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.5)
+    ``similarity`` is (queries, candidates); or, to judge all four directions by documents, (texts, texts) with the
+    documents after the queries.
+    """
+
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=0.5)
 
     def __init__(self, similarity, compares):
         self.table = similarity
         self.compares = compares
-        self.asked = 0
+        # Of a square table the queries come first.
+        self.first = len(QUERIES) if len(similarity) > len(QUERIES) and compares == "documents" else 0
+        self.documents = 0
 
     def represent(self, column):
-        start = self.asked if self.compares == "documents" else 0
-        self.asked += len(column)
-        return torch.arange(start, start + len(column)).unsqueeze(1)
+        if column.role == "query":
+            return torch.arange(len(column))
+        start = self.first + self.documents
+        self.documents += len(column)
+        return torch.arange(start, start + len(column))
+
+    def for_batch(self, candidates, known=None):
+        self.documents = 0
+        return self
 
     def similarity(self, queries, candidates):
-        first = len(QUERIES) if self.compares == "documents" else 0  # documents are represented after the queries
-        return self.table[queries.squeeze(1)][:, candidates.squeeze(1) - first]
+        return self.table[queries][:, candidates]
 
 
 def loss_and_gradients(loss, texts):
@@ -51,168 +78,98 @@ def loss_and_gradients(loss, texts):
 assert_same = partial(conftest.assert_same, rtol=1.3e-6, atol=1e-5)  # in float32
 
 
-class TestWithoutWeights:
-    @columns
+class TestTreatments:
+    @losses
     @pytest.mark.parametrize(
-        "directions", [("query_to_doc",), ("query_to_doc", "doc_to_query")], ids=["one-way", "both-ways"]
+        "treatment",
+        [
+            None,
+            Discount(POSTERIOR),
+            Mask(top_k=1),
+            Distill(temperature=5.0),
+            [Mask(top_k=2), Distill(temperature=5.0)],
+        ],
+        ids=["own", "discount", "mask", "distill", "mask-and-distill"],
     )
-    @pytest.mark.parametrize(
-        "scoring", [{}, {"scale": 1.0, "similarity_fct": dot_score}], ids=["cosine-20", "dot-product-1"]
-    )
-    def test_alpha_0_equals_the_hosts_loss_in_value_and_gradients(self, model, texts, directions, scoring):
-        ours = SoftInfoNCELoss(model, alpha=0, directions=directions, **scoring)
-        host = MultipleNegativesRankingLoss(model, directions=directions, **scoring)
-        assert_same(loss_and_gradients(ours, texts), loss_and_gradients(host, texts))
-
-    def test_alpha_0_does_not_ask_the_estimator(self, static_model):
-        class Unasked(BM25Estimator):
-            def represent(self, column):
-                raise RuntimeError("asked")
-
-        SoftInfoNCELoss(static_model, Unasked(), alpha=0)(features(static_model, COLUMNS["pairs"]), None)
-        with pytest.raises(RuntimeError, match="asked"):
-            SoftInfoNCELoss(static_model, Unasked())(features(static_model, COLUMNS["pairs"]), None)
-
-    def test_weights_change_the_loss_and_its_gradients(self, model):
-        soft, soft_gradients = loss_and_gradients(SoftInfoNCELoss(model), COLUMNS["pairs"])
-        plain, plain_gradients = loss_and_gradients(SoftInfoNCELoss(model, alpha=0), COLUMNS["pairs"])
+    def test_they_change_the_loss_and_its_gradients(self, transformer_model, cls, treatment):
+        soft, soft_gradients = run(transformer_model, cls(transformer_model, "bm25", treatment))
+        plain, plain_gradients = run(transformer_model, cls(transformer_model, None))
         assert abs(soft - plain) > 1e-3
         assert any(not torch.allclose(soft_gradients[name], plain_gradients[name]) for name in soft_gradients)
 
+    def test_none_is_the_estimators_own(self, model):
+        own = loss_and_gradients(SoftInfoNCELoss(model, "bm25"), COLUMNS["one-negative"])
+        named = SoftInfoNCELoss(model, "bm25", BM25Estimator.treatment)
+        assert_same(loss_and_gradients(named, COLUMNS["one-negative"]), own)
 
-class TestWithWeights:
-    """The loss against the loop-written formulas on the model's own embeddings."""
+    def test_one_estimator_in_the_list_is_the_estimator(self, model):
+        listed = SoftInfoNCELoss(model, treatments=[("bm25", Mask(top_k=2))])
+        alone = SoftInfoNCELoss(model, "bm25", Mask(top_k=2))
+        assert listed.get_config_dict() == alone.get_config_dict()
+        assert_same(*(loss_and_gradients(loss, COLUMNS["pairs"]) for loss in (listed, alone)))
 
-    def expected(self, model, texts, similarity, weighed, transposed=False):
-        with torch.no_grad():
-            embeddings = [model(column)["sentence_embedding"] for column in features(model, texts)]
-        scores = (20 * cos_sim(embeddings[0], torch.cat(embeddings[1:]))).double().tolist()
-        weights = reference.negative_weights(similarity[:, :weighed].tolist(), 1.3, 0.7, 0.5)
-        weights = [row + [1.0] * (len(scores[0]) - weighed) for row in weights]
-        if transposed:
-            back = (20 * cos_sim(embeddings[1], embeddings[0])).double().tolist()
-            back_weights = reference.negative_weights(similarity[:, : len(QUERIES)].T.tolist(), 1.3, 0.7, 0.5)
-            scores = [row + more for row, more in zip(scores, back, strict=True)]
-            for i, more in enumerate(back_weights):
-                assert more[i] == 1.0
-                weights[i] += more
-        return reference.soft_info_nce(scores, weights)
-
-    @columns
-    @pytest.mark.parametrize("compares", ["queries", "documents"])
-    @pytest.mark.parametrize("both_ways", [False, True], ids=["one-way", "both-ways"])
-    def test_equals_the_formula(self, static_model, texts, compares, both_ways):
-        documents = len(QUERIES) * (len(texts) - 1)
-        similarity = torch.randn(len(QUERIES), documents, generator=torch.Generator().manual_seed(1)).double()
-        weighed = documents if compares == "documents" else len(QUERIES)
-        directions = ("query_to_doc", "doc_to_query") if both_ways else ("query_to_doc",)
-        loss = SoftInfoNCELoss(static_model, Table(similarity, compares), directions=directions)
-        actual = loss(features(static_model, texts), None)
-        expected = self.expected(static_model, texts, similarity, weighed, both_ways)
-        assert actual.item() == pytest.approx(expected, rel=1e-5)
-        worse = self.expected(static_model, texts, similarity * 2, weighed, both_ways)
-        assert actual.item() != pytest.approx(worse, rel=1e-5)
-
-    @pytest.mark.parametrize("compares", ["queries", "documents"])
-    def test_bm25_weighs_as_its_scores_say(self, model, compares):
-        estimator = BM25Estimator(compares=compares)
-        loss = SoftInfoNCELoss(model, estimator, alpha=1.3, beta=0.7, weight_temperature=0.5)
-        words = [[word for word in text.split() if word in model.tokenizer.get_vocab()] for text in QUERIES]
-        candidates = words if compares == "queries" else [text.split() for text in DOCUMENTS + NEGATIVES]
-        similarity = torch.tensor(reference.bm25(words, candidates, 1.2, 0.75))
-        expected = self.expected(model, COLUMNS["one-negative"], similarity, len(candidates))
-        assert loss(features(model, COLUMNS["one-negative"]), None).item() == pytest.approx(expected, rel=1e-5)
-
-    def test_prompts_do_not_change_bm25s_weights(self, transformer_model):
+    def test_prompts_do_not_change_what_bm25_reads(self, transformer_model):
         loss = SoftInfoNCELoss(transformer_model)
-        bare = loss.represent(features(transformer_model, COLUMNS["pairs"]))
-        prompted = loss.represent(features(transformer_model, COLUMNS["pairs"], prompt="find the "))
-        bare, prompted = ([[i for i in row if i >= 0] for row in ids[0].tolist()] for ids in (bare, prompted))
-        assert prompted == bare
-
-
-HARDNESS = ["in_batch_negatives", "hard_negatives", "all_negatives"]
-
-
-class TestHardness:
-    @pytest.mark.filterwarnings("ignore:hardness_mode='hard_negatives' has no effect on pairs")
-    @columns
-    @pytest.mark.parametrize("mode", HARDNESS)
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {},
-            {"directions": ("query_to_doc", "doc_to_query")},
-            {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
-            {"scale": 1.0, "similarity_fct": dot_score},
-        ],
-        ids=["one-way", "both-ways", "both-ways-apart", "dot-product-1"],
-    )
-    def test_without_weights_it_is_the_hosts(self, model, texts, mode, options):
-        options = {"hardness_mode": mode, "hardness_strength": 5.0, **options}
-        host = loss_and_gradients(MultipleNegativesRankingLoss(model, **options), texts)
-        assert_same(loss_and_gradients(SoftInfoNCELoss(model, alpha=0, **options), texts), host)
-        if mode != "hard_negatives" or len(texts) > 2:
-            assert abs(loss_and_gradients(SoftInfoNCELoss(model, alpha=0), texts)[0] - host[0]) > 1e-3
-
-    def test_weights_multiply_what_is_hard(self, static_model):
-        """By hand, on the model's own cosines: the penalty is in the logits, the weight before the exponential."""
-        texts = COLUMNS["one-negative"]
-        similarity = torch.randn(len(QUERIES), 2 * len(QUERIES), generator=torch.Generator().manual_seed(1)).double()
-        loss = SoftInfoNCELoss(
-            static_model, Table(similarity, "documents"), hardness_mode="all_negatives", hardness_strength=3.0
+        bare, prompted = (
+            loss.ask(features(transformer_model, COLUMNS["pairs"], prompt=prompt))[0].queries
+            for prompt in (None, "find the ")
         )
-        with torch.no_grad():
-            embeddings = [static_model(column)["sentence_embedding"] for column in features(static_model, texts)]
-        cosines = cos_sim(embeddings[0], torch.cat(embeddings[1:])).double().tolist()
-        scores = [[(20 + 3 * (i != j)) * c for j, c in enumerate(row)] for i, row in enumerate(cosines)]
-        weights = reference.negative_weights(similarity.tolist(), 1.3, 0.7, 0.5)
-        expected = reference.soft_info_nce(scores, weights)
-        assert loss(features(static_model, texts), None).item() == pytest.approx(expected, rel=1e-5)
+        bare, prompted = ([[i for i in row if i >= 0] for row in ids.tolist()] for ids in (bare, prompted))
+        assert prompted == bare
+        assert all(bare)
 
-    def test_hard_negatives_of_pairs_are_said_to_be_missing_once(self, static_model):
-        loss = SoftInfoNCELoss(static_model, alpha=0, hardness_mode="hard_negatives", hardness_strength=5.0)
-        with pytest.warns(InputWarning, match="'hard_negatives' has no effect on pairs"):
-            loss(features(static_model, COLUMNS["pairs"]), None)
-        loss(features(static_model, COLUMNS["pairs"]), None)  # a warning would be an error
-
-    def test_it_is_in_the_config_and_refuses_what_it_cannot_do(self, static_model):
-        loss = SoftInfoNCELoss(static_model, hardness_mode="hard_negatives", hardness_strength=5)
-        config = loss.get_config_dict()
-        assert (config["hardness_mode"], config["hardness_strength"]) == ("hard_negatives", 5.0)
-        with pytest.raises(ValueError, match=r"hardness_mode must be one of .*got 'hard'"):
-            SoftInfoNCELoss(static_model, hardness_mode="hard", hardness_strength=5)
-        with pytest.raises(ValueError, match="hardness_strength must be"):
-            SoftInfoNCELoss(static_model, hardness_mode="hard_negatives", hardness_strength=-1)
-        with pytest.warns(UserWarning, match="hardness_mode has no effect without a hardness_strength above 0"):
-            SoftInfoNCELoss(static_model, hardness_mode="hard_negatives")
-        with pytest.warns(UserWarning, match="hardness_strength has no effect without a hardness_mode"):
-            SoftInfoNCELoss(static_model, hardness_strength=5)
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"treatment": "soften"}, TypeError, "treatment must be a treatment such as .*, got 'soften'"),
+            ({"treatment": Distill}, TypeError, r"Distill'>\. Call it with its options"),
+            ({"treatment": []}, ValueError, "treatment must hold at least one treatment"),
+            ({"estimator": None, "treatment": Mask(top_k=1)}, ValueError, "needs an estimator, got estimator=None"),
+            ({"estimator": "self", "treatments": [("bm25", None)]}, ValueError, "treatments replaces estimator and"),
+            ({"treatment": Distill(), "treatments": [("bm25", None)]}, ValueError, "treatments replaces estimator"),
+            ({"treatments": "bm25"}, TypeError, "treatments must be a list of"),
+            ({"treatments": ["bm25"]}, TypeError, r"must hold pairs \(estimator, treatment\), got 'bm25'"),
+        ],
+        ids=["text", "class", "none", "no-estimator", "both-estimators", "both-treatments", "no-list", "no-pairs"],
+    )
+    def test_what_cannot_be_meant_is_refused(self, static_model, arguments, error, message):
+        with pytest.raises(error, match=message):
+            SoftInfoNCELoss(static_model, **arguments)
 
 
 class TestBatches:
-    def test_a_batch_of_one_is_zero(self, model):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            value = SoftInfoNCELoss(model)(features(model, [QUERIES[:1], DOCUMENTS[:1]]), None)
+    def test_a_batch_of_one_is_zero_and_said_to_teach_nothing(self, model):
+        loss = SoftInfoNCELoss(model)
+        with pytest.warns(InputWarning, match="single pair, so that there is no negative and the loss is 0"):
+            value = loss(features(model, [QUERIES[:1], DOCUMENTS[:1]]), None)
         value.backward()
         assert value == 0
+        loss(features(model, [QUERIES[:1], DOCUMENTS[:1]]), None)  # a warning would be an error
 
-    def test_a_last_batch_too_small_for_the_weights_is_plain_info_nce(self, model, monkeypatch):
-        monkeypatch.setattr("st_softinfonce.functional._warned_of_small_batch", False)
+    def test_a_single_query_with_negatives_of_its_own_learns(self, model):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            value = SoftInfoNCELoss(model, "self", Distill())(
+                features(model, [QUERIES[:1], DOCUMENTS[:1], NEGATIVES[:1]])
+            )
+        assert value > 0
+
+    def test_a_last_batch_too_small_for_eq_4_is_plain_info_nce(self, model):
         texts = [QUERIES[:3], DOCUMENTS[:3]]
-        with pytest.warns(UserWarning, match="A batch with 2 negatives per query is too small"):
+        with pytest.warns(SmallBatchWarning, match="A batch with 2 negatives per query is too small"):
             soft = loss_and_gradients(SoftInfoNCELoss(model), texts)
         assert_same(soft, loss_and_gradients(MultipleNegativesRankingLoss(model), texts))
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-    def test_half_precision_models_train(self, static_model, dtype):
-        value, gradients = loss_and_gradients(SoftInfoNCELoss(static_model.to(dtype)), COLUMNS["one-negative"])
+    @pytest.mark.parametrize("treatment", [None, Mask(top_k=2), Distill(), Promote()], ids=lambda t: type(t).__name__)
+    def test_half_precision_models_train(self, static_model, dtype, treatment):
+        loss = SoftInfoNCELoss(static_model.to(dtype), "bm25", treatment, directions=ALL_DIRECTIONS)
+        value, gradients = loss_and_gradients(loss, COLUMNS["one-negative"])
         assert value.dtype == torch.float32
         assert torch.isfinite(value)
         assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
 
-    def test_the_features_of_a_batch_are_represented_before_modules_change_them(self, transformer_model):
+    def test_the_texts_are_read_before_modules_write_into_the_features(self, transformer_model):
         loss = SoftInfoNCELoss(transformer_model)
         batch = features(transformer_model, COLUMNS["pairs"])
         again = copy.deepcopy(batch)
@@ -221,53 +178,62 @@ class TestBatches:
     def test_from_embeddings_as_from_texts(self, transformer_model):
         loss = SoftInfoNCELoss(transformer_model)
         batch = features(transformer_model, COLUMNS["one-negative"])
-        representations = loss.represent(batch)
+        asked = loss.ask(batch)
         expected = loss(copy.deepcopy(batch), None)
         embeddings = [transformer_model(column)["sentence_embedding"] for column in batch]
-        torch.testing.assert_close(loss.compute_loss_from_embeddings(embeddings, representations), expected)
+        torch.testing.assert_close(loss.compute_loss_from_embeddings(embeddings, asked), expected)
 
-    def test_from_embeddings_without_representations_is_refused_unless_unweighted(self, static_model):
+    def test_from_embeddings_alone_if_no_texts_are_compared(self, static_model):
         embeddings = [torch.randn(8, 4), torch.randn(8, 4)]
-        with pytest.raises(
-            ValueError,
-            match=r"labels must be what represent\(\) returned for the batch, got NoneType: the weights of bm25",
-        ):
+        with pytest.raises(ValueError, match=r"labels must be what ask\(\) returned for the batch, got NoneType"):
             SoftInfoNCELoss(static_model).compute_loss_from_embeddings(embeddings)
         host = MultipleNegativesRankingLoss(static_model).compute_loss_from_embeddings(embeddings, None)
-        assert torch.equal(SoftInfoNCELoss(static_model, alpha=0).compute_loss_from_embeddings(embeddings), host)
+        torch.testing.assert_close(SoftInfoNCELoss(static_model, None).compute_loss_from_embeddings(embeddings), host)
+        loss = SoftInfoNCELoss(static_model, "self", Distill(share=1.0))
+        assert loss.compute_loss_from_embeddings(embeddings).isfinite()
 
 
 class TestBadInput:
     @pytest.mark.parametrize(
-        ("options", "message"),
+        ("options", "error", "message"),
         [
-            ({"alpha": -1.0}, "alpha must be a finite number, at least 0, got -1.0"),
-            ({"beta": 0}, "beta must be a finite number above 0, got 0"),
-            ({"weight_temperature": 0.0}, "weight_temperature must be a finite number above 0, got 0.0"),
-            ({"min_weight": 0}, r"min_weight must be in \(0, 1\], got 0"),
-            ({"min_weight": 2.0}, r"min_weight must be in \(0, 1\], got 2.0"),
-            ({"scale": -20}, "scale must be a finite number above 0, got -20"),
-            ({"scale": math.inf}, "scale must be a finite number above 0, got inf"),
-            ({"directions": ("doc_to_query",)}, r"directions must be one of .*, got \('doc_to_query',\)"),
-            ({"directions": "query_to_doc"}, "directions must be one of .*, got 'query_to_doc'"),
-            ({"estimator": "no-such"}, "estimator must be one of .*'bm25'.*, got 'no-such'"),
+            ({"scale": -20}, ValueError, "scale must be a finite number above 0, got -20"),
+            ({"scale": math.inf}, ValueError, "scale must be a finite number above 0, got inf"),
+            ({"estimator": "no-such"}, ValueError, "estimator must be one of .*'bm25'.*, got 'no-such'"),
+            ({"similarity_fct": "cos"}, TypeError, "similarity_fct must be a function of two tensors .*, got 'cos'"),
+            ({"partition_mode": "apart"}, ValueError, r"partition_mode must be one of \('joint', .*, got 'apart'"),
+            ({"hardness_mode": "hard"}, ValueError, r"hardness_mode must be one of .*got 'hard'"),
+            ({"hardness_strength": -1}, ValueError, "hardness_strength must be a finite number, at least 0, got -1"),
+            ({"known_queries": {"a": "b"}}, TypeError, "known_queries must be a KnownQueries, got dict"),
         ],
-        ids=lambda value: next(iter(value.items())).__str__() if isinstance(value, dict) else "",
+        ids=lambda value: str(next(iter(value.items()))) if isinstance(value, dict) else "",
     )
-    def test_options_out_of_range_are_refused_at_construction(self, static_model, options, message):
-        with pytest.raises(ValueError, match=message):
-            SoftInfoNCELoss(static_model, **options)
+    @losses
+    def test_options_out_of_range_are_refused_at_construction(self, transformer_model, cls, options, error, message):
+        with pytest.raises(error, match=message):
+            cls(transformer_model, **options)
+
+    @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss, MultiVectorSoftInfoNCELoss])
+    @pytest.mark.parametrize("model", [None, "bert"], ids=["none", "name"])
+    def test_what_is_no_model_is_refused_at_construction(self, cls, model):
+        with pytest.raises(TypeError, match=r"model must be the model to train, got (NoneType|str)"):
+            cls(model)
 
     def test_one_column_is_refused(self, static_model):
         with pytest.raises(ValueError, match="needs at least 2 columns, query and positive, got 1"):
             SoftInfoNCELoss(static_model)(features(static_model, [QUERIES]), None)
 
-    def test_nan_similarity_is_refused(self, static_model):
+    def test_columns_of_unequal_length_are_refused(self, static_model):
+        with pytest.raises(ValueError, match=r"columns have \[8, 7\] rows"):
+            SoftInfoNCELoss(static_model, None)(features(static_model, [QUERIES, DOCUMENTS[:7]]), None)
+
+    @losses
+    def test_nan_similarity_is_refused(self, transformer_model, cls):
         similarity = torch.zeros(8, 8)
         similarity[2, 5] = math.nan
-        loss = SoftInfoNCELoss(static_model, Table(similarity, "queries"))
+        loss = cls(transformer_model, Table(similarity, "queries"))
         with pytest.raises(ValueError, match="similarity of the estimator 'Table' holds nan at row 2, column 5"):
-            loss(features(static_model, COLUMNS["pairs"]), None)
+            loss(features(transformer_model, COLUMNS["pairs"]), None)
 
     def test_a_label_column_is_ignored_with_one_warning(self, static_model):
         loss = SoftInfoNCELoss(static_model)
@@ -285,33 +251,340 @@ class TestBadInput:
         assert torch.isfinite(value)
         loss_and_gradients(loss, texts)
 
-    def test_only_empty_texts_train(self, transformer_model):
-        loss = SoftInfoNCELoss(transformer_model)
+    @pytest.mark.parametrize("estimator", ["bm25", "identical", "near-duplicate", "self"])
+    def test_only_empty_texts_train(self, transformer_model, estimator):
+        loss = SoftInfoNCELoss(transformer_model, estimator)
         with pytest.warns(InputWarning, match="empty texts: 8 of 8 in column 0, 8 of 8 in column 1"):
             value = loss(features(transformer_model, [[""] * 8, [""] * 8]), None)
-        assert value.item() == pytest.approx(math.log(8), rel=1e-4)
+        assert torch.isfinite(value)
+
+    def test_an_estimator_that_tells_nothing_apart_is_named(self, static_model):
+        class Indifferent(Table):
+            pass
+
+        loss = SoftInfoNCELoss(static_model, Indifferent(torch.zeros(8, 8), "queries"))
+        batch = features(static_model, COLUMNS["pairs"])
+        for _ in range(5):
+            loss(copy.deepcopy(batch), None)
+        with pytest.warns(InputWarning, match="'Indifferent' found all negatives equally similar in the first 5"):
+            loss(copy.deepcopy(batch), None)
+        loss(copy.deepcopy(batch), None)
+
+    def test_one_difference_in_the_first_batches_is_enough(self, static_model):
+        loss = SoftInfoNCELoss(static_model, Table(torch.zeros(8, 8), "queries"))
+        batch = features(static_model, COLUMNS["pairs"])
+        for step in range(8):
+            loss.judges[0].estimator.table = torch.eye(8).roll(1, 0) if step == 4 else torch.zeros(8, 8)
+            loss(copy.deepcopy(batch), None)
+
+    def test_of_two_estimators_of_one_name_the_one_that_tells_nothing_apart_is_noticed(self, static_model):
+        soften = Soften(1.0, 1.0, 0.5)
+        tables = [Table(torch.randn(8, 8), "queries"), Table(torch.zeros(8, 8), "queries")]
+        loss = SoftInfoNCELoss(static_model, treatments=[(table, soften) for table in tables])
+        batch = features(static_model, COLUMNS["pairs"])
+        for _ in range(5):
+            loss(copy.deepcopy(batch), None)
+        with pytest.warns(InputWarning, match="'Table' found all negatives equally similar"):
+            loss(copy.deepcopy(batch), None)
+
+    @pytest.mark.parametrize("differs", [False, True], ids=["equal", "different"])
+    def test_negatives_whose_query_is_not_known_are_no_difference(self, static_model, differs):
+        class Constant(SimilarityEstimator):
+            treatment = Soften(1.0, 1.0, 0.5)
+            compares = "queries"
+
+            def represent(self, column):
+                return torch.zeros(len(column), 1)
+
+            def similarity(self, queries, candidates):
+                similarity = torch.full((len(queries), len(candidates)), 0.5)
+                if differs:
+                    similarity[:, 9] = 0.75  # of a negative whose query is known
+                return similarity
+
+        known = KnownQueries({COLUMNS["one-negative"][2][1]: "sort the list"}, static_model)
+        loss = SoftInfoNCELoss(static_model, Constant(), known_queries=known)
+        batch = features(static_model, COLUMNS["one-negative"])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(6):
+                loss(copy.deepcopy(batch), None)
+        assert ["equally similar" in str(warning.message) for warning in caught] == ([] if differs else [True])
+
+
+def state_of_randomness():
+    return torch.get_rng_state().tolist(), random.getstate(), [str(part) for part in np.random.get_state()]
+
+
+class Meddler(SimilarityEstimator):
+    """Does once in each of its methods what a plugin must not do to training; its similarities are fine."""
+
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=0.5)
+
+    def __init__(self, where, what, compares="documents"):
+        self.where = where
+        self.what = what
+        self.compares = compares
+        self.model = None
+        self.done = 0
+
+    def attach(self, model):
+        self.model = model
+        self.meddle("attach")
+
+    def meddle(self, where, tensors=()):
+        if where != self.where:
+            return
+        self.done += 1
+        if self.what == "seeds":
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+        elif self.what == "draws":
+            torch.rand(3), random.random(), np.random.rand()
+        elif self.what == "eval":
+            self.model.eval()
+        elif self.what == "layer":
+            self.model[0].train(not self.model[0].training)
+        elif self.what == "overwrites":
+            for tensor in tensors:
+                tensor.fill_(5)
+        elif self.what == "gradients off":
+            torch.set_grad_enabled(False)
+
+    def represent(self, column):
+        counts = torch.nn.functional.one_hot(column.content_ids + 1, 64).sum(dim=1)[:, 1:].double()
+        self.meddle("represent", [column.input_ids, column.attention_mask, column.content_ids])
+        return counts
+
+    def for_batch(self, candidates, known=None):
+        self.meddle("for_batch", [candidates])
+        return self
+
+    def similarity(self, queries, candidates):
+        found = queries.double() @ candidates.double().T
+        self.meddle("similarity", [queries, candidates])
+        return found
+
+
+class TestPlugins:
+    PLACES = ("attach", "represent", "for_batch", "similarity")
+    places = pytest.mark.parametrize("where", PLACES)
+
+    @pytest.fixture
+    def dropout_model(self, transformer_model):
+        for module in transformer_model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.3
+        return transformer_model.train()
+
+    def step(self, model, cls, estimator):
+        """What the model read and drew, and what it leaves behind, with an estimator that weighs nothing."""
+        seen = []
+        handle = model.register_forward_hook(lambda _m, _i, output: seen.append(output["sentence_embedding"].detach()))
+        torch.manual_seed(3)
+        random.seed(3)
+        np.random.seed(3)
+        loss = cls(model, estimator)
+        value, gradients = run(model, loss, features(model, COLUMNS["one-negative"]))
+        handle.remove()
+        return value, gradients, torch.cat(seen), state_of_randomness()
+
+    @losses
+    @places
+    @pytest.mark.parametrize("what", ["seeds", "draws", "overwrites", "gradients off"])
+    def test_what_it_does_to_itself_changes_nothing_in_training(self, dropout_model, cls, where, what):
+        meddler = Meddler(where, what)
+        expected = self.step(dropout_model, cls, Meddler(None, None))
+        plain = self.step(dropout_model, cls, None)
+        found = self.step(dropout_model, cls, meddler)
+        assert meddler.done
+        assert torch.equal(found[2], expected[2])  # the dropout of every forward, and what the model read
+        assert torch.equal(found[2], plain[2])
+        assert found[3] == expected[3] == plain[3]
+        assert torch.is_grad_enabled()
+        if what != "overwrites":
+            assert_same(found[:2], expected[:2])
+        assert not torch.equal(found[2][:8], self.step(dropout_model.eval(), cls, None)[2][:8]), "dropout is off"
+
+    @losses
+    @places
+    @pytest.mark.parametrize("what", ["eval", "layer"])
+    def test_leaving_the_model_in_another_mode_is_an_error_that_names_it(self, dropout_model, cls, where, what):
+        meddler = Meddler(where, what)
+        with pytest.raises(RuntimeError, match="the estimator 'Meddler' left the model in training in another mode"):
+            self.step(dropout_model, cls, meddler)
+        assert meddler.done
+
+    @losses
+    def test_one_of_embeddings_cannot_write_into_them(self, dropout_model, cls):
+        meddler = Meddler("similarity", "overwrites", "scores")
+        expected = self.step(dropout_model, cls, Meddler(None, None, "scores"))
+        found = self.step(dropout_model, cls, meddler)
+        assert meddler.done
+        torch.testing.assert_close(found[2], expected[2])
+        assert found[0].isfinite()
+        assert abs(found[0]) > 1e-3
+
+    def test_what_it_raises_leaves_randomness_as_it_was(self, dropout_model):
+        class Failing(Meddler):
+            def represent(self, column):
+                torch.manual_seed(0)
+                raise KeyError("no such text")
+
+        torch.manual_seed(3)
+        before = state_of_randomness()
+        with pytest.raises(KeyError, match="no such text"):
+            SoftInfoNCELoss(dropout_model, Failing(None, None))(features(dropout_model), None)
+        assert state_of_randomness() == before
+
+    @pytest.mark.parametrize(
+        ("method", "answer", "error", "message"),
+        [
+            ("represent", None, ValueError, r"Wrong.represent\(\) must return a tensor with one row .*, got NoneType"),
+            ("represent", torch.zeros(3, 2), ValueError, r"one row for each of 8 texts.*got the shape \(3, 2\)"),
+            ("represent", torch.zeros(8, 2).to_sparse(), ValueError, r"got a sparse one. Call .to_dense\(\) on it"),
+            ("represent", torch.zeros(8, 2, requires_grad=True), ValueError, "requires a gradient"),
+            ("for_batch", None, TypeError, r"Wrong.for_batch\(\) must return an estimator, got NoneType"),
+            ("similarity", torch.zeros(2, 2), ValueError, r"Wrong.similarity\(\) must return .*\(8, 16\)"),
+            ("similarity", torch.zeros(8, 16).long(), ValueError, "must return a floating-point tensor .*int64"),
+            ("similarity", None, ValueError, r"Wrong.similarity\(\) must return .* got NoneType"),
+        ],
+        ids=["none", "rows", "sparse", "gradient", "for-batch", "shape", "integers", "no-similarity"],
+    )
+    def test_an_answer_that_breaks_the_contract_names_the_plugin(self, static_model, method, answer, error, message):
+        wrong = type("Wrong", (Meddler,), {method: lambda *_: answer})(None, None)
+        with pytest.raises(error, match=message):
+            SoftInfoNCELoss(static_model, wrong)(features(static_model), None)
+
+
+class TestTheDeviceIsNotWaitedFor:
+    """A step asks the device for no value and no size that depends on values; the first batch may be looked at."""
+
+    @pytest.fixture
+    def elsewhere(self, monkeypatch):
+        """Have the package believe that tensors are on a device that looking at would wait for."""
+        monkeypatch.setattr("st_softinfonce.functional._can_look_at", lambda tensor: False)
+
+    def estimators(self, model, teacher):
+        def table(estimator):
+            columns = {"query": QUERIES, "code": DOCUMENTS, "negative": NEGATIVES}
+            estimator.precompute(columns, model, show_progress=False)
+            return estimator
+
+        groups = dict(zip(DOCUMENTS, [0, 1, 0, 2, 1, 3, 0, 4], strict=True))
+        return {
+            "self": lambda: "self",
+            "bm25": lambda: BM25Estimator(),
+            "bm25-documents": lambda: BM25Estimator(compares="documents"),
+            "identical": lambda: IdenticalEstimator(),
+            "near-duplicate": lambda: NearDuplicateEstimator(),
+            "known": lambda: KnownRelevanceEstimator(groups, model),
+            "simcse": lambda: table(SimCSEEstimator(teacher, on_miss="ignore")),
+            "trained-model": lambda: table(TrainedModelEstimator(teacher, normalize=True, on_miss="ignore")),
+            "mixture": lambda: MixtureEstimator(["bm25", BM25Estimator(b=0.5)]),
+        }
+
+    NAMES = (
+        "self",
+        "bm25",
+        "bm25-documents",
+        "identical",
+        "near-duplicate",
+        "known",
+        "simcse",
+        "trained-model",
+        "mixture",
+    )
+    TREATMENTS = (
+        Soften(alpha=1.3, beta=0.7, temperature=0.5),
+        Discount(POSTERIOR),
+        Mask(margin=0.1),
+        Mask(top_k=2),
+        Mask(ratio=0.9),
+        Mask(above=0.5),
+        Promote(),
+        Promote(POSTERIOR),
+        Distill(),
+        [Mask(margin=0.1, relative=True), Promote(), Distill()],
+    )
+
+    @pytest.mark.parametrize("name", NAMES)
+    @losses
+    def test_by_no_estimator_and_no_treatment(self, transformer_model, bert_folder, elsewhere, monkeypatch, name, cls):
+        teacher = conftest.make_transformer_model(bert_folder)
+        estimator = self.estimators(transformer_model, teacher)[name]()
+        for treatment in self.TREATMENTS:
+            options = {"directions": ALL_DIRECTIONS, "hardness_mode": "all_negatives", "hardness_strength": 1.0}
+            loss = cls(transformer_model, estimator, treatment, **options)
+            batch = features(transformer_model, COLUMNS["one-negative"])
+            loss(copy.deepcopy(batch), None)
+            with monkeypatch.context() as patched:
+                # On a device one batch of a hundred is looked at.
+                patched.setattr("st_softinfonce.losses.base._InputWatch._look_at_texts", lambda *_: None)
+                asked, embeddings = self.without_waiting(loss, transformer_model, batch)
+            value = loss.compute_loss_from_embeddings(embeddings, asked)
+            torch.testing.assert_close(value, loss(batch, None))
+
+    def without_waiting(self, loss, model, batch):
+        """All of a step but the model itself, which is the host's."""
+        batch = copy.deepcopy(batch)
+        with ForbidWaiting():
+            asked = loss.ask(batch)
+        embeddings = [model(column)["sentence_embedding"] for column in batch]
+        with ForbidWaiting():
+            loss.compute_loss_from_embeddings(embeddings, asked).backward(retain_graph=True)
+        return asked, embeddings
 
 
 class TestReporting:
     def test_the_configuration_is_readable_json(self, static_model):
-        import json
-
-        config = SoftInfoNCELoss(static_model, BM25Estimator(b=0.5), alpha=1.0).get_config_dict()
+        treatments = [(BM25Estimator(b=0.5), Soften(1.0, 1.0, 2.0)), ("self", [Mask(margin=-0.1), Distill()])]
+        config = SoftInfoNCELoss(static_model, treatments=treatments).get_config_dict()
         assert json.loads(json.dumps(config)) == config
-        assert config["estimator"] == "bm25"
-        assert config["estimator_options"]["b"] == 0.5
-        assert (config["alpha"], config["beta"], config["weight_temperature"]) == (1.0, 0.5, 1.0)
+        bm25, own = config["estimators"]
+        assert (bm25["estimator"], bm25["estimator_options"]["b"]) == ("bm25", 0.5)
+        assert bm25["treatment"] == {
+            "treatment": "Soften",
+            "alpha": 1.0,
+            "beta": 1.0,
+            "temperature": 2.0,
+            "min_weight": 0.1,
+        }
+        assert [part["treatment"] for part in own["treatment"]] == ["Mask", "Distill"]
         assert config["similarity_fct"] == "cos_sim"
+
+    @pytest.mark.parametrize(
+        "treatment",
+        [Discount(POSTERIOR), Mask(above=np.float64(0.5)), Promote(POSTERIOR), Distill(share=np.float32(0.5))],
+        ids=lambda treatment: type(treatment).__name__,
+    )
+    def test_every_treatment_is_json(self, static_model, treatment):
+        config = SoftInfoNCELoss(static_model, "bm25", treatment).get_config_dict()
+        assert json.loads(json.dumps(config)) == config
+        assert config["treatment"]["treatment"] == type(treatment).__name__
+
+    def test_no_estimator_is_said(self, static_model):
+        assert SoftInfoNCELoss(static_model, None).get_config_dict()["estimator"] is None
 
     def test_the_citation_is_the_papers(self, static_model):
         assert "Rethinking Negative Pairs in Code Search" in SoftInfoNCELoss(static_model).citation
 
-    def test_the_papers_preset_scores_by_dot_product(self, static_model):
-        loss = SoftInfoNCELoss.paper(static_model, min_weight=0.2)
-        assert (loss.scale, loss.similarity_fct, loss.min_weight, loss.temperature) == (1.0, dot_score, 0.2, 1.0)
-        expected = SoftInfoNCELoss(static_model, min_weight=0.2, scale=1.0, similarity_fct=dot_score)
+    def test_the_papers_preset_scores_by_dot_product_and_counts_every_token(self, static_model):
+        treatment = Soften(1.5, 0.5, 1.0, min_weight=0.2)
+        loss = SoftInfoNCELoss.paper(static_model, "bm25", treatment)
+        assert (loss.scale, loss.similarity_fct, loss.temperature) == (1.0, dot_score, 1.0)
+        estimator = BM25Estimator(tokens="all")
+        expected = SoftInfoNCELoss(static_model, estimator, treatment, scale=1.0, similarity_fct=dot_score)
+        assert loss.get_config_dict() == expected.get_config_dict()
         assert_same(loss_and_gradients(loss, COLUMNS["pairs"]), loss_and_gradients(expected, COLUMNS["pairs"]))
 
     def test_an_estimator_adds_nothing_to_the_losss_parameters(self, static_model):
         names = {name for name, _ in SoftInfoNCELoss(static_model).named_parameters()}
         assert names == {f"model.{name}" for name, _ in static_model.named_parameters()}
+
+    def test_a_step_changes_nothing_of_what_the_loss_is(self, model):
+        loss = SoftInfoNCELoss(model, "bm25")
+        before = loss.get_config_dict()
+        loss_and_gradients(loss, COLUMNS["pairs"])
+        assert loss.get_config_dict() == before

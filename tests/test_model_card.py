@@ -7,7 +7,7 @@ from importlib.metadata import version
 import mteb
 import pytest
 import torch
-from conftest import DOCUMENTS, QUERIES, features, make_tokenizer, make_transformer_model
+from conftest import DOCUMENTS, QUERIES, make_transformer_model
 from datasets import Dataset, DatasetDict
 from hub_server import check_card
 from huggingface_hub import ModelCard
@@ -23,21 +23,17 @@ from sentence_transformers import (
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss, Matryoshka2dLoss, MatryoshkaLoss
 from sentence_transformers.sparse_encoder.modules import SpladePooling
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from tiny_models import save_bert
+from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from st_softinfonce import CachedSoftInfoNCELoss, SimilarityEstimator, SoftInfoNCELoss, get_estimator
 from st_softinfonce.estimators import CrossEncoderEstimator, MixtureEstimator
 from st_softinfonce.estimators.registry import describe_estimator
-from st_softinfonce.functional import RelevancePosterior
-from st_softinfonce.losses import (
-    CancelledInfoNCELoss,
-    InBatchBCELoss,
-    KLRegularizedInfoNCELoss,
-    SoftSpladeLoss,
-    WeightedInfoNCELoss,
-)
+from st_softinfonce.losses import SoftSpladeLoss
 from st_softinfonce.model_card import add_mteb_results
+from st_softinfonce.posterior import RelevancePosterior
 from st_softinfonce.tasks import task_from_pairs
+from st_softinfonce.treatments import Discount, Distill, Mask, Promote, Soften, describe_treatments
 
 OURS = f"st-softinfonce {version('st-softinfonce')}"
 PAPER = "Rethinking Negative Pairs in Code Search"
@@ -83,20 +79,7 @@ def settings(card):
 
 @pytest.fixture
 def cross_encoder_folder(tmp_path):
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        num_labels=1,
-    )
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "reranker")
-    tokenizer.save_pretrained(tmp_path / "reranker")
-    return tmp_path / "reranker"
+    return save_bert(tmp_path / "reranker", BertForSequenceClassification, num_labels=1)
 
 
 def estimators(bert_folder, cross_encoder_folder):
@@ -106,8 +89,10 @@ def estimators(bert_folder, cross_encoder_folder):
         "near-duplicate": get_estimator("near-duplicate"),
         "simcse": get_estimator("simcse", model=teacher),
         "trained-model": get_estimator("trained-model", model=teacher),
-        "cross-encoder": CrossEncoderEstimator(str(cross_encoder_folder), device="cpu"),
-        "mixture": MixtureEstimator(["bm25", get_estimator("near-duplicate", compares="queries")]),
+        "cross-encoder": CrossEncoderEstimator(cross_encoder_folder, device="cpu"),
+        "mixture": MixtureEstimator(
+            ["bm25", get_estimator("near-duplicate", compares="queries")], temperatures=[1.0, 0.2]
+        ),
     }
 
 
@@ -121,13 +106,7 @@ def test_the_card_names_every_estimator_with_its_version_and_options(
     assert found["estimator"] == name
     assert found["estimator_version"] == OURS
     assert found["estimator_options"] == estimator.get_config_dict() != {}
-    weighting = estimator.weighting
-    assert [found[key] for key in ("weighting", "alpha", "beta", "weight_temperature")] == [
-        "paper",
-        weighting.alpha,
-        weighting.beta,
-        weighting.temperature,
-    ]
+    assert found["treatment"] == describe_treatments([estimator.treatment])
     for text in ("st_softinfonce.losses.soft_info_nce.SoftInfoNCELoss", PAPER, f"* Size: {len(QUERIES)} training"):
         assert text in card
     assert " object at 0x" not in card
@@ -136,21 +115,41 @@ def test_the_card_names_every_estimator_with_its_version_and_options(
         assert [part["estimator_version"] for part in found["estimator_options"]["estimators"]] == [OURS, OURS]
 
 
+POSTERIOR = RelevancePosterior(knots=(0.5, 1.0), log_ratios=(-9.0, 10.0), prior=0.01)
+
+
 @pytest.mark.parametrize(
-    "make",
-    [InBatchBCELoss, WeightedInfoNCELoss, KLRegularizedInfoNCELoss, CancelledInfoNCELoss, CachedSoftInfoNCELoss],
+    "treatment",
+    [
+        Soften(1.0, 1.0, 3.0),
+        Discount(POSTERIOR),
+        Mask(margin=0.05, relative=True),
+        Promote(POSTERIOR),
+        Distill(),
+        [Mask(top_k=1), Distill(share=0.25)],
+    ],
+    ids=["soften", "discount", "mask", "promote", "distill", "two"],
 )
-def test_the_card_of_every_other_loss_names_it_and_the_paper(make, transformer_model, pairs, tmp_path):
-    options = {"top_k": 1} if make is CancelledInfoNCELoss else {}
-    loss = make(transformer_model, "bm25", **options)
+def test_the_card_says_what_follows_from_the_estimator(treatment, transformer_model, pairs, tmp_path):
+    loss = CachedSoftInfoNCELoss(transformer_model, "bm25", treatment)
     card = train(transformer_model, pairs, loss, tmp_path)
     (found,) = settings(card)
     assert found == json.loads(json.dumps(loss.get_config_dict()))
+    several = treatment if isinstance(treatment, list) else [treatment]
+    assert found["treatment"] == json.loads(json.dumps(describe_treatments(several)))
     assert found["estimator_version"] == OURS
-    assert f"{make.__module__}.{make.__name__}</code>" in card
-    assert f"loss:{make.__name__}" in card
-    assert f"#### {make.__name__}\n```bibtex" in card
-    assert PAPER in loss.citation
+    assert "CachedSoftInfoNCELoss</code>" in card
+    assert "loss:CachedSoftInfoNCELoss" in card
+    assert "#### CachedSoftInfoNCELoss\n```bibtex" in card
+    assert " object at 0x" not in card
+
+
+def test_the_card_names_several_estimators_with_what_follows_from_each(static_model, pairs, tmp_path):
+    treatments = [("identical", Mask(above=0.5)), ("bm25", [Mask(top_k=1), Distill(temperature=5.0)])]
+    (found,) = settings(train(static_model, pairs, SoftInfoNCELoss(static_model, treatments=treatments), tmp_path))
+    assert [part["estimator"] for part in found["estimators"]] == ["identical", "bm25"]
+    assert found["estimators"][0]["treatment"] == {"treatment": "Mask", "above": 0.5}
+    assert [part["treatment"] for part in found["estimators"][1]["treatment"]] == ["Mask", "Distill"]
 
 
 @pytest.mark.parametrize(
@@ -159,119 +158,37 @@ def test_the_card_of_every_other_loss_names_it_and_the_paper(make, transformer_m
         lambda model, loss: MatryoshkaLoss(model, loss, [16, 8]),
         lambda model, loss: Matryoshka2dLoss(model, loss, [16, 8]),
         AdaptiveLayerLoss,
-        lambda model, loss: AdaptiveLayerLoss(model, MatryoshkaLoss(model, loss, [16, 8])),
     ],
-    ids=["matryoshka", "matryoshka-2d", "adaptive-layer", "both"],
+    ids=["matryoshka", "matryoshka-2d", "adaptive-layer"],
 )
-def test_the_card_of_a_wrapper_loss_has_the_inner_losses_settings(wrap, transformer_model, pairs, tmp_path):
-    loss = SoftInfoNCELoss(transformer_model, weight_temperature="auto")
-    card = train(transformer_model, pairs, wrap(transformer_model, loss), tmp_path)
-    (found,) = settings(card)
-    assert found["SoftInfoNCELoss"] == json.loads(json.dumps(loss.get_config_dict()))
-    assert found["SoftInfoNCELoss"]["weight_temperature"] == loss.weight_temperature > 0
-    assert "SoftInfoNCELoss\n```bibtex" in card
-    assert PAPER in card
+def test_the_card_of_a_wrapper_loss_is_what_the_host_writes(wrap, transformer_model, pairs, tmp_path):
+    loss = wrap(transformer_model, SoftInfoNCELoss(transformer_model))
+    card = train(transformer_model, pairs, loss, tmp_path)
+    assert settings(card) == [json.loads(json.dumps(loss.get_config_dict()))]
+    assert "SoftInfoNCELoss" in card
 
 
 def test_the_card_of_a_sparse_wrapper_loss_has_the_inner_losses_settings(pairs, tmp_path):
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    transformer = Transformer(str(tmp_path / "bert"), transformer_task="fill-mask")
+    bert = save_bert(tmp_path / "bert", BertForMaskedLM, mask_token=True)
+    transformer = Transformer(bert, transformer_task="fill-mask")
     model = SparseEncoder(modules=[transformer, SpladePooling()], device="cpu")
-    loss = SoftInfoNCELoss.paper(model, weight_temperature="auto")
+    loss = SoftInfoNCELoss.paper(model)
     wrapper = SoftSpladeLoss(model, loss, document_regularizer_weight=0.1)
     card = train(model, pairs, wrapper, tmp_path, SparseEncoderTrainer, SparseEncoderTrainingArguments)
     (found,) = settings(card)
-    assert found["loss"] == "SoftInfoNCELoss"
-    assert found["SoftInfoNCELoss"]["weight_temperature"] == loss.weight_temperature > 0
     assert found["document_regularizer_weight"] == 0.1
-    assert PAPER in card
-
-
-def test_the_card_has_the_temperature_that_was_chosen(static_model, pairs, tmp_path):
-    loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
-    (found,) = settings(train(static_model, pairs, loss, tmp_path))
-    assert found["weight_temperature"] == loss.weight_temperature > 0
-    assert found["weight_temperature_from"].startswith("first batch")
-
-
-def test_the_card_has_the_posterior_instead_of_what_it_does_not_use(static_model, pairs, tmp_path):
-    posterior = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-9.0, 10.0), prior=0.01, relative=True)
-    loss = SoftInfoNCELoss(static_model, weighting="posterior", posterior=posterior)
-    (found,) = settings(train(static_model, pairs, loss, tmp_path))
-    assert found["weighting"] == "posterior"
-    assert found["posterior"]["prior"] == posterior.prior
-    assert not {"alpha", "beta", "weight_temperature"} & set(found)
+    assert found["loss"] == "SoftInfoNCELoss"
+    assert found["SoftInfoNCELoss"] == json.loads(json.dumps(loss.get_config_dict()))
 
 
 def test_losses_of_several_datasets_keep_their_own_settings(static_model, pairs, tmp_path):
     losses = {
-        "one": SoftInfoNCELoss(static_model, weight_temperature="auto", alpha=1.0),
-        "two": SoftInfoNCELoss(static_model, weight_temperature=3.0),
+        "one": SoftInfoNCELoss(static_model, "bm25", Soften(1.0, 1.0, 3.0)),
+        "two": SoftInfoNCELoss(static_model, "self"),
     }
     train_both(static_model, pairs, losses, tmp_path)
-    one, two = settings(saved_card(static_model, tmp_path / "model"))
-    assert (one["alpha"], one["weight_temperature"]) == (1.0, losses["one"].weight_temperature)
-    assert one["weight_temperature"] > 0
-    assert (two["alpha"], two["weight_temperature"]) == (1.5, 3.0)
-
-
-def test_several_wrapped_losses_of_one_class_are_all_named(static_model, pairs, tmp_path):
-    inner = [SoftInfoNCELoss(static_model, alpha=alpha) for alpha in (0.5, 1.0)]
-    losses = {
-        name: MatryoshkaLoss(static_model, loss, [16, 8]) for name, loss in zip(("one", "two"), inner, strict=True)
-    }
-    train_both(static_model, pairs, losses, tmp_path)
-    for found in settings(saved_card(static_model, tmp_path / "model")):
-        assert sorted(one["alpha"] for one in found["SoftInfoNCELoss"]) == [0.5, 1.0]
-
-
-def test_losses_that_start_alike_are_all_named_with_what_each_chose(static_model, pairs, tmp_path):
-    losses = {name: SoftInfoNCELoss(static_model, weight_temperature="auto") for name in ("one", "two")}
-    train_both(static_model, pairs, losses, tmp_path, rows=5)
-    chosen = sorted(loss.weight_temperature for loss in losses.values())
-    assert 0 < chosen[0] < chosen[1]
-    both = settings(saved_card(static_model, tmp_path / "model"))
-    assert len(both) == 2
-    for found in both:
-        assert sorted(one["weight_temperature"] for one in found["SoftInfoNCELoss"]) == chosen
-
-
-def test_one_loss_of_several_datasets_has_its_settings_with_each(static_model, pairs, tmp_path):
-    loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
-    train_both(static_model, pairs, loss, tmp_path, rows=5)
-    expected = json.loads(json.dumps(loss.get_config_dict()))
-    assert settings(saved_card(static_model, tmp_path / "model")) == [expected, expected]
-
-
-def test_a_wrapped_losss_settings_are_in_the_card_of_a_second_trainer(static_model, pairs, tmp_path):
-    loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
-    wrapper = MatryoshkaLoss(static_model, loss, [16, 8])
-    first = settings(train(static_model, pairs, wrapper, tmp_path))
-    assert settings(train(static_model, pairs, wrapper, tmp_path)) == first
-    assert first[0]["SoftInfoNCELoss"]["weight_temperature"] == loss.weight_temperature > 0
-
-
-def test_a_wrapped_losss_settings_are_in_the_card_though_it_was_called_before(static_model, pairs, tmp_path):
-    loss = SoftInfoNCELoss(static_model)
-    wrapper = MatryoshkaLoss(static_model, loss, [16, 8])
-    wrapper(features(static_model, (QUERIES, DOCUMENTS)), None)
-    (found,) = settings(train(static_model, pairs, wrapper, tmp_path))
-    assert found["SoftInfoNCELoss"] == json.loads(json.dumps(loss.get_config_dict()))
-
-
-def test_the_card_is_written_only_when_there_is_something_new(static_model, pairs, tmp_path, monkeypatch):
-    loss = SoftInfoNCELoss(static_model)
-    calls = []
-    monkeypatch.setattr(loss, "_update_card", lambda update=loss._update_card: (calls.append(1), update()))
-    train(static_model, pairs, loss, tmp_path)
-    for _ in range(2):
-        loss(features(static_model, (QUERIES, DOCUMENTS)))
-    assert len(calls) == 1
+    expected = [json.loads(json.dumps(loss.get_config_dict())) for loss in losses.values()]
+    assert settings(saved_card(static_model, tmp_path / "model")) == expected
 
 
 def train_both(model, pairs, losses, folder, rows=None):
@@ -293,7 +210,7 @@ def train_both(model, pairs, losses, folder, rows=None):
 
 
 class Constant(SimilarityEstimator):
-    weighting = get_estimator("bm25").weighting
+    treatment = get_estimator("bm25").treatment
     compares = "queries"
 
     def represent(self, column):

@@ -1,19 +1,14 @@
-"""The paper's alternatives, and Soft-InfoNCE for sparse and multi-vector models."""
+"""Soft-InfoNCE for sparse and multi-vector models."""
 
-import json
-import math
 from functools import partial
 
 import conftest
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, make_tokenizer, run
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, run
 from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.sparse_encoder import SparseEncoder
 from sentence_transformers.sparse_encoder.losses import (
@@ -23,129 +18,26 @@ from sentence_transformers.sparse_encoder.losses import (
     SpladeLoss,
 )
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder, SpladePooling
-from sentence_transformers.util import cos_sim
 from test_losses import Table
-from transformers import BertConfig, BertForMaskedLM
+from tiny_models import save_bert
+from transformers import BertForMaskedLM
 
 from st_softinfonce import BM25Estimator, SoftInfoNCELoss
 from st_softinfonce.losses import (
     CachedSoftSpladeLoss,
-    CancelledInfoNCELoss,
-    InBatchBCELoss,
-    KLRegularizedInfoNCELoss,
     MultiVectorSoftInfoNCELoss,
     SoftCSRLoss,
     SoftSpladeLoss,
-    WeightedInfoNCELoss,
 )
 
 TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
 
 assert_same = partial(conftest.assert_same, rtol=1e-5, atol=1e-6)  # in float32
 
-BASELINES = {
-    "bce": (InBatchBCELoss, {"weight_temperature": 0.5}, lambda s, e: reference.bce(s, e, 0.5)),
-    "weighted": (
-        WeightedInfoNCELoss,
-        {"weight_temperature": 0.5},
-        lambda s, e: reference.weighted_info_nce(s, e, 0.5),
-    ),
-    "kl": (
-        KLRegularizedInfoNCELoss,
-        {"weight_temperature": 0.5, "kl_weight": 0.3},
-        lambda s, e: reference.kl_regularized_info_nce(s, e, 0.5, 1.3, 0.3),
-    ),
-    "top-2": (
-        CancelledInfoNCELoss,
-        {"top_k": 2},
-        lambda s, e: reference.soft_info_nce(s, reference.cancellation_weights(e, top_k=2)),
-    ),
-    "ratio": (
-        CancelledInfoNCELoss,
-        {"ratio": 0.5},
-        lambda s, e: reference.soft_info_nce(s, reference.cancellation_weights(e, ratio=0.5)),
-    ),
-}
-
-
-class TestBaselines:
-    @pytest.mark.parametrize(("cls", "options", "oracle"), BASELINES.values(), ids=BASELINES.keys())
-    @pytest.mark.parametrize("compares", ["queries", "documents"])
-    def test_equals_the_formula(self, static_model, cls, options, oracle, compares):
-        similarity = torch.randn(len(QUERIES), 16, generator=torch.Generator().manual_seed(3)).double()
-        if compares == "queries":
-            # What an estimator of queries does not know counts as never relevant.
-            similarity[:, len(QUERIES) :] = -1e9
-        with torch.no_grad():
-            embeddings = [static_model(column)["sentence_embedding"] for column in features(static_model)]
-        scores = (20 * cos_sim(embeddings[0], torch.cat(embeddings[1:]))).double().tolist()
-        actual, _ = run(static_model, cls(static_model, Table(similarity, compares), **options))
-        assert actual.item() == pytest.approx(oracle(scores, similarity.tolist()), rel=1e-5)
-        plain, _ = run(static_model, MultipleNegativesRankingLoss(static_model))
-        assert actual.item() != pytest.approx(plain.item(), rel=1e-4)
-
-    @pytest.mark.parametrize(("cls", "options", "oracle"), BASELINES.values(), ids=BASELINES.keys())
-    def test_trains_in_the_trainer_and_reports_its_settings(self, static_model, cls, options, oracle, tmp_path):
-        loss = cls(static_model, **options)
-        trainer = SentenceTransformerTrainer(
-            model=static_model,
-            args=SentenceTransformerTrainingArguments(
-                output_dir=str(tmp_path),
-                per_device_train_batch_size=8,
-                num_train_epochs=3,
-                learning_rate=0.05,
-                logging_steps=1,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                use_cpu=True,
-            ),
-            train_dataset=Dataset.from_dict({"query": QUERIES, "code": DOCUMENTS, "negative": NEGATIVES}),
-            loss=loss,
-        )
-        trainer.train()
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        assert losses[-1] < losses[0]
-        config = loss.get_config_dict()
-        assert json.loads(json.dumps(config)) == config
-        assert options.items() <= config.items()
-        assert "Rethinking Negative Pairs" in loss.citation
-
-    @pytest.mark.parametrize(
-        ("cls", "options", "message"),
-        [
-            (InBatchBCELoss, {"weight_temperature": 0}, "weight_temperature must be a finite number above 0, got 0"),
-            (KLRegularizedInfoNCELoss, {"kl_weight": -1}, "kl_weight must be a finite number, at least 0, got -1"),
-            (CancelledInfoNCELoss, {}, "exactly one of top_k and ratio, got top_k=None and ratio=None"),
-            (CancelledInfoNCELoss, {"top_k": 0}, "top_k must be an integer of at least 1, got 0"),
-            (CancelledInfoNCELoss, {"ratio": math.nan}, "ratio must be a finite number above 0, got nan"),
-        ],
-        ids=["bce", "kl", "no-rule", "top-0", "ratio-nan"],
-    )
-    def test_options_out_of_range_are_refused_at_construction(self, static_model, cls, options, message):
-        with pytest.raises(ValueError, match=message):
-            cls(static_model, **options)
-
 
 @pytest.fixture(scope="module")
 def masked_bert_folder(tmp_path_factory):
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    folder = tmp_path_factory.mktemp("masked") / "bert"
-    BertForMaskedLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return save_bert(tmp_path_factory.mktemp("masked") / "bert", BertForMaskedLM, mask_token=True)
 
 
 class TestSparse:
@@ -170,7 +62,7 @@ class TestSparse:
     )
     def test_splade_without_weights_equals_the_hosts_loss(self, splade, ours, host, options):
         options = self.weights | options
-        unweighted = run(splade, ours(splade, SoftInfoNCELoss.paper(splade, alpha=0), **options))
+        unweighted = run(splade, ours(splade, SoftInfoNCELoss.paper(splade, None), **options))
         assert_same(unweighted, run(splade, host(splade, SparseMultipleNegativesRankingLoss(splade), **options)))
         weighted = run(splade, ours(splade, SoftInfoNCELoss.paper(splade), **options))
         assert abs(weighted[0] - unweighted[0]) > 1e-4
@@ -181,7 +73,7 @@ class TestSparse:
         assert_same(run(splade, loss), plain, rtol=1e-4, atol=1e-5)
 
     def test_csr_without_weights_equals_the_hosts_loss(self, csr):
-        unweighted = run(csr, SoftCSRLoss(csr, SoftInfoNCELoss.paper(csr, alpha=0)))
+        unweighted = run(csr, SoftCSRLoss(csr, SoftInfoNCELoss.paper(csr, None)))
         assert_same(unweighted, run(csr, CSRLoss(csr, SparseMultipleNegativesRankingLoss(csr))))
         weighted = run(csr, SoftCSRLoss(csr, SoftInfoNCELoss.paper(csr, BM25Estimator(compares="documents"))))
         assert abs(weighted[0] - unweighted[0]) > 1e-4
@@ -189,6 +81,17 @@ class TestSparse:
     def test_another_packages_loss_is_refused(self, splade):
         with pytest.raises(TypeError, match=r"got SparseMultipleNegativesRankingLoss: SpladeLoss of sentence-transf"):
             SoftSpladeLoss(splade, SparseMultipleNegativesRankingLoss(splade), **self.weights)
+
+    def test_a_subclass_refuses_it_too_and_trains_otherwise(self, splade):
+        class Mine(SoftSpladeLoss):
+            def __init__(self, model, loss=None):
+                loss = SoftInfoNCELoss.paper(model) if loss is None else loss
+                super().__init__(model, loss, document_regularizer_weight=0.1, query_regularizer_weight=0.2)
+
+        expected = run(splade, SoftSpladeLoss(splade, SoftInfoNCELoss.paper(splade), **self.weights))
+        assert_same(run(splade, Mine(splade)), expected)
+        with pytest.raises(TypeError, match="got SparseMultipleNegativesRankingLoss: SpladeLoss of sentence-transf"):
+            Mine(splade, SparseMultipleNegativesRankingLoss(splade))
 
 
 class TestMultiVector:
@@ -207,17 +110,26 @@ class TestMultiVector:
     @pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunk=3"])
     def test_without_weights_equals_the_hosts_loss(self, colbert, texts, chunk):
         batch = self.batch(colbert, texts)
-        unweighted = run(colbert, MultiVectorSoftInfoNCELoss(colbert, alpha=0, score_mini_batch_size=chunk), batch)
+        unweighted = run(colbert, MultiVectorSoftInfoNCELoss(colbert, None, score_mini_batch_size=chunk), batch)
         assert_same(unweighted, run(colbert, MultiVectorMultipleNegativesRankingLoss(colbert), batch))
         weighted = run(colbert, MultiVectorSoftInfoNCELoss(colbert, score_mini_batch_size=chunk), batch)
         assert abs(weighted[0] - unweighted[0]) > 1e-4
 
+    def test_at_large_scores_it_is_the_hosts_to_the_last_digit(self, colbert):
+        batch = self.batch(colbert)
+        with torch.no_grad():
+            ours = MultiVectorSoftInfoNCELoss(colbert, None, scale=1e4)([dict(column) for column in batch], None)
+            host = MultiVectorMultipleNegativesRankingLoss(colbert, scale=1e4)(
+                [dict(column) for column in batch], None
+            )
+        assert torch.equal(ours, host)
+
     def test_hardness_raises_the_scores_of_negatives(self, colbert):
         hard = {"hardness_mode": "all_negatives", "hardness_strength": 5.0}
-        plain = run(colbert, MultiVectorSoftInfoNCELoss(colbert, alpha=0), self.batch(colbert))
-        harder = run(colbert, MultiVectorSoftInfoNCELoss(colbert, alpha=0, **hard), self.batch(colbert))
+        plain = run(colbert, MultiVectorSoftInfoNCELoss(colbert, None), self.batch(colbert))
+        harder = run(colbert, MultiVectorSoftInfoNCELoss(colbert, None, **hard), self.batch(colbert))
         assert harder[0] > plain[0]
-        options = {"alpha": 0, "score_mini_batch_size": 3, **hard}
+        options = {"estimator": None, "score_mini_batch_size": 3, **hard}
         assert_same(run(colbert, MultiVectorSoftInfoNCELoss(colbert, **options), self.batch(colbert)), harder)
 
     def test_weights_act_on_the_right_documents(self, colbert):

@@ -1,4 +1,4 @@
-"""Weights in absolute terms: the relevance posterior, the weights it makes, and the losses with it."""
+"""Weights in absolute terms: the relevance posterior, and the weights it makes."""
 
 import dataclasses
 import json
@@ -6,14 +6,10 @@ import math
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sklearn.isotonic import IsotonicRegression
 
-from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
-from st_softinfonce.functional import RelevancePosterior, negative_weights, posterior_weights, temperature_for_share
+from st_softinfonce.functional import negative_weights, posterior_weights, temperature_for_share
+from st_softinfonce.posterior import RelevancePosterior
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5}
 POSTERIOR = RelevancePosterior(knots=(0.0, 1.0, 4.0), log_ratios=(-6.0, 1.0, 9.0), prior=0.002)
@@ -181,128 +177,17 @@ class TestTemperature:
     def test_nothing_to_choose(self, similarity):
         assert temperature_for_share(similarity, alpha=1.5, beta=0.5, share=0.05) is None
 
+    @pytest.mark.parametrize("judged", [4, 8, 30], ids=lambda number: f"{number}-of-63-judged")
+    @pytest.mark.parametrize("share", [0.02, 0.05])
+    def test_softens_the_share_asked_for_where_most_are_never_relevant(self, judged, share):
+        """An estimator of pairs scores a few candidates; the others are -inf, so the judged ones always stand out."""
+        similarity = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * 7
+        least = similarity.sort(dim=1).values[:, -judged].unsqueeze(1)
+        similarity = similarity.masked_fill(similarity < least, -math.inf)
+        temperature = temperature_for_share(similarity, alpha=1.5, beta=0.5, share=share)
+        assert self.softened(similarity, temperature) == pytest.approx(share, abs=2e-3)
 
-def value_and_gradients(loss, texts):
-    loss.model.zero_grad()
-    value = loss([loss.model.preprocess(column) for column in texts], None)
-    value.backward()
-    gradients = [p.grad.clone() for p in loss.model.parameters() if p.grad is not None]
-    assert sum(gradient.abs().sum() for gradient in gradients) > 0
-    return [value.detach(), *gradients]
-
-
-BM25_POSTERIOR = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-9.0, 10.0), prior=0.01, relative=True)
-PLAIN_TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
-
-
-class TestLoss:
-    @pytest.mark.parametrize("compares", ["queries", "documents"])
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {},
-            {"directions": ("query_to_doc", "doc_to_query")},
-            {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
-        ],
-        ids=["one-way", "both-ways", "apart"],
-    )
-    @pytest.mark.parametrize("chunk", [3, 8])
-    def test_cached_equals_plain(self, transformer_model, compares, options, chunk):
-        transformer_model.double()
-        posterior = dataclasses.replace(BM25_POSTERIOR, relative=compares == "queries", knots=(0.0, 0.8))
-        options = {"weighting": "posterior", "posterior": posterior, **options}
-        plain = SoftInfoNCELoss(transformer_model, BM25Estimator(compares=compares), **options)
-        cached = CachedSoftInfoNCELoss(
-            transformer_model, BM25Estimator(compares=compares), mini_batch_size=chunk, **options
-        )
-        one, other = value_and_gradients(plain, PLAIN_TEXTS), value_and_gradients(cached, PLAIN_TEXTS)
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-        host = value_and_gradients(MultipleNegativesRankingLoss(transformer_model), PLAIN_TEXTS)
-        assert abs(one[0] - host[0]) > 1e-4
-
-    def test_a_batch_without_similar_negatives_equals_the_hosts_loss(self, model):
-        texts = [["read", "write", "sort", "count", "find"], DOCUMENTS[:5]]
-        loss = SoftInfoNCELoss(model, weighting="posterior", posterior=BM25_POSTERIOR)
-        one, host = value_and_gradients(loss, texts), value_and_gradients(MultipleNegativesRankingLoss(model), texts)
-        torch.testing.assert_close(one, host, rtol=1e-4, atol=1e-5)
-        paper = value_and_gradients(SoftInfoNCELoss(model), [QUERIES, DOCUMENTS])
-        assert abs(paper[0] - value_and_gradients(loss, [QUERIES, DOCUMENTS])[0]) > 1e-3
-
-    def test_explicit_negatives_without_a_query_keep_weight_1(self, static_model):
-        loss = SoftInfoNCELoss(static_model, weighting="posterior", posterior=BM25_POSTERIOR)
-        twins = [["read a file"] * 2, DOCUMENTS[:2], ["read a file"] * 2]
-        with torch.no_grad():
-            a, b, c = (static_model(static_model.preprocess(texts))["sentence_embedding"] for texts in twins)
-            scores = 20 * torch.nn.functional.cosine_similarity(a.unsqueeze(1), torch.cat([b, c]).unsqueeze(0), dim=2)
-        weights = torch.tensor([[1.0, 0.1, 1.0, 1.0], [0.1, 1.0, 1.0, 1.0]])
-        expected = -((scores + weights.log()).log_softmax(1).diagonal()).mean()
-        torch.testing.assert_close(value_and_gradients(loss, twins)[0], expected)
-
-    def test_the_estimators_own_posterior_is_used(self, static_model):
-        estimator = BM25Estimator()
-        estimator.posterior = BM25_POSTERIOR
-        assert SoftInfoNCELoss(static_model, estimator, weighting="posterior").posterior is BM25_POSTERIOR
-
-    def test_no_posterior_is_refused_naming_calibrate(self, static_model):
-        with pytest.raises(ValueError, match=r"posterior must be a RelevancePosterior .*calibrate\('bm25', pairs"):
-            SoftInfoNCELoss(static_model, weighting="posterior")
-        with pytest.raises(ValueError, match=r"weighting must be one of \('paper', 'posterior'\), got 'bayes'"):
-            SoftInfoNCELoss(static_model, weighting="bayes")
-
-    def test_options_without_effect_are_named(self, static_model):
-        with pytest.warns(UserWarning, match="alpha, weight_temperature have no effect with weighting='posterior'"):
-            SoftInfoNCELoss(
-                static_model, alpha=1.0, weight_temperature=2.0, weighting="posterior", posterior=POSTERIOR
-            )
-        with pytest.warns(UserWarning, match="posterior has no effect with weighting='paper'"):
-            SoftInfoNCELoss(static_model, posterior=POSTERIOR)
-
-    @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
-    def test_trains_and_the_model_card_names_the_weighting(self, static_model, tmp_path):
-        loss = SoftInfoNCELoss(static_model, weighting="posterior", posterior=BM25_POSTERIOR)
-        config = loss.get_config_dict()
-        assert json.loads(json.dumps(config)) == config
-        assert "alpha" not in config
-        trainer = SentenceTransformerTrainer(
-            model=static_model,
-            args=SentenceTransformerTrainingArguments(
-                output_dir=str(tmp_path), max_steps=2, report_to="none", use_cpu=True, save_strategy="no"
-            ),
-            train_dataset=Dataset.from_dict({"query": QUERIES, "code": DOCUMENTS}),
-            loss=loss,
-        )
-        trainer.train()
-        static_model.save_pretrained(str(tmp_path / "model"))
-        card = (tmp_path / "model" / "README.md").read_text()
-        assert '"weighting": "posterior"' in card
-        assert '"prior": 0.01' in card
-
-
-class TestAutomaticTemperature:
-    def test_is_set_at_the_first_batch_and_kept(self, static_model):
-        loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
-        assert loss.get_config_dict()["weight_temperature"] == "auto"
-        first = value_and_gradients(loss, [QUERIES, DOCUMENTS])
-        temperature = loss.weight_temperature
-        assert temperature > 0
-        config = loss.get_config_dict()
-        assert config["weight_temperature"] == temperature
-        assert config["weight_temperature_from"] == "first batch, 5% of its negatives below 0.9"
-        value_and_gradients(loss, [QUERIES[::-1], DOCUMENTS[::-1]])
-        assert loss.weight_temperature == temperature
-        fixed = SoftInfoNCELoss(static_model, weight_temperature=temperature)
-        torch.testing.assert_close(first, value_and_gradients(fixed, [QUERIES, DOCUMENTS]))
-
-    def test_is_the_same_for_the_cached_loss(self, transformer_model):
-        plain = SoftInfoNCELoss(transformer_model, weight_temperature="auto")
-        cached = CachedSoftInfoNCELoss(transformer_model, weight_temperature="auto", mini_batch_size=3)
-        for loss in (plain, cached):
-            value_and_gradients(loss, [QUERIES, DOCUMENTS])
-        assert plain.weight_temperature == cached.weight_temperature
-
-    def test_waits_for_a_batch_that_can_tell(self, static_model):
-        loss = SoftInfoNCELoss(static_model, weight_temperature="auto")
-        value_and_gradients(loss, [["read the file"] * 6, DOCUMENTS[:6]])
-        assert loss.weight_temperature == "auto"
-        value_and_gradients(loss, [QUERIES, DOCUMENTS])
-        assert loss.weight_temperature > 0
+    def test_takes_the_least_it_can_where_all_judged_ones_are_alike(self):
+        similarity = torch.full((64, 64), -math.inf)
+        similarity[:, :10] = 1.0
+        assert temperature_for_share(similarity, alpha=1.5, beta=0.5, share=0.05) is None

@@ -150,13 +150,13 @@ def main():
     # The tasks tell the lengths apart, and the code that has data flow.
     tasks = {"query": "query", "code": "document"}
     prompts = {column: model.prompts[task] for column, task in tasks.items() if model.prompts.get(task)}
-    estimator = get_estimator(arguments.estimator)
+    estimator = arguments.estimator
     if arguments.teacher:
         # The host imports no class but its own without trust_remote_code.
         teacher = SentenceTransformer(arguments.teacher, trust_remote_code=arguments.backbone == "graphcodebert")
         estimator = get_estimator("trained-model", model=teacher)
         estimator.precompute(train, model, prompts=prompts, tasks=tasks)
-    loss = backbone.loss(model, estimator, **({"alpha": 0} if arguments.infonce else {}))
+    loss = backbone.loss(model, None if arguments.infonce else estimator)
 
     evaluator = InformationRetrievalEvaluator(
         queries={str(number): query for number, query in enumerate(validation["query"])},

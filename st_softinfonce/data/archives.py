@@ -1,4 +1,4 @@
-"""Read the members of archives in memory: nothing is ever written, and no archive can ask for more than its limits."""
+"""Read the members of archives, none of which can ask for more than its limits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import stat
 import struct
 import tarfile
@@ -14,13 +15,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import BinaryIO, cast
 
 MAX_MEMBERS = 500_000
 MAX_RATIO = 200  # of plain to packed bytes; source code is below 20
 _FREE_BYTES = 64 << 20  # up to here any ratio is harmless
 _MAX_READ = 64 << 20  # a header that asks for more at once is no header
-MAX_HELD_BYTES = 512 << 20
 
 _ZIPS = (".whl", ".zip", ".jar", ".egg")
 _TARS = (".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tzst", ".tar.zst")
@@ -57,21 +58,6 @@ class ArchiveError(Exception):
 
 
 @dataclass(frozen=True)
-class Archive:
-    """An archive that can be opened as often as it takes.
-
-    Args:
-        name: Its file name, which says of which kind it is.
-        size: Its size as it is.
-        open: Opens it.
-    """
-
-    name: str
-    size: int
-    open: Callable[[], BinaryIO]
-
-
-@dataclass(frozen=True)
 class Member:
     """One member of an archive.
 
@@ -93,13 +79,13 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def read_members(archive: Archive, max_bytes: int) -> Iterator[Member]:
+def read_members(archive: Path, max_bytes: int) -> Iterator[Member]:
     """Go through the files and links of an archive: a zip's by name, any other's in the order that they lie in.
 
     A Debian package's are those of its `control.tar`, under `DEBIAN/`, then those of its `data.tar`.
 
     Args:
-        archive: The archive.
+        archive: The archive; its name says of which kind it is.
         max_bytes: How many bytes it may unpack to.
 
     Yields:
@@ -110,36 +96,15 @@ def read_members(archive: Archive, max_bytes: int) -> Iterator[Member]:
     """
     name = archive.name.lower()
     try:
-        with archive.open() as stream:
+        with archive.open("rb") as stream:
             if name.endswith(".deb"):
                 yield from _read_deb(stream, max_bytes)
             elif name.endswith(_ZIPS):
                 yield from _read_zip(stream, max_bytes)
             else:
-                yield from _read_tar(stream, name, archive.size, max_bytes)
+                yield from _read_tar(stream, name, os.fstat(stream.fileno()).st_size, max_bytes)
     except BROKEN as error:
         raise ArchiveError("corrupt", str(error)) from error
-
-
-def hold(member: Member) -> Archive:
-    """Take an archive out of another into memory, packed as it is.
-
-    Args:
-        member: A member that is an archive by its name.
-
-    Returns:
-        The archive, which can be read more than once.
-
-    Raises:
-        ArchiveError: If it is too large for that.
-    """
-    if member.size > MAX_HELD_BYTES:
-        raise ArchiveError("too_large")
-    try:
-        content = member.open().read()
-    except BROKEN as error:
-        raise ArchiveError("corrupt", str(error)) from error
-    return Archive(member.name, len(content), lambda: io.BytesIO(content))
 
 
 def _read_zip(stream: BinaryIO, max_bytes: int) -> Iterator[Member]:

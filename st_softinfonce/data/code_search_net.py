@@ -27,7 +27,8 @@ from datasets import (
 )
 from tree_sitter import Language, Node, Parser
 
-from st_softinfonce.data.queries import make_query, query_rule
+from st_softinfonce.data.docstrings import make_query, query_rule
+from st_softinfonce.data.english import is_english
 
 logger = logging.getLogger(__name__)
 
@@ -379,7 +380,8 @@ def _rule(query: str, documentation: str, count: int) -> str | None:
     if count > _MAX_QUERY_TOKENS:
         return "query_too_long"
     # Tokens hide markup ("< img src"), and the documentation may be missing: each is looked at for what it shows.
-    return query_rule(query, 1, count) or (query_rule(documentation, 1, 1 << 30) if documentation else None)
+    rule = query_rule(query, 1, count) or (query_rule(documentation, 1, 1 << 30) if documentation else None)
+    return rule or (None if is_english(documentation or query) else "query_not_english")
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Dataset:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import re
-import zlib
+import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from itertools import combinations, pairwise
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
-from rensa import RMinHash
 from scipy.sparse import csr_matrix
 
-SHINGLE_TOKENS = 5
-_PERMUTATIONS = 128
-_RECALL = 0.998
+from st_softinfonce.data.minhash import THRESHOLD, band_keys, mix, shingles
+
 _BATCH = 2_000
-_LARGE_BUCKET = 64
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_SMALL_BUCKET = 16
+_RARE = 16
+_BLOCK = 64
 
 
-def find_near_duplicates(codes: Iterable[str], threshold: float = 0.8) -> list[int]:
+def find_near_duplicates(codes: Iterable[str], threshold: float = THRESHOLD) -> list[int]:
     """Group texts of code that are exactly or nearly the same, or connected by others that are.
 
     Two texts are nearly the same if the Jaccard similarity of their sets of runs of 5 tokens (the whole text, if it is
@@ -50,7 +48,8 @@ def find_near_duplicates(codes: Iterable[str], threshold: float = 0.8) -> list[i
     texts = list(codes)
     index = NearDuplicateIndex(threshold)
     for start in range(0, len(texts), _BATCH):
-        index.add(texts[start : start + _BATCH], [""] * len(texts[start : start + _BATCH]))
+        part = texts[start : start + _BATCH]
+        index.add(band_keys(part, threshold), [""] * len(part))
     return list(map(int, index.groups(lambda rows: (texts[row] for row in rows))))
 
 
@@ -88,37 +87,27 @@ def limit_duplicates(pairs: Dataset, per_group: int = 1) -> Dataset:
 
 
 class NearDuplicateIndex:
-    """Finds near-duplicates among more texts than fit into memory, 85 bytes each; see `find_near_duplicates`.
+    """Finds near-duplicates among more texts than fit into memory, 65 bytes each; see `find_near_duplicates`.
 
     Args:
         threshold: The least Jaccard similarity, above 0 and at most 1.
     """
 
-    def __init__(self, threshold: float = 0.8) -> None:
+    def __init__(self, threshold: float = THRESHOLD) -> None:
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}: 0.8 is usual.")
         self._threshold = threshold
-        self._rows = _rows_per_band(threshold)
         self._keys: list[NDArray[np.uint32]] = []
         self._languages: list[NDArray[np.uint8]] = []
         self._names: dict[str, int] = {}
 
-    def add(self, codes: Sequence[str], languages: Sequence[str]) -> None:
-        """Add some texts, only those of the same language being compared."""
-        if not codes:
+    def add(self, keys: NDArray[np.uint32], languages: Sequence[str]) -> None:
+        """Add some texts by their `band_keys`, only those of the same language being compared."""
+        if not len(keys):
             return
-        flat, offsets = _shingles(codes)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, _PERMUTATIONS, 1)
-        signatures = np.array(matrix.to_rows(), dtype=np.uint64)
-        bands = _PERMUTATIONS // self._rows
-        parts = signatures[:, : bands * self._rows].reshape(len(codes), bands, self._rows)
-        keys = np.zeros((len(codes), bands), dtype=np.uint64)
-        for row in range(self._rows):
-            keys = _mix(keys * _FACTOR + parts[:, :, row])
         numbers = np.array([self._names.setdefault(name, len(self._names)) for name in languages], dtype=np.uint8)
-        keys += _mix(numbers.astype(np.uint64) + np.uint64(1))[:, None]
-        # Keys that are the same by chance cost a comparison and no more.
-        self._keys.append((keys >> np.uint64(32)).astype(np.uint32))
+        salts = (mix(numbers.astype(np.uint64) + np.uint64(1)) >> np.uint64(32)).astype(np.uint32)
+        self._keys.append(keys ^ salts[:, None])
         self._languages.append(numbers)
 
     def groups(self, read: Callable[[list[int]], Iterable[str]]) -> NDArray[np.int64]:
@@ -134,86 +123,137 @@ class NearDuplicateIndex:
             return np.zeros(0, dtype=np.int64)
         keys, languages = np.concatenate(self._keys), np.concatenate(self._languages)
         self._keys, self._languages = [keys], [languages]
-        roots = list(range(len(keys)))
+        roots = array("q", range(len(keys)))
         has_candidate = np.zeros(len(keys), dtype=bool)
         for band in range(keys.shape[1]):
             order, starts, sizes = _runs(keys[:, band])
             has_candidate[order[np.repeat(sizes > 1, sizes)]] = True
-        rows = np.flatnonzero(has_candidate).tolist()
-        sets = dict(zip(rows, _sets(read(rows)), strict=True))
+        rows = np.flatnonzero(has_candidate)
+        sets = _ShingleSets(rows.tolist(), languages, read(rows.tolist()))
+        for row, first in sets.first.items():
+            roots[row] = first
         for band in range(keys.shape[1]):
             order, starts, sizes = _runs(keys[:, band])
             for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
                 self._join(order[start : start + size].tolist(), roots, sets, languages)
         return np.array([_root(roots, row) for row in range(len(roots))], dtype=np.int64)
 
-    def _join(
-        self, bucket: list[int], roots: list[int], sets: dict[int, NDArray[np.uint32]], languages: NDArray[np.uint8]
-    ) -> None:
+    def _join(self, bucket: list[int], roots: array[int], sets: _ShingleSets, languages: NDArray[np.uint8]) -> None:
         """Join the groups of those texts of a bucket that are similar."""
-        members: dict[int, list[int]] = {}
-        for row in bucket:
-            members.setdefault(_root(roots, row), []).append(row)
-        if len(members) == 1:
-            return
-        if len(bucket) > _LARGE_BUCKET:
-            self._join_many(bucket, roots, sets, languages)
-            return
-        done: list[list[int]] = []
-        for rows in members.values():
-            apart = []
-            for others in done:
-                if any(
-                    languages[row] == languages[other] and self._similar(sets[row], sets[other])
-                    for row in rows
-                    for other in others
-                ):
-                    first, second = sorted((_root(roots, rows[0]), _root(roots, others[0])))
-                    roots[second] = first
-                    rows = rows + others
-                else:
-                    apart.append(others)
-            done = [*apart, rows]
-
-    def _join_many(
-        self, bucket: list[int], roots: list[int], sets: dict[int, NDArray[np.uint32]], languages: NDArray[np.uint8]
-    ) -> None:
-        """Do the same for many texts at once: those made from one template can be many without being similar."""
-        members = [sets[row] for row in bucket]
-        sizes = np.array(list(map(len, members)))
-        values, columns = np.unique(np.concatenate(members), return_inverse=True)
-        ends = np.concatenate(([0], np.cumsum(sizes)))
-        matrix = csr_matrix((np.ones(len(columns), dtype=np.int32), columns, ends), (len(bucket), len(values)))
-        transposed = matrix.T.tocsr()
-        for start in range(0, len(bucket), _LARGE_BUCKET):
-            groups = np.array([_root(roots, row) for row in bucket])
-            if np.all(groups == groups[0]):
-                return
-            shared = (matrix[start : start + _LARGE_BUCKET] @ transposed).tocoo()
-            ones, others = shared.row + start, shared.col
-            same_language = languages[bucket][ones] == languages[bucket][others]
-            similar = shared.data >= self._threshold * (sizes[ones] + sizes[others] - shared.data)
-            chosen = similar & same_language & (groups[ones] != groups[others])
-            for one, other in zip(ones[chosen].tolist(), others[chosen].tolist(), strict=True):
-                first, second = sorted((_root(roots, bucket[one]), _root(roots, bucket[other])))
-                roots[second] = first
-
-    def _similar(self, one: NDArray[np.uint32], other: NDArray[np.uint32]) -> bool:
-        small, large = sorted((len(one), len(other)))
-        if small < self._threshold * large:
-            return False
-        both = np.concatenate((one, other))
-        both.sort()
-        shared = int(np.count_nonzero(both[1:] == both[:-1]))
-        return shared >= self._threshold * (small + large - shared)
+        # Of texts with the same shingles, the first stands for all. Two languages meet by chance.
+        by_language: dict[int, list[int]] = {}
+        for row in dict.fromkeys(sets.first[row] for row in bucket):
+            by_language.setdefault(int(languages[row]), []).append(row)
+        for members in by_language.values():
+            if len({_root(roots, row) for row in members}) == 1:
+                continue
+            if len(members) <= _SMALL_BUCKET:
+                _compare(combinations(members, 2), roots, sets, self._threshold)
+            else:
+                _join_many(members, roots, sets, self._threshold)
 
 
-def _rows_per_band(threshold: float) -> int:
-    """The most selective banding that still finds pairs at the threshold."""
-    for rows in range(16, 1, -1):
-        if 1 - (1 - threshold**rows) ** (_PERMUTATIONS // rows) >= _RECALL:
-            return rows
-    return 1
+class _ShingleSets:
+    """The sorted shingles of some texts, and for each text the first of its language that has the same."""
+
+    def __init__(self, rows: list[int], languages: NDArray[np.uint8], codes: Iterable[str]) -> None:
+        self.first: dict[int, int] = {}
+        self._places: dict[int, slice] = {}
+        seen: dict[tuple[int, bytes], int] = {}
+        pieces = [np.zeros(0, dtype=np.uint32)]
+        end = 0
+        for row, code in zip(rows, codes, strict=True):
+            flat, _ = shingles([code])
+            values = np.unique((flat >> np.uint64(32)).astype(np.uint32))
+            key = (int(languages[row]), hashlib.blake2b(values.tobytes(), digest_size=16).digest())
+            self.first[row] = seen.setdefault(key, row)
+            if self.first[row] == row:
+                self._places[row] = slice(end, end := end + len(values))
+                pieces.append(values)
+        self._values = np.concatenate(pieces)
+
+    def __getitem__(self, row: int) -> NDArray[np.uint32]:
+        return self._values[self._places[row]]
+
+
+def _compare(pairs: Iterable[tuple[int, int]], roots: array[int], sets: _ShingleSets, threshold: float) -> None:
+    for one, other in pairs:
+        if _root(roots, one) != _root(roots, other) and _similar(sets[one], sets[other], threshold):
+            _unite(roots, one, other)
+
+
+def _join_many(members: list[int], roots: array[int], sets: _ShingleSets, threshold: float) -> None:
+    """Join the similar ones of many texts, without comparing each with each: those made from one template are many.
+
+    Two texts share a shingle that is rare among these, and those that do are few; or they share frequent ones alone.
+    Then all that counts is which frequent ones a text has, and its size: texts that have the same frequent ones, the
+    template's, are compared at once.
+    """
+    arrays = [sets[row] for row in members]
+    sizes = np.array(list(map(len, arrays)))
+    owners = np.repeat(np.arange(len(members)), sizes)
+    _, elements, counts = np.unique(np.concatenate(arrays), return_inverse=True, return_counts=True)
+    is_rare = counts[elements] <= _RARE
+    shared = is_rare & (counts[elements] > 1)
+    order = np.argsort(elements[shared], kind="stable")
+    owners_of, rare = owners[shared][order].tolist(), elements[shared][order]
+    ends = [*np.flatnonzero(np.diff(rare, prepend=-1)).tolist(), len(owners_of)]
+    for start, end in pairwise(ends):
+        _compare(combinations([members[owner] for owner in owners_of[start:end]], 2), roots, sets, threshold)
+    _join_by_frequent(members, sizes, owners[~is_rare], elements[~is_rare], roots, threshold)
+
+
+def _join_by_frequent(
+    members: list[int],
+    sizes: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    elements: NDArray[np.int64],
+    roots: array[int],
+    threshold: float,
+) -> None:
+    """Join texts that are similar by their frequent shingles alone."""
+    ends = np.searchsorted(owners, np.arange(len(members) + 1))
+    kinds: dict[bytes, list[int]] = {}
+    for place in np.argsort(sizes, kind="stable").tolist():
+        kinds.setdefault(elements[ends[place] : ends[place + 1]].tobytes(), []).append(place)
+    # The smallest text of each kind is the most similar to any other.
+    smallest = np.array([places[0] for places in kinds.values()])
+    columns = np.concatenate([elements[ends[place] : ends[place + 1]] for place in smallest])
+    borders = np.concatenate(([0], np.cumsum(ends[smallest + 1] - ends[smallest])))
+    values, columns = np.unique(columns, return_inverse=True)
+    matrix = csr_matrix((np.ones(len(columns), dtype=np.int32), columns, borders), (len(smallest), len(values)))
+    transposed = matrix.T.tocsr()
+    # A text of one kind is similar to some text of another if its size is at most this.
+    reach = np.zeros(len(smallest))
+    for start in range(0, len(smallest), _BLOCK):
+        common = (matrix[start : start + _BLOCK] @ transposed).tocoo()
+        ones, others = common.row + start, common.col
+        # c >= threshold * (a + b - c), for the sizes a and b and what is common c, a little before it is rounded.
+        largest = common.data * (1 + threshold) / threshold + 1e-9
+        is_similar = sizes[smallest[ones]] + sizes[smallest[others]] <= largest
+        np.maximum.at(reach, ones, largest - sizes[smallest[others]])
+        for one, other in zip(ones[is_similar].tolist(), others[is_similar].tolist(), strict=True):
+            _unite(roots, members[smallest[one]], members[smallest[other]])
+    for limit, places in zip(reach.tolist(), kinds.values(), strict=True):
+        for place in places[1:]:
+            if sizes[place] > limit:
+                break
+            _unite(roots, members[places[0]], members[place])
+
+
+def _unite(roots: array[int], one: int, other: int) -> None:
+    first, second = sorted((_root(roots, one), _root(roots, other)))
+    roots[second] = first
+
+
+def _similar(one: NDArray[np.uint32], other: NDArray[np.uint32], threshold: float) -> bool:
+    small, large = sorted((len(one), len(other)))
+    if small < threshold * large:
+        return False
+    both = np.concatenate((one, other))
+    both.sort()
+    shared = int(np.count_nonzero(both[1:] == both[:-1]))
+    return shared >= threshold * (small + large - shared)
 
 
 def _runs(keys: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -224,53 +264,8 @@ def _runs(keys: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64
     return order, borders[:-1], np.diff(borders)
 
 
-def _root(roots: list[int], row: int) -> int:
+def _root(roots: array[int], row: int) -> int:
     while roots[row] != row:
         roots[row] = roots[roots[row]]
         row = roots[row]
     return row
-
-
-def _sets(codes: Iterable[str]) -> Iterable[NDArray[np.uint32]]:
-    """The set of each text's shingles, sorted."""
-    for code in codes:
-        flat, _ = _shingles([code])
-        yield np.unique((flat >> np.uint64(32)).astype(np.uint32))
-
-
-def _shingles(codes: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The shingles' hashes of all texts, one after another, and where each text's begin and the last one's end."""
-    tokens: list[int] = []
-    counts = []
-    for code in codes:
-        found = _TOKEN.findall(code)
-        # A text shorter than a shingle is filled up, so that it is a shingle of its own.
-        found += [""] * max(SHINGLE_TOKENS - len(found), 0)
-        counts.append(len(found))
-        tokens += map(_hash, found)
-    hashes = np.array(tokens, dtype=np.uint64)
-    windows = len(hashes) - SHINGLE_TOKENS + 1
-    mixed = np.zeros(windows, dtype=np.uint64)
-    for shift in range(SHINGLE_TOKENS):
-        mixed = _mix(mixed * _FACTOR + hashes[shift : shift + windows])
-    ends = np.cumsum(counts)
-    inside = np.ones(windows, dtype=bool)
-    # Runs that go over from one text to the next are none.
-    for shift in range(1, SHINGLE_TOKENS):
-        inside[ends[:-1] - shift] = False
-    offsets = np.concatenate(([0], ends - (SHINGLE_TOKENS - 1) * np.arange(1, len(codes) + 1)))
-    return mixed[inside], offsets.astype(np.uint64)
-
-
-@lru_cache(maxsize=1 << 16)
-def _hash(token: str) -> int:
-    # Not `hash`, which differs from run to run.
-    return zlib.crc32(token.encode("utf-8", "surrogatepass"))
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread what differs over all bits (the finaliser of SplitMix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(31)
-    return values

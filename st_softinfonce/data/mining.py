@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,14 @@ from tqdm import tqdm
 
 from st_softinfonce.data.archives import EXTENSIONS as ARCHIVES
 from st_softinfonce.data.archives import is_archive
+from st_softinfonce.data.discovery import Source, SourceFile, find_files, note_problem
 from st_softinfonce.data.duplicates import NearDuplicateIndex
-from st_softinfonce.data.files import Source, SourceFile, find_files, note_problem, read_source
+from st_softinfonce.data.english import EnglishFilter
+from st_softinfonce.data.file_miner import FileMiner, MinedFile, MinedFunction, MiningOptions
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
-from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
-from st_softinfonce.data.queries import make_query, query_rule
-from st_softinfonce.data.report import MiningReport
+from st_softinfonce.data.languages.base import LanguageMiner
+from st_softinfonce.data.mining_report import MiningReport
+from st_softinfonce.data.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -34,28 +38,9 @@ _TEXTS = pa.schema([(name, pa.string()) for name in _TEXT_COLUMNS])
 SCHEMA = _TEXTS.append(pa.field("duplicate_group", pa.int64()))
 _NAMED_PROBLEMS = 5
 BATCH_ROWS = 2_000
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of `mine_pairs`, checked."""
-
-    min_query_tokens: int
-    max_query_tokens: int
-    min_code_lines: int
-    max_file_bytes: int
-    max_archive_bytes: int
-
-    def __post_init__(self) -> None:  # noqa: D105
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name} must be an integer of at least 1, got {value!r}: give a larger one.")
-        if self.max_query_tokens < self.min_query_tokens:
-            raise ValueError(
-                f"max_query_tokens must be at least min_query_tokens ({self.min_query_tokens}), "
-                f"got {self.max_query_tokens}: raise the one or lower the other."
-            )
+_FEW_FILES = 200  # so few are mined before other processes have begun
+_JOB_FILES = 16
+_JUDGED_FUNCTIONS = 1_000
 
 
 def mine_pairs(
@@ -67,7 +52,10 @@ def mine_pairs(
     min_code_lines: int = 3,
     max_file_bytes: int = 1_000_000,
     max_archive_bytes: int = 1 << 32,
+    seconds_per_file: float | None = 10.0,
     keep_duplicates: bool = False,
+    undocumented: bool = False,
+    num_proc: int | None = None,
     report: MiningReport | None = None,
     show_progress: bool | None = None,
 ) -> Dataset:
@@ -79,16 +67,22 @@ def mine_pairs(
     apart is what the losses of this package are for. The same sources give the same rows in the same order.
 
     Args:
-        paths: Folders, files, archives (sdist, wheel, npm tarball, zip, jar, tar, Debian package; read in memory)
-            and `Source`. Hidden folders, builds, virtual environments and `site-packages` inside a folder
-            are skipped; give them by name to mine them. A file of a package counts once, however many hold it.
+        paths: Folders, files, archives (sdist, wheel, npm tarball, zip, jar, tar, Debian package; unpacked into a
+            temporary folder) and `Source`. Hidden folders, builds, virtual environments, installed packages and
+            vendored code inside a folder are skipped; give them by name to mine them. A file of a package counts
+            once, however many hold it.
         languages: Languages to mine; all by default.
         min_query_tokens: The fewest words of a query.
         max_query_tokens: The most words of a query.
         min_code_lines: The fewest lines of the code without documentation and comments; a signature is one line.
         max_file_bytes: Larger files are skipped.
         max_archive_bytes: The most that an archive may unpack to; what is beyond is not read.
+        seconds_per_file: A file that takes longer is skipped, and named in the report; None sets no limit.
         keep_duplicates: Whether to keep functions with the same code as an earlier one.
+        undocumented: Whether to keep functions without a usable query too, as candidates for search and evaluation:
+            their `query` is empty. The pairs are the same with and without them.
+        num_proc: The number of processes that mine beside this one, at most one a core; None or 1 for none. The rows
+            are the same.
         report: Filled with counts of all that was seen and dropped; what it held before is replaced.
         show_progress: Whether to show a progress bar; None shows it in a terminal only.
 
@@ -102,9 +96,18 @@ def mine_pairs(
         FileNotFoundError: If a path does not exist.
         ValueError: If there are no paths, a language is unknown, a file has no extension of `languages`, or a limit
             is not positive. Files that cannot be read, decoded or parsed are logged and counted.
+        OSError: If there is no space to unpack an archive.
     """
-    limits = Limits(min_query_tokens, max_query_tokens, min_code_lines, max_file_bytes, max_archive_bytes)
-    mining = Mining(paths, languages, limits, keep_duplicates)
+    options = MiningOptions(
+        min_query_tokens,
+        max_query_tokens,
+        min_code_lines,
+        max_file_bytes,
+        max_archive_bytes,
+        seconds_per_file,
+        undocumented,
+    )
+    mining = Mining(paths, languages, options, keep_duplicates, num_proc)
     table = pa.Table.from_batches(mining.batches(show_progress), _TEXTS)
 
     def read(rows: list[int]) -> Iterator[str]:
@@ -121,17 +124,26 @@ class Mining:
     Args:
         paths: See `mine_pairs`.
         languages: See `mine_pairs`.
-        limits: The limits of `mine_pairs`.
+        options: The options of `mine_pairs` that files are mined by.
         keep_duplicates: See `mine_pairs`.
+        num_proc: See `mine_pairs`.
     """
 
     def __init__(
-        self, paths: Paths, languages: str | Iterable[str] | None, limits: Limits, keep_duplicates: bool
+        self,
+        paths: Paths,
+        languages: str | Iterable[str] | None,
+        options: MiningOptions,
+        keep_duplicates: bool,
+        num_proc: int | None,
     ) -> None:
         self._miners = load_miners(languages)
         self._sources = _check_paths(paths, self._miners)
-        self._limits = limits
+        self._options = options
         self._keep_duplicates = keep_duplicates
+        self._processes = _check_processes(num_proc)
+        self._seen: set[bytes] = set()
+        self._english = EnglishFilter()
         self._index = NearDuplicateIndex()
         self._keys: list[NDArray[np.int64]] = []
         self.counts = MiningReport()
@@ -139,16 +151,14 @@ class Mining:
 
     def batches(self, show_progress: bool | None) -> Iterator[pa.RecordBatch]:
         """Mine all rows, without their groups."""
-        rows: list[tuple[str, ...]] = []
-        keys: list[int] = []
-        for key, row in self._rows(show_progress):
-            keys.append(key)
+        rows: list[_Row] = []
+        for row in self._rows(show_progress):
             rows.append(row)
             if len(rows) == BATCH_ROWS:
-                yield self._batch(rows, keys)
-                rows, keys = [], []
+                yield self._batch(rows)
+                rows = []
         if rows:
-            yield self._batch(rows, keys)
+            yield self._batch(rows)
 
     def groups(self, read: Callable[[list[int]], Iterable[str]]) -> NDArray[np.int64]:
         """Number the near-duplicates among all rows mined, by the code of the first of each group.
@@ -163,40 +173,134 @@ class Mining:
         return np.concatenate(self._keys)[firsts] if self._keys else firsts
 
     def tell(self, report: MiningReport | None) -> None:
-        """Say what was seen, at the end, to whom it may concern."""
+        """Copy the counts into `report`, log them, and warn where nothing was found."""
         if report is not None:
             for field in fields(self.counts):
                 setattr(report, field.name, getattr(self.counts, field.name))
         _tell(self.counts, self._sources, self._miners)
 
-    def _batch(self, rows: list[tuple[str, ...]], keys: list[int]) -> pa.RecordBatch:
-        columns = list(zip(*rows, strict=True))
-        self._index.add(columns[1], columns[2])
-        self._keys.append(np.array(keys, dtype=np.int64))
+    def _batch(self, rows: list[_Row]) -> pa.RecordBatch:
+        texts, keys, bands = zip(*rows, strict=True)
+        columns = list(zip(*texts, strict=True))
+        self._index.add(np.frombuffer(b"".join(bands), dtype=np.uint32).reshape(len(rows), -1), columns[2])
+        self._keys.append(np.array([int.from_bytes(key[:8], "big") >> 1 for key in keys], dtype=np.int64))
         return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in columns], schema=_TEXTS)
 
-    def _rows(self, show_progress: bool | None) -> Iterator[tuple[int, tuple[str, ...]]]:
-        counts, limits = self.counts, self._limits
-        seen: set[bytes] = set()
+    def _rows(self, show_progress: bool | None) -> Iterator[_Row]:
         hide = None if show_progress is None else not show_progress
-        files = find_files(self._sources, self._miners, counts, limits.max_archive_bytes)
-        for file in tqdm(files, desc="Mining", unit="file", disable=hide):
-            for function in _functions(file, self._miners[file.language], limits, counts):
-                counts.functions_seen += 1
-                rule, query, code = _examine(function, limits)
-                key = b""
-                if rule is None:
-                    # Texts of a large corpus would not fit into memory twice.
-                    key = hashlib.blake2b("\0".join((file.language, *code.split())).encode(), digest_size=16).digest()
-                    if not self._keep_duplicates:
-                        rule = "duplicate" if key in seen else None
-                        seen.add(key)
-                if rule is None:
+        with tqdm(desc="Mining", unit="file", disable=hide) as progress:
+            for _, files in groupby(self._mined(progress), key=lambda item: item[0].package):
+                for package in _parts(files):
+                    yield from self._keep(package)
+
+    def _keep(self, package: Sequence[tuple[SourceFile, MinedFile]]) -> Iterator[_Row]:
+        """Count the files of a package that follow each other, and make the rows of their functions.
+
+        What is to be judged by more than one function has all of a file, and of a package, together here.
+        """
+        counts = self.counts
+        for source, file in package:
+            if file.rule is not None:
+                counts.files_skipped[file.rule] += 1
+                note_problem(counts, source.path, file.rule)
+                continue
+            counts.files_mined += 1
+            counts.functions_seen += file.functions_seen
+            if file.has_error:
+                note_problem(counts, source.path, "syntax_error")
+            place = (source.package, source.version, source.license)
+            for function in self._in_english(source, file):
+                if self._is_duplicate(function.key, bool(function.query)):
+                    file.drop("duplicate")
+                    continue
+                if function.query:
                     counts.functions_kept += 1
-                    place = (file.language, file.path, function.name, file.package, file.version, file.license)
-                    yield int.from_bytes(key[:8], "big") >> 1, (query, code, *place)
                 else:
-                    counts.functions_dropped[rule] += 1
+                    counts.candidates_kept += 1
+                texts = (function.query, function.code, source.language, source.path, function.name, *place)
+                yield texts, function.key, function.bands
+            for rule, count in file.dropped.items():
+                counts.functions_dropped[rule] += count
+
+    def _in_english(self, source: SourceFile, file: MinedFile) -> Iterator[MinedFunction]:
+        """The functions of a file whose query is English, and the candidates."""
+        are_english = self._english.judge(source.package or source.path.split("/")[0], file.scores)
+        for function in file.functions:
+            if function.score_index is None or are_english[function.score_index]:
+                yield function
+            elif self._options.undocumented:
+                yield replace(function, query="")
+            else:
+                file.drop("query_not_english")
+
+    def _is_duplicate(self, key: bytes, is_pair: bool) -> bool:
+        """Whether there was the same code before; for pairs, among pairs, which are the same without candidates."""
+        if self._keep_duplicates:
+            return False
+        of_candidate = key[:-1]
+        if key in self._seen or (not is_pair and of_candidate in self._seen):
+            return True
+        self._seen.add(key if is_pair else of_candidate)
+        return False
+
+    def _mined(self, progress: tqdm) -> Iterator[tuple[SourceFile, MinedFile]]:
+        """Mine all files, in the order in which they are found."""
+        options = self._options
+        found = find_files(self._sources, self._miners, self.counts, options.max_file_bytes, options.max_archive_bytes)
+        few = deque(islice(found, _FEW_FILES)) if self._processes > 1 else deque[SourceFile]()
+        needs_processes = len(few) == _FEW_FILES
+        begun: deque[list[SourceFile]] = deque()
+
+        def jobs() -> Iterator[list[tuple[str, str]]]:
+            files = chain(_drain(few), found)
+            while job := list(islice(files, _JOB_FILES)):
+                begun.append(job)
+                yield [(str(file.location), file.language) for file in job]
+
+        with ExitStack() as stack:
+            if needs_processes:
+                pool = stack.enter_context(WorkerPool(list(self._miners), options, self._processes))
+                results: Iterable[list[MinedFile]] = pool.mine(jobs())
+            else:
+                results = map(FileMiner(list(self._miners), options).mine, jobs())
+            for mined in results:
+                job = begun.popleft()
+                progress.update(len(job))
+                yield from zip(job, mined, strict=True)
+
+
+_Row = tuple[tuple[str, ...], bytes, bytes]  # texts, key, bands
+
+
+def _parts(files: Iterable[tuple[SourceFile, MinedFile]]) -> Iterator[list[tuple[SourceFile, MinedFile]]]:
+    """A package's files, in parts where it has too many functions to keep all of them in memory."""
+    part: list[tuple[SourceFile, MinedFile]] = []
+    functions = 0
+    for item in files:
+        part.append(item)
+        functions += len(item[1].functions)
+        if functions >= _JUDGED_FUNCTIONS:
+            yield part
+            part, functions = [], 0
+    if part:
+        yield part
+
+
+def _drain(files: deque[SourceFile]) -> Iterator[SourceFile]:
+    # Whoever keeps a file keeps what its archive was unpacked into.
+    while files:
+        yield files.popleft()
+
+
+def _check_processes(num_proc: int | None) -> int:
+    if num_proc is not None and (isinstance(num_proc, bool) or not isinstance(num_proc, int) or num_proc < 1):
+        raise ValueError(f"num_proc must be None or an integer of at least 1, got {num_proc!r}: give e.g. 2.")
+    return min(num_proc or 1, cores())
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_paths(paths: Paths, miners: dict[str, LanguageMiner]) -> list[Source]:
@@ -214,35 +318,6 @@ def _check_paths(paths: Paths, miners: dict[str, LanguageMiner]) -> list[Source]
                 f"got {str(path)!r}: leave it out, or add its language to languages."
             )
     return sources
-
-
-def _functions(
-    file: SourceFile, miner: LanguageMiner, limits: Limits, counts: MiningReport
-) -> Iterator[FoundFunction]:
-    rule, text = read_source(file, miner, limits.max_file_bytes)
-    if rule is not None:
-        counts.files_skipped[rule] += 1
-        note_problem(counts, file.path, rule)
-        return
-    parsed = miner.parse(text)
-    counts.files_mined += 1
-    if parsed.has_error:
-        note_problem(counts, file.path, "syntax_error")
-    yield from parsed.functions
-
-
-def _examine(function: FoundFunction, limits: Limits) -> tuple[str | None, str, str]:
-    """The rule that drops a function, or None; its query and its code."""
-    if function.rule is not None:
-        return function.rule, "", ""
-    query = make_query(function.doc)
-    rule = query_rule(query, limits.min_query_tokens, limits.max_query_tokens)
-    if rule is not None:
-        return rule, query, ""
-    code = function.extract()
-    if code is None:
-        return "syntax_error", query, ""
-    return "trivial" if code.lines < limits.min_code_lines else None, query, code.text
 
 
 def _tell(counts: MiningReport, sources: list[Source], miners: dict[str, LanguageMiner]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from st_softinfonce.data.mining import BATCH_ROWS, SCHEMA, Limits, Mining, Paths
-from st_softinfonce.data.report import MiningReport
+from st_softinfonce.data.file_miner import MiningOptions
+from st_softinfonce.data.mining import BATCH_ROWS, SCHEMA, Mining, Paths
+from st_softinfonce.data.mining_report import MiningReport
 
 _KEYS = ("language", "package", "version", "license")
-_MARK = "- st-softinfonce"
+_FINGERPRINT = "  description: mined by st-softinfonce, SHA-256 "
 _MOST_PACKAGES = 500
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")  # as the Hub has them
 
@@ -33,28 +38,36 @@ def mine_to_parquet(
     min_code_lines: int = 3,
     max_file_bytes: int = 1_000_000,
     max_archive_bytes: int = 1 << 32,
+    seconds_per_file: float | None = 10.0,
     keep_duplicates: bool = False,
+    undocumented: bool = False,
+    num_proc: int | None = None,
     report: MiningReport | None = None,
     show_progress: bool | None = None,
 ) -> MiningReport:
     """Mine the rows of `mine_pairs` into Parquet files with a dataset card, in memory that hardly grows with them.
 
-    The folder appears when it is complete, and not at all if mining fails. It holds no dates and no paths of this
-    machine: the same sources give the same bytes with the same versions of this package and of pyarrow.
-    `datasets.load_dataset(str(output))` reads it, without a network.
+    The folder appears when it is complete, and not at all if mining fails; one that is replaced is there until then.
+    It holds no dates and no paths of this machine: the same sources give the same bytes with the same versions of this
+    package and of pyarrow. `datasets.load_dataset(str(output))` reads it, without a network, as the split `train`;
+    what `undocumented` adds is the split `candidates`.
 
     Args:
         paths: As for `mine_pairs`, and so are all options that are not described here.
         output: The folder to make; its parents are made as needed.
         languages: Languages to mine; all by default.
         rows_per_shard: The most rows of one of the files `data/train-00000.parquet` and so on.
-        overwrite: Whether to replace a folder that this function has made. Any other is refused in any case.
+        overwrite: Whether to replace a folder that this function has made. One that holds anything else, or files that
+            were changed since, is refused in any case.
         min_query_tokens: See `mine_pairs`.
         max_query_tokens: See `mine_pairs`.
         min_code_lines: See `mine_pairs`.
         max_file_bytes: See `mine_pairs`.
         max_archive_bytes: See `mine_pairs`.
+        seconds_per_file: See `mine_pairs`.
         keep_duplicates: See `mine_pairs`.
+        undocumented: See `mine_pairs`.
+        num_proc: See `mine_pairs`.
         report: Filled as `mine_pairs` does.
         show_progress: Whether to show a progress bar; None shows it in a terminal only.
 
@@ -64,83 +77,180 @@ def mine_to_parquet(
     Raises:
         FileExistsError: If `output` exists and is not to be overwritten.
         FileNotFoundError: If a path does not exist.
-        ValueError: As `mine_pairs`, and if `rows_per_shard` is not positive.
+        OSError: If the folder cannot be written, or there is no space to unpack an archive.
+        ValueError: If `output` is empty, as `mine_pairs`, and if `rows_per_shard` is not positive.
     """
     if isinstance(rows_per_shard, bool) or not isinstance(rows_per_shard, int) or rows_per_shard < 1:
         raise ValueError(
             f"rows_per_shard must be an integer of at least 1, got {rows_per_shard!r}: give a larger one."
         )
-    limits = Limits(min_query_tokens, max_query_tokens, min_code_lines, max_file_bytes, max_archive_bytes)
-    mining = Mining(paths, languages, limits, keep_duplicates)
+    if not os.fspath(output):
+        raise ValueError("output must be a folder to make, got an empty name: give e.g. 'pairs'.")
+    options = MiningOptions(
+        min_query_tokens,
+        max_query_tokens,
+        min_code_lines,
+        max_file_bytes,
+        max_archive_bytes,
+        seconds_per_file,
+        undocumented,
+    )
+    mining = Mining(paths, languages, options, keep_duplicates, num_proc)
     target = Path(os.path.abspath(output))  # noqa: PTH100 - a link is replaced, not what it leads to
     _check_output(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-        folder = Path(temporary) / "new"
-        raw = Path(temporary) / "raw"
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:50]}-", dir=target.parent))
+    try:
+        folder, raw = temporary / "new", temporary / "raw"
         (folder / "data").mkdir(parents=True)
         raw.mkdir()
-        summary = _write_shards(mining.batches(show_progress), raw, rows_per_shard)
-        _add_groups(mining, raw, folder / "data")
-        (folder / "README.md").write_text(_card(summary, mining.counts), encoding="utf-8")
-        _check_output(target, overwrite)
-        if target.exists():
-            target.rename(Path(temporary) / "old")
-        folder.rename(target)
+        summary = _write_raw(mining.batches(show_progress), raw, rows_per_shard)
+        splits = _add_groups(mining, raw, folder / "data", rows_per_shard)
+        card = _card(summary, splits, mining.counts)
+        # Without it, `datasets` would take another folder of this name for this one.
+        card = card.replace(_FINGERPRINT, _FINGERPRINT + _fingerprint(folder, card), 1)
+        (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        _replace(target, folder, overwrite)
+    finally:
+        _discard(temporary)
     mining.tell(report)
     return mining.counts
 
 
 def _check_output(target: Path, overwrite: bool) -> None:
-    if not target.exists() and not target.is_symlink():
+    if not os.path.lexists(target):
         return
     if not _is_ours(target):
-        raise FileExistsError(f"output must not exist, got {str(target)!r}, which was not mined: give another folder.")
+        raise FileExistsError(
+            f"output must not exist, got {str(target)!r}, which was not mined or was changed since: "
+            "give another folder."
+        )
     if not overwrite:
         raise FileExistsError(f"output must not exist, got {str(target)!r}: give another folder, or overwrite=True.")
 
 
 def _is_ours(target: Path) -> bool:
-    """Whether a folder holds what `mine_to_parquet` writes, and nothing else that could be lost."""
+    """Whether a folder holds what `mine_to_parquet` wrote, as it was, and nothing else that could be lost."""
     card = target / "README.md"
-    if target.is_symlink() or not card.is_file():
+    try:
+        if target.is_symlink() or card.is_symlink() or not card.is_file():
+            return False
+        text = card.read_text(encoding="utf-8")
+        marks = [line for line in text.splitlines() if line.startswith(_FINGERPRINT)]
+        inside = {path.relative_to(target).as_posix() for path in target.rglob("*")} - {"README.md", "data"}
+        are_files = all(re.fullmatch(r"data/(?:train|candidates)-\d{5,}\.parquet", name) for name in inside)
+        return are_files and marks == [_FINGERPRINT + _fingerprint(target, text)]
+    except (OSError, ValueError):
         return False
-    files = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
-    others = {name for name in files if not (name.startswith("data/train-") and name.endswith(".parquet"))}
-    return others == {"README.md"} and _MARK in card.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
-def _write_shards(batches: Iterator[pa.RecordBatch], folder: Path, rows_per_shard: int) -> Counter[tuple[str, ...]]:
-    """Write the rows as they come, and count those of each language, package, version and licence."""
+def _replace(target: Path, folder: Path, overwrite: bool) -> None:
+    """Put the new folder in the place of the old one, which is kept beside it until the new one is there."""
+    _check_output(target, overwrite)
+    old = target.with_name(f".{target.name[:50]}-old-{folder.parent.name[-8:]}")
+    has_old = os.path.lexists(target)
+    try:
+        if has_old:
+            target.rename(old)
+        folder.rename(target)
+    except BaseException:
+        # Interrupted between the two, or someone else has written there.
+        if os.path.lexists(old) and not os.path.lexists(target):
+            old.rename(target)
+        raise
+    finally:
+        if os.path.lexists(old) and os.path.lexists(target):
+            _discard_mined(old)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder that was made here."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _discard_mined(folder: Path) -> None:
+    """Remove what was written here, and nothing that someone may have added to it since."""
+    try:
+        for file in [*_shards(folder), folder / "README.md"]:
+            file.unlink()
+        (folder / "data").rmdir()
+        folder.rmdir()
+    except OSError:
+        return
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted((folder / "data").glob("*.parquet"))
+
+
+def _fingerprint(folder: Path, card: str) -> str:
+    """Hash the files, and the card but for the line that holds the hash."""
+    digest = hashlib.sha256()
+    for shard in _shards(folder):
+        with shard.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        digest.update(f"{shard.name} {shard.stat().st_size}\n".encode())
+    digest.update("".join(line for line in card.splitlines(True) if not line.startswith(_FINGERPRINT)).encode())
+    return digest.hexdigest()
+
+
+class _ShardWriter:
+    """Writes rows into files of at most so many: `NAME-00000.parquet` and so on."""
+
+    def __init__(self, folder: Path, name: str, rows_per_shard: int) -> None:
+        self._folder = folder
+        self._name = name
+        self._rows_per_shard = rows_per_shard
+        self._writer: pq.ParquetWriter | None = None
+        self._in_shard = 0
+        self._shards = 0
+        self.rows = 0
+        self.bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self.rows += batch.num_rows
+        self.bytes += batch.nbytes
+        start = 0
+        while start < batch.num_rows:
+            if self._writer is None:
+                self.begin(batch.schema)
+            part = batch.slice(start, min(self._rows_per_shard - self._in_shard, batch.num_rows - start))
+            if self._writer is not None:
+                self._writer.write_batch(part)
+            start, self._in_shard = start + part.num_rows, self._in_shard + part.num_rows
+            if self._in_shard == self._rows_per_shard:
+                self.close()
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Begin the next file."""
+        file = self._folder / f"{self._name}-{self._shards:05}.parquet"
+        self._writer = pq.ParquetWriter(file, schema, compression="zstd")
+        self._shards, self._in_shard = self._shards + 1, 0
+
+    def close(self) -> None:
+        """End the file that is being written, if any."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _write_raw(batches: Iterator[pa.RecordBatch], folder: Path, rows_per_shard: int) -> Counter[tuple[str, ...]]:
+    """Write the rows as they come, and count the pairs of each language, package, version and licence."""
     summary: Counter[tuple[str, ...]] = Counter()
-    writer: pq.ParquetWriter | None = None
-    shards = rows = 0
+    writer = _ShardWriter(folder, "raw", rows_per_shard)
     try:
         for batch in batches:
-            summary.update(zip(*(batch[name].to_pylist() for name in _KEYS), strict=True))
-            start = 0
-            while start < batch.num_rows:
-                if writer is None:
-                    writer, rows = _writer(folder, shards, batch.schema), 0
-                    shards += 1
-                part = batch.slice(start, rows_per_shard - rows)
-                writer.write_batch(part)
-                start, rows = start + part.num_rows, rows + part.num_rows
-                if rows == rows_per_shard:
-                    writer.close()
-                    writer = None
+            pairs = batch.filter(pc.not_equal(batch["query"], ""))
+            summary.update(zip(*(pairs[name].to_pylist() for name in _KEYS), strict=True))
+            writer.write(batch)
     finally:
-        if writer is not None:
-            writer.close()
+        writer.close()
     return summary
 
 
-def _writer(folder: Path, shard: int, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(folder / f"train-{shard:05}.parquet", schema, compression="zstd")
-
-
-def _add_groups(mining: Mining, raw: Path, folder: Path) -> None:
-    """Write the final shards, with the column that takes all rows to be known."""
+def _add_groups(mining: Mining, raw: Path, folder: Path, rows_per_shard: int) -> dict[str, _ShardWriter]:
+    """Write the final files, with the column that takes all rows to be known; candidates apart from pairs."""
     shards = sorted(raw.iterdir())
 
     def read(rows: list[int]) -> Iterator[str]:
@@ -155,22 +265,32 @@ def _add_groups(mining: Mining, raw: Path, folder: Path) -> None:
                     begin += batch.num_rows
 
     groups = pa.array(mining.groups(read), pa.int64())
+    splits = {name: _ShardWriter(folder, name, rows_per_shard) for name in ("train", "candidates")}
     begin = 0
-    for number, shard in enumerate(shards):
-        with pq.ParquetFile(shard) as file, _writer(folder, number, SCHEMA) as writer:
-            for batch in file.iter_batches(BATCH_ROWS):
-                columns = [*batch.columns, groups.slice(begin, batch.num_rows)]
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
-                begin += batch.num_rows
-        shard.unlink()
-    if not shards:
-        # A dataset without rows still has its columns.
-        _writer(folder, 0, SCHEMA).close()
+    try:
+        for shard in shards:
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches(BATCH_ROWS):
+                    columns = [*batch.columns, groups.slice(begin, batch.num_rows)]
+                    rows = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+                    is_pair = pc.not_equal(rows["query"], "")
+                    splits["train"].write(rows.filter(is_pair))
+                    splits["candidates"].write(rows.filter(pc.invert(is_pair)))
+                    begin += batch.num_rows
+            shard.unlink()
+        if not splits["train"].rows:
+            # A dataset without rows still has its columns.
+            splits["train"].begin(SCHEMA)
+    finally:
+        for writer in splits.values():
+            writer.close()
+    return {name: writer for name, writer in splits.items() if writer.rows or name == "train"}
 
 
-def _card(summary: Counter[tuple[str, ...]], counts: MiningReport) -> str:
+def _card(summary: Counter[tuple[str, ...]], splits: dict[str, _ShardWriter], counts: MiningReport) -> str:
     """The dataset card: what is in the folder, under which licences, and what was left out."""
-    rows = sum(summary.values())
+    rows = splits["train"].rows
+    candidates = splits["candidates"].rows if "candidates" in splits else 0
     by_language: Counter[str] = Counter()
     by_package: Counter[tuple[str, ...]] = Counter()
     for (language, *package), count in summary.items():
@@ -181,15 +301,25 @@ def _card(summary: Counter[tuple[str, ...]], counts: MiningReport) -> str:
         "configs:",
         "- config_name: default",
         "  data_files:",
-        "  - split: train",
-        "    path: data/train-*.parquet",
+        *(line for name in splits for line in (f"  - split: {name}", f"    path: data/{name}-*.parquet")),
+        _FINGERPRINT,
+        "dataset_info:",
+        "  features:",
+        *(line for field in SCHEMA for line in (f"  - name: {field.name}", f"    dtype: {field.type}")),
+        "  splits:",
+        *(
+            line
+            for name, writer in splits.items()
+            for line in (f"  - name: {name}", f"    num_bytes: {writer.bytes}", f"    num_examples: {writer.rows}")
+        ),
+        f"  dataset_size: {sum(writer.bytes for writer in splits.values())}",
         "language:",
         "- en",
         "- code",
         "size_categories:",
         f"- {_SIZES[min(max(len(str(rows)) - 3, 0), len(_SIZES) - 1)]}",
         "tags:",
-        _MARK,
+        "- st-softinfonce",
         "task_categories:",
         "- text-retrieval",
         "---",
@@ -199,6 +329,11 @@ def _card(summary: Counter[tuple[str, ...]], counts: MiningReport) -> str:
         f"{rows:,} pairs of the first paragraph of a function's documentation (`query`) and the function without",
         "documentation and comments (`code`), with `language`, `path`, `name`, `package`, `version` and `license`.",
         "Rows share `duplicate_group` if their code is nearly the same.",
+        *(
+            [f"The split `candidates` holds {candidates:,} more functions, without a query, to search among."]
+            if candidates
+            else []
+        ),
         "",
         *_table(("language", "pairs"), sorted(by_language.items())),
         "",

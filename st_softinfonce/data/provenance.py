@@ -11,6 +11,8 @@ from email.parser import HeaderParser
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -18,10 +20,17 @@ else:
 
 MAX_BYTES = 1_000_000
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LICENSE_FILE = re.compile(r"(?:LICEN[CS]E|COPYING|UNLICENSE)(?:[-.](?:\w|-)+)*", re.IGNORECASE)
+_OWN_LICENSE_FILE = re.compile(r"(?:LICEN[CS]E|COPYING|UNLICENSE)(?:\.(?:txt|md|rst|markdown|html))?", re.IGNORECASE)
 _PROJECT_FILES = ("PKG-INFO", "METADATA", "package.json", "composer.json", "pyproject.toml", "pom.xml", "go.mod")
 
-# The first that matches counts: a licence may quote the title of another further down.
+# A licence begins with its title: further down, a text that is no licence known here may name others.
+_TITLE_WITHIN = 600
+# Copyright lines, which can be many, stand before those that are known by their first sentence.
+_SENTENCE_WITHIN = 5_000
+_SENTENCES = ("ISC", "MIT", "BSD-3-Clause", "BSD-2-Clause", "Unlicense", "PSF-2.0")
+_OWN_TERMS = re.compile(r"\bproprietary\b|\bconfidential\b|\btrade secret|\bend[- ]user licen[cs]e")
 _TEXTS = (
     ("Apache-2.0", r"apache license,?\s+version 2\.0"),
     ("MPL-2.0", r"mozilla public license,? version 2\.0|mozilla public license\s+={3,}\s+version 2"),
@@ -45,29 +54,23 @@ _TEXTS = (
 )
 _LICENSE_TEXTS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _TEXTS)
 
-_SPDX = {
-    "mit": "MIT", "mit license": "MIT", "the mit license": "MIT", "expat": "MIT", "expat license": "MIT",
+# What people and package managers write for licences, beside SPDX's own names in any case.
+_ALIASES = {
+    "mit license": "MIT", "the mit license": "MIT", "expat": "MIT", "expat license": "MIT",
     "apache": "Apache-2.0", "apache 2": "Apache-2.0", "apache 2.0": "Apache-2.0", "apache2": "Apache-2.0",
     "apache-2": "Apache-2.0", "apache license 2.0": "Apache-2.0", "apache software license": "Apache-2.0",
     "apache license, version 2.0": "Apache-2.0", "the apache license, version 2.0": "Apache-2.0",
     "the apache software license, version 2.0": "Apache-2.0", "apache license version 2.0": "Apache-2.0",
     "bsd 3-clause": "BSD-3-Clause", "3-clause bsd": "BSD-3-Clause", "new bsd": "BSD-3-Clause",
-    "bsd-3": "BSD-3-Clause", "bsd-3-clause": "BSD-3-Clause", "bsd 3-clause license": "BSD-3-Clause",
-    "3-clause bsd license": "BSD-3-Clause", "new bsd license": "BSD-3-Clause", "modified bsd": "BSD-3-Clause",
-    "bsd-2-clause": "BSD-2-Clause", "bsd 2-clause": "BSD-2-Clause", "simplified bsd": "BSD-2-Clause",
-    "bsd license": "BSD", "bsd": "BSD", "isc license (iscl)": "ISC", "isc": "ISC",
-    "python software foundation license": "PSF-2.0", "psf": "PSF-2.0",
+    "bsd-3": "BSD-3-Clause", "bsd 3-clause license": "BSD-3-Clause", "3-clause bsd license": "BSD-3-Clause",
+    "new bsd license": "BSD-3-Clause", "modified bsd": "BSD-3-Clause", "bsd-2": "BSD-2-Clause",
+    "bsd 2-clause": "BSD-2-Clause", "simplified bsd": "BSD-2-Clause", "bsd license": "BSD",
+    "isc license (iscl)": "ISC", "python software foundation license": "PSF-2.0", "psf": "PSF-2.0",
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0", "mpl 2.0": "MPL-2.0", "mpl-2": "MPL-2.0",
-    "the unlicense (unlicense)": "Unlicense", "zlib/libpng license": "Zlib", "zlib": "Zlib",
-    "gnu general public license v2 (gplv2)": "GPL-2.0-only",
-    "gnu general public license v2 or later (gplv2+)": "GPL-2.0-or-later",
-    "gnu general public license v3 (gplv3)": "GPL-3.0-only",
-    "gnu general public license v3 or later (gplv3+)": "GPL-3.0-or-later",
-    "gnu lesser general public license v3 (lgplv3)": "LGPL-3.0-only",
-    "gnu lesser general public license v3 or later (lgplv3+)": "LGPL-3.0-or-later",
-    "gnu lesser general public license v2 or later (lgplv2+)": "LGPL-2.0-or-later",
+    "the unlicense (unlicense)": "Unlicense", "zlib/libpng license": "Zlib",
 }  # fmt: skip
-_GNU = re.compile(r"(a?gpl|l?gpl)-(\d)(?:\.(\d))?(\+?)", re.IGNORECASE)
+# `GPL-2+` as Debian writes it, and `GNU Lesser General Public License v2 or later (LGPLv2+)` as classifiers do.
+_GNU = re.compile(r"(?:gnu .*\()?([al]?gpl)-?v?(\d)(?:\.(\d))?(\+?)\)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,21 @@ class Provenance:
     Args:
         name: The package's name.
         version: Its version.
-        license: Its licence, an SPDX expression where that can be told.
+        license: Its licence, an SPDX expression where that can be told; empty if there is one that is not known
+            here, None if nothing is said of any.
     """
 
     name: str = ""
     version: str = ""
-    license: str = ""
+    license: str | None = None
 
     def or_else(self, other: Provenance) -> Provenance:
-        """Take from another what is not known here."""
-        return Provenance(self.name or other.name, self.version or other.version, self.license or other.license)
+        """Take from another what is not said here."""
+        return Provenance(
+            self.name or other.name,
+            self.version or other.version,
+            other.license if self.license is None else self.license,
+        )
 
 
 def is_provenance_file(name: str) -> bool:
@@ -104,7 +112,8 @@ def read_provenance(names: Iterable[str], read: Callable[[str], bytes]) -> Prove
 
     Files of package managers come first, in the order of `PKG-INFO`, `METADATA`, `package.json`, `composer.json`,
     `pyproject.toml`, `pom.xml`, `go.mod`, `*.gemspec`; then Debian's `control` and `copyright`; then licences, told
-    by their titles or first sentences. What is broken or says nothing is passed over.
+    by their titles or first sentences. What is broken or says nothing is passed over; a licence that is not known
+    here is an empty one, so that none is taken from elsewhere.
 
     Args:
         names: The names of the folder's files.
@@ -117,14 +126,32 @@ def read_provenance(names: Iterable[str], read: Callable[[str], bytes]) -> Prove
     order = [name for name in _PROJECT_FILES if name in present]
     order += sorted(name for name in present if name.endswith(".gemspec"))
     order += [name for name in ("control", "copyright") if name in present]
-    order += sorted(name for name in present if _LICENSE_FILE.fullmatch(name))
     found = Provenance()
     for name in order:
         try:
-            found = found.or_else(_read(name, read(name)[:MAX_BYTES].decode("utf-8", "replace")))
+            found = found.or_else(_read(name, _text(name, read)))
         except (OSError, ValueError, TypeError, AttributeError, ET.ParseError, RecursionError):
             continue
+    if found.license is None:
+        found = found.or_else(Provenance(license=_license_of_files(present, read)))
     return found
+
+
+def _license_of_files(names: set[str], read: Callable[[str], bytes]) -> str | None:
+    """The licence by a folder's licence files, several of them (`LICENSE-MIT`, `LICENSE-APACHE`) being a choice."""
+    files = sorted(name for name in names if _LICENSE_FILE.fullmatch(name))
+    files = [name for name in files if _OWN_LICENSE_FILE.fullmatch(name)] or files
+    found = []
+    for name in files:
+        try:
+            found.append(license_from_text(_text(name, read)))
+        except OSError:
+            found.append("")
+    return " OR ".join(dict.fromkeys(found)) if found and all(found) else "" if found else None
+
+
+def _text(name: str, read: Callable[[str], bytes]) -> str:
+    return read(name)[:MAX_BYTES].decode("utf-8", "replace")
 
 
 def distribution_provenance(metadata: Any) -> Provenance:
@@ -146,8 +173,8 @@ def distribution_provenance(metadata: Any) -> Provenance:
     if not text and old and old != "UNKNOWN":
         # Some put the whole text into the field.
         text = license_from_text(old) if "\n" in old else to_spdx(old)
-    text = text or " OR ".join(dict.fromkeys(map(to_spdx, classifiers)))
-    return Provenance(_line(metadata.get("Name")), _line(metadata.get("Version")), text)
+    text = to_spdx(text) or " OR ".join(dict.fromkeys(map(to_spdx, classifiers)))
+    return Provenance(_line(metadata.get("Name")), _line(metadata.get("Version")), text or None)
 
 
 def license_from_text(text: str) -> str:
@@ -160,9 +187,12 @@ def license_from_text(text: str) -> str:
         The SPDX name, or an empty string.
     """
     flat = re.sub(r"[\s*#>\"]+", " ", text[:20_000].lower())
-    # The file of a licence begins with it, wherever the words of another occur later.
     matches = [(match.start(), name) for name, pattern in _LICENSE_TEXTS if (match := pattern.search(flat))]
-    return min(matches, key=lambda item: item[0])[1] if matches else ""
+    if not matches:
+        return ""
+    start, name = min(matches, key=lambda item: item[0])
+    within = _SENTENCE_WITHIN if name in _SENTENCES else _TITLE_WITHIN
+    return name if start <= within and not _OWN_TERMS.search(flat, 0, start) else ""
 
 
 def to_spdx(name: str) -> str:
@@ -175,17 +205,20 @@ def to_spdx(name: str) -> str:
         The SPDX expression; the name as it is if it is not known.
     """
     name = _line(name)
-    if name.lower() in _SPDX:
-        return _SPDX[name.lower()]
-    parts = re.split(r"\s+(or|and|OR|AND)\s+|\s*(\|)\s*", name)
-    parts = [part for part in parts if part]
-    if len(parts) > 1:
-        joints = {"or": "OR", "and": "AND", "|": "OR"}
-        return " ".join(joints.get(part.lower()) or to_spdx(part) for part in parts)
+    if name.lower() in _ALIASES:
+        return _ALIASES[name.lower()]
     gnu = _GNU.fullmatch(name)
     if gnu is not None:
         return f"{gnu[1].upper()}-{gnu[2]}.{gnu[3] or '0'}-{'or-later' if gnu[4] else 'only'}"
-    return name
+    parts = re.split(r"(?:\s+(or|and)\s+|\s*(\|{1,2})\s*)(?![^(]*\))", name, flags=re.IGNORECASE)
+    parts = [part for part in parts if part]
+    if len(parts) > 1:
+        joints = {"or": "OR", "and": "AND", "|": "OR", "||": "OR"}
+        return " ".join(joints.get(part.lower()) or to_spdx(part) for part in parts)
+    try:
+        return str(canonicalize_license_expression(name))
+    except InvalidLicenseExpression:
+        return name
 
 
 def _read(name: str, text: str) -> Provenance:
@@ -207,7 +240,7 @@ def _read(name: str, text: str) -> Provenance:
         return Provenance(_line(fields.get("Package")), _line(fields.get("Version")))
     if name == "copyright":
         return Provenance(license=_read_copyright(text))
-    return Provenance(license=license_from_text(text))
+    raise ValueError(name)
 
 
 def _read_json(content: Any) -> Provenance:
@@ -215,7 +248,7 @@ def _read_json(content: Any) -> Provenance:
     several = field if isinstance(field, list) else [field]
     names = [entry.get("type", "") if isinstance(entry, dict) else str(entry) for entry in several]
     licenses = " OR ".join(to_spdx(name.strip("()")) for name in names if name and not name.startswith("SEE "))
-    return Provenance(_line(content.get("name")), _line(content.get("version")), licenses)
+    return Provenance(_line(content.get("name")), _line(content.get("version")), licenses or None)
 
 
 def _read_pyproject(content: dict[str, Any]) -> Provenance:
@@ -226,7 +259,7 @@ def _read_pyproject(content: dict[str, Any]) -> Provenance:
     if not text:
         classifiers = [value.split(" :: ")[-1] for value in project.get("classifiers", ()) if "License ::" in value]
         text = " OR ".join(map(to_spdx, classifiers))
-    return Provenance(_line(project.get("name")), _line(project.get("version")), text)
+    return Provenance(_line(project.get("name")), _line(project.get("version")), text or None)
 
 
 def _read_pom(root: ET.Element) -> Provenance:
@@ -235,7 +268,9 @@ def _read_pom(root: ET.Element) -> Provenance:
         return _line(root.findtext("/".join(f"{{*}}{part}" for part in path.split("/"))))
 
     return Provenance(
-        field("artifactId"), field("version") or field("parent/version"), to_spdx(field("licenses/license/name"))
+        field("artifactId"),
+        field("version") or field("parent/version"),
+        to_spdx(field("licenses/license/name")) or None,
     )
 
 
@@ -244,7 +279,7 @@ def _read_gemspec(text: str) -> Provenance:
         found = re.search(rf"\.{name}\s*=\s*\[?\s*['\"]([^'\"]+)['\"]", text)
         return found[1] if found else ""
 
-    return Provenance(field("name"), field("version"), to_spdx(field("licenses?")))
+    return Provenance(field("name"), field("version"), to_spdx(field("licenses?")) or None)
 
 
 def _read_copyright(text: str) -> str:
@@ -258,4 +293,9 @@ def _read_copyright(text: str) -> str:
 
 
 def _line(value: Any) -> str:
-    return " ".join(value.split()) if isinstance(value, str) else ""
+    return printable(" ".join(value.split())) if isinstance(value, str) else ""
+
+
+def printable(text: str) -> str:
+    """Replace lone surrogates, which stand for undecodable bytes: no table of texts can hold those."""
+    return _SURROGATE.sub("\ufffd", text)

@@ -27,7 +27,8 @@ def split_by_package(
     Given a share, packages are taken in an order that depends on their names and `seed` alone, each if it still fits;
     the smallest of the others then fills what is missing. The test side has at least that share of the rows,
     and more only by what whole packages make necessary. Packages also copy from each other: rows whose code, or whose
-    `duplicate_group` if there is such a column, is also on a side that is held out are leaks.
+    `duplicate_group` if there is such a column, is also on a side that is held out are leaks. Rows with an empty
+    `query`, the candidates of `mine_pairs(undocumented=True)`, are left out of `train`.
 
     Args:
         pairs: Any dataset with a string column `package`, such as `mine_pairs` returns.
@@ -65,6 +66,9 @@ def split_by_package(
     rows: dict[str, list[int]] = {side: [] for side in ("train", "validation", "test") if side in {"train", *sides}}
     for row, name in enumerate(packages):
         rows[side_of.get(name, "train")].append(row)
+    if "query" in pairs.column_names:
+        queries = _column(pairs, "query")
+        rows["train"] = [row for row in rows["train"] if queries[row] != ""]
     for side, found in reversed(rows.items()):
         if not found:
             argument = "validation_packages" if side == "validation" else "test_packages"

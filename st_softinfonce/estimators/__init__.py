@@ -1,28 +1,33 @@
-"""Estimators: how similar is each candidate of a batch to each query?"""
+"""Estimators: how relevant is each candidate of a batch to each query?"""
 
-from st_softinfonce.estimators.base import PairwiseEstimator, SimilarityEstimator, TextColumn, WeightingParameters
+from st_softinfonce.estimators.base import SimilarityEstimator
 from st_softinfonce.estimators.bm25 import BM25Estimator
+from st_softinfonce.estimators.by_text import ByText
 from st_softinfonce.estimators.cross_encoder import CrossEncoderEstimator
 from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
-from st_softinfonce.estimators.known_queries import KnownQueries
+from st_softinfonce.estimators.known import IdenticalEstimator, KnownRelevanceEstimator, SelfEstimator
 from st_softinfonce.estimators.mixture import MixtureEstimator
 from st_softinfonce.estimators.near_duplicate import NearDuplicateEstimator
+from st_softinfonce.estimators.pairwise import PairwiseEstimator
 from st_softinfonce.estimators.registry import EstimatorInfo, get_estimator, list_estimators
-from st_softinfonce.estimators.simcse import train_simcse
+from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.estimators.train_simcse import train_simcse
 
 __all__ = [
     "BM25Estimator",
+    "ByText",
     "CrossEncoderEstimator",
     "EstimatorInfo",
-    "KnownQueries",
+    "IdenticalEstimator",
+    "KnownRelevanceEstimator",
     "MixtureEstimator",
     "NearDuplicateEstimator",
     "PairwiseEstimator",
+    "SelfEstimator",
     "SimCSEEstimator",
     "SimilarityEstimator",
     "TextColumn",
     "TrainedModelEstimator",
-    "WeightingParameters",
     "get_estimator",
     "list_estimators",
     "train_simcse",

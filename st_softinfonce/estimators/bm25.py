@@ -1,4 +1,4 @@
-"""BM25 on token ids or words: how many rare ones does a candidate share with the query?"""
+"""BM25 on words or token ids: how many rare ones does a candidate share with the query?"""
 
 from __future__ import annotations
 
@@ -7,30 +7,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from rank_bm25 import BM25Okapi
-from scipy.sparse import csr_array
 from torch import Tensor
 
-from st_softinfonce.estimators.base import (
-    COMPARES,
-    Compares,
-    SimilarityEstimator,
-    TextColumn,
-    WeightingParameters,
-)
-from st_softinfonce.estimators.words import split_words, word_ids
-from st_softinfonce.functional import is_number
+from st_softinfonce._checks import check_choice, check_not_negative, check_share, is_number
+from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
+from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.estimators.words import Vocabulary, says_something, split_words, word_ids
+from st_softinfonce.treatments import Soften
 
 TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"words": split_words}
+TOKENS = ("content", "all")
 
-# On an accelerator queries are scored this many at a time: it bounds the memory, and their terms stay in the cache.
+# Queries are scored this many at a time: it bounds the memory, and their terms stay in the cache.
 _QUERIES_AT_A_TIME = 128
-# On the CPU, terms in more than this share of the documents are scored as a dense matrix, where that is faster.
-_FREQUENT = 0.02
 
 
 @dataclass(frozen=True)
@@ -75,12 +67,14 @@ class BM25Estimator(SimilarityEstimator):
     candidate. By default candidates are the batch's queries and the statistics the batch's, which is how the paper's
     numbers were made (Li et al. 2023, appendix D.2; its section 3.2 describes query against code:
     ``compares="documents"``). :meth:`from_corpus` takes the statistics from a whole corpus. Special tokens, padding
-    and prompts (which a StaticEmbedding does not tell apart) never count. The paper's code also has a ``k2``, which
-    has no effect.
+    and prompts (which a StaticEmbedding does not tell apart) never count. By default whole words are compared, put
+    together from their pieces without decoding a text, and English stop words, single letters and punctuation do not
+    count: in a batch of 32 a comma, "if" or the piece "##s" is rare, and two queries that share no more would count as
+    similar. The paper's code also has a ``k2``, which has no effect.
 
-    Token ids are there already. ``tokenizer="words"`` compares whole words, which for code also means the parts of
-    snake_case and camelCase names (:func:`~st_softinfonce.estimators.words.split_words`), as far as the model's
-    tokenizer leaves them: an uncased one such as MiniLM's hides camelCase. The ids are decoded for it in every step.
+    ``tokenizer="words"`` decodes the texts in every step to compare the parts of snake_case and camelCase names and
+    numbers too (:func:`~st_softinfonce.estimators.words.split_words`), as far as the model's tokenizer leaves them: an
+    uncased one such as MiniLM's hides camelCase.
 
     Args:
         k1: At least 0. Saturation of a repeated token: 0 counts presence only.
@@ -89,6 +83,9 @@ class BM25Estimator(SimilarityEstimator):
         compares: ``"queries"`` judges a candidate by its own query, ``"documents"`` by its own text,
             ``"positives"`` by its own text against the query's positive document.
         tokenizer: ``None`` for the token ids, ``"words"``, or a function that splits a text into a list of strings.
+        tokens: What counts: ``"content"`` are whole words that say something, ``"all"`` every token (or word) as it
+            is, which is what the paper's numbers were made with. A column without a tokenizer, and a function of your
+            own, always take all.
 
     Shape:
         Representations are ids ``(n, length)`` int64, -1 where there is no content. Similarities are ``(n, m)``
@@ -104,7 +101,7 @@ class BM25Estimator(SimilarityEstimator):
     """
 
     name = "bm25"
-    weighting = WeightingParameters(alpha=1.5, beta=0.5, temperature=1.0)
+    treatment = Soften(alpha=1.5, beta=0.5, temperature=1.0)
     padding = -1
 
     def __init__(
@@ -115,18 +112,17 @@ class BM25Estimator(SimilarityEstimator):
         average_length: float | None = None,
         compares: Compares = "queries",
         tokenizer: Literal["words"] | Callable[[str], list[str]] | None = None,
+        tokens: Literal["content", "all"] = "content",
     ) -> None:
-        if not (is_number(k1) and k1 >= 0):
-            raise ValueError(f"k1 must be a finite number, at least 0, got {k1!r}. Between 1.2 and 2 is usual.")
-        if not (is_number(b) and 0 <= b <= 1):
-            raise ValueError(f"b must be in [0, 1], got {b!r}. 0.75 is usual.")
+        self.k1 = check_not_negative("k1", k1, "Between 1.2 and 2 is usual.")
+        self.b = check_share("b", b, zero=True, hint="0.75 is usual.")
         if average_length is not None and not (is_number(average_length) and average_length > 0):
             raise ValueError(
                 f"average_length must be a finite number of tokens above 0, got {average_length!r}. None takes the "
                 "mean over the batch."
             )
-        if compares not in COMPARES:
-            raise ValueError(f"compares must be one of {COMPARES}, got {compares!r}.")
+        check_choice("compares", compares, COMPARES_TEXTS)
+        check_choice("tokens", tokens, TOKENS)
         known = tokenizer in TOKENIZERS if isinstance(tokenizer, str) else tokenizer is None or callable(tokenizer)
         if _is_of_a_model(tokenizer) or not known:
             got = type(tokenizer).__name__ if _is_of_a_model(tokenizer) else repr(tokenizer)
@@ -134,14 +130,13 @@ class BM25Estimator(SimilarityEstimator):
                 f"tokenizer must be None, one of {sorted(TOKENIZERS)} or a function from a text to a list of strings, "
                 f"got {got}. None takes the token ids of the model in training."
             )
-        # NumPy's numbers are welcome, but no JSON.
-        self.k1 = float(k1)
-        self.b = float(b)
         self.average_length = None if average_length is None else float(average_length)
         self.compares = compares
         self.tokenizer = tokenizer
+        self.tokens = tokens
+        self._vocabularies: dict[int, tuple[Any, Vocabulary]] = {}
         self._statistics: BM25Statistics | None = None
-        self._documents: _SparseDocuments | _PaddedDocuments | None = None
+        self._documents: _Documents | None = None
         self._corpus: _Corpus | None = None
 
     @classmethod
@@ -154,6 +149,7 @@ class BM25Estimator(SimilarityEstimator):
         b: float = 0.75,
         epsilon: float = 0.25,
         compares: Compares = "queries",
+        tokens: Literal["content", "all"] = "content",
     ) -> BM25Estimator:
         """Take idf and average length from a corpus, by ``rank_bm25.BM25Okapi``, whose scores these then are.
 
@@ -167,6 +163,7 @@ class BM25Estimator(SimilarityEstimator):
             epsilon: As in ``rank_bm25``: the idf of a token in more than half of the texts is this share of the
                 mean idf, instead of negative.
             compares: As for the class.
+            tokens: As for the class.
 
         Returns:
             An estimator with the corpus's statistics.
@@ -175,9 +172,8 @@ class BM25Estimator(SimilarityEstimator):
             ValueError: ``texts`` is one string or holds nothing to count, or an option is out of range.
         """
         of_a_model = _is_of_a_model(tokenizer)
-        estimator = cls(k1=k1, b=b, compares=compares, tokenizer=None if of_a_model else tokenizer)
-        if not (is_number(epsilon) and epsilon >= 0):
-            raise ValueError(f"epsilon must be a finite number, at least 0, got {epsilon!r}. 0.25 is usual.")
+        estimator = cls(k1=k1, b=b, compares=compares, tokenizer=None if of_a_model else tokenizer, tokens=tokens)
+        check_not_negative("epsilon", epsilon, "0.25 is usual.")
         if isinstance(texts, str):
             raise ValueError("texts must be an iterable of texts, got one string. Wrap it in a list.")
         corpus = list(texts)
@@ -198,7 +194,7 @@ class BM25Estimator(SimilarityEstimator):
         return estimator
 
     def represent(self, column: TextColumn) -> Tensor:
-        """Return the column's content token ids, or the ids of its words.
+        """Return the numbers of the column's words, or its content token ids.
 
         Args:
             column: ``n`` texts.
@@ -225,28 +221,15 @@ class BM25Estimator(SimilarityEstimator):
             documents = self._weigh(candidates)[1]
         return documents.score(queries)
 
-    def for_batch(self, candidates: Tensor) -> BM25Estimator:
+    def for_batch(self, candidates: Tensor, known: Tensor | None = None) -> BM25Estimator:
         """Take the statistics of a batch once, unless a corpus has given them.
 
         Args:
             candidates: ``(m, length)`` token ids of all the candidates of the batch.
+            known: ``(m,)`` bool: which of them count; ``None``: all.
 
         Returns:
             An estimator that scores any rows or candidates with these statistics.
-        """
-        bound = copy.copy(self)
-        bound._statistics, bound._documents = self._weigh(candidates)
-        return bound
-
-    def for_known(self, candidates: Tensor, known: Tensor) -> BM25Estimator:
-        """Take the statistics of the known candidates of a batch once, unless a corpus has given them.
-
-        Args:
-            candidates: ``(m, length)`` token ids of all the candidates of the batch.
-            known: ``(m,)`` bool.
-
-        Returns:
-            As :meth:`for_batch`.
         """
         bound = copy.copy(self)
         bound._statistics, bound._documents = self._weigh(candidates, known)
@@ -256,31 +239,46 @@ class BM25Estimator(SimilarityEstimator):
         """Return the options worth reading in a model card.
 
         Returns:
-            ``k1``, ``b``, ``compares``, where the statistics come from, and the tokenizer if it is not the model's.
+            ``k1``, ``b``, ``compares``, where the statistics come from, and which tokens count, or the tokenizer.
         """
         config: dict[str, Any] = {"k1": self.k1, "b": self.b, "compares": self.compares, "statistics": "batch"}
         if self._corpus is not None:
             config |= {"statistics": "corpus", "corpus_size": len(self._corpus.texts), "epsilon": self._corpus.epsilon}
         elif self.average_length is not None:
             config["average_length"] = self.average_length
-        if self.tokenizer is not None:
+        if self.tokenizer is None:
+            config["tokens"] = self.tokens
+        else:
             config["tokenizer"] = self.tokenizer if isinstance(self.tokenizer, str) else _name(self.tokenizer)
         return config
 
     def _ids(self, column: TextColumn) -> Tensor:
         if self.tokenizer is None:
-            return column.content_ids
+            ids = column.content_ids
+            if self.tokens == "all" or column.tokenizer is None:
+                return ids
+            return self._vocabulary(column.tokenizer, column.device).words(ids)
         split = TOKENIZERS[self.tokenizer] if isinstance(self.tokenizer, str) else self.tokenizer
+        if self.tokens == "content" and isinstance(self.tokenizer, str):
+            return word_ids(column.texts, lambda text: list(filter(says_something, split(text)))).to(column.device)
         return word_ids(column.texts, split).to(column.device)
 
-    def _weigh(
-        self, candidates: Tensor, known: Tensor | None = None
-    ) -> tuple[BM25Statistics, _SparseDocuments | _PaddedDocuments]:
+    def _vocabulary(self, tokenizer: Any, device: torch.device) -> Vocabulary:
+        """Read a tokenizer's vocabulary once, and keep it on the device."""
+        known, vocabulary = self._vocabularies.get(id(tokenizer), (None, None))
+        if known is not tokenizer or vocabulary is None:
+            vocabulary = Vocabulary.of(tokenizer)
+        vocabulary = vocabulary.to(device)
+        self._vocabularies[id(tokenizer)] = (tokenizer, vocabulary)  # with itself, so that its id stays its own
+        return vocabulary
+
+    def _weigh(self, candidates: Tensor, known: Tensor | None = None) -> tuple[BM25Statistics, _Documents]:
         """Compute what each token of each candidate adds to the score of a query that has it once."""
         if self._statistics is not None:
             self._statistics = self._statistics.to(candidates.device)
-        weigh = _SparseDocuments.weigh if _sizes_are_known(candidates) else _PaddedDocuments.weigh
-        return weigh(candidates, self._statistics, known, k1=self.k1, b=self.b, average_length=self.average_length)
+        return _Documents.weigh(
+            candidates, self._statistics, known, k1=self.k1, b=self.b, average_length=self.average_length
+        )
 
     def _count_corpus(self, tokenizer: Any) -> None:
         if self._corpus is None:
@@ -304,84 +302,8 @@ class BM25Estimator(SimilarityEstimator):
 
 
 @dataclass(frozen=True)
-class _SparseDocuments:
-    """Documents on the CPU: a matrix of what each term of the vocabulary adds to the score of each document.
-
-    A term that many documents hold is a row of a dense matrix, any other one of a sparse matrix; by far the most
-    products of two sparse matrices would be those of the few frequent terms.
-    """
-
-    of: Tensor
-    vocabulary: NDArray[np.int64]  # (v,), ascending
-    frequent: NDArray[np.int64]  # (f,), of the vocabulary
-    frequent_weights: NDArray[np.float64]  # (f, m)
-    rare_weights: csr_array  # (v, m)
-
-    @classmethod
-    def weigh(
-        cls,
-        candidates: Tensor,
-        statistics: BM25Statistics | None,
-        known: Tensor | None = None,
-        *,
-        k1: float,
-        b: float,
-        average_length: float | None,
-    ) -> tuple[BM25Statistics, _SparseDocuments]:
-        """Weigh documents ``(m, length)`` by the statistics given, or else by those of the known ones among them."""
-        tokens, starts = _content(candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1))
-        lengths = np.diff(starts)
-        number = len(candidates) if known is None else int(known.sum())
-        vocabulary, terms = np.unique(tokens, return_inverse=True)
-        if not len(vocabulary):
-            vocabulary = np.array([-1])  # what no text holds, so that there is a term to look up
-        counts = csr_array((np.ones(len(tokens)), terms, starts), shape=(len(candidates), len(vocabulary)))
-        counts.sum_duplicates()
-        terms, count = counts.indices, counts.data
-        document = np.repeat(np.arange(len(candidates)), np.diff(counts.indptr))
-        holding = np.bincount(terms, minlength=len(vocabulary))
-        if statistics is None:
-            statistics = BM25Statistics(
-                torch.from_numpy(vocabulary),
-                torch.from_numpy(np.log((number - holding + 0.5) / (holding + 0.5))),
-                torch.tensor(
-                    lengths.sum() / number if average_length is None else average_length, dtype=torch.float64
-                ),
-            )
-            idf = statistics.idf.numpy()
-        else:
-            place, present = _find_on_cpu(statistics.tokens.numpy(), vocabulary)
-            idf = np.where(present, statistics.idf.numpy()[place], 0.0)
-        discount = k1 * (1 - b + b * lengths / max(float(statistics.average_length), _TINY))
-        weight = idf[terms] * (k1 + 1) * count / (count + discount[document])
-
-        is_frequent = holding > _FREQUENT * len(candidates)
-        (frequent,) = np.nonzero(is_frequent)
-        chosen = is_frequent[terms]
-        frequent_weights = np.zeros((len(frequent), len(candidates)))
-        frequent_weights[np.searchsorted(frequent, terms[chosen]), document[chosen]] = weight[chosen]
-        rare = ~chosen
-        rare_weights = csr_array(
-            (weight[rare], (terms[rare], document[rare])), shape=(len(vocabulary), len(candidates))
-        )
-        return statistics, cls(candidates, vocabulary, frequent, frequent_weights, rare_weights)
-
-    def score(self, queries: Tensor) -> Tensor:
-        """Sum up the weights of every query's tokens: ``(n, m)``."""
-        tokens, starts = _content(queries)
-        place, known = _find_on_cpu(self.vocabulary, tokens)
-        counts = csr_array((known.astype(np.float64), place, starts), shape=(len(queries), len(self.vocabulary)))
-        if len(self.frequent) == len(self.vocabulary):
-            return torch.from_numpy(counts @ self.frequent_weights)
-        scores: NDArray[np.float64] = counts[:, self.frequent] @ self.frequent_weights
-        rare = (counts @ self.rare_weights).tocoo()
-        scores[rare.row, rare.col] += rare.data
-        return torch.from_numpy(scores)
-
-
-@dataclass(frozen=True)
-class _PaddedDocuments:
-    """Documents on an accelerator, without a size that depends on the data: reading one would wait for the device.
+class _Documents:
+    """Documents without a size that depends on the data: reading one would wait for the device.
 
     Tokens and what each adds to a score are both ``(m, length)``; of a document's equal tokens only the first does.
     """
@@ -400,7 +322,7 @@ class _PaddedDocuments:
         k1: float,
         b: float,
         average_length: float | None,
-    ) -> tuple[BM25Statistics, _PaddedDocuments]:
+    ) -> tuple[BM25Statistics, _Documents]:
         """Weigh documents ``(m, length)`` by the statistics given, or else by those of the known ones among them."""
         dtype = _score_dtype(candidates.device)
         texts = candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1)
@@ -453,11 +375,6 @@ class _Corpus:
 _TINY = 1e-37
 
 
-def _sizes_are_known(ids: Tensor) -> bool:
-    """Whether looking at the ids to see how many differ costs no wait for a device, and breaks no compiled graph."""
-    return ids.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def _is_of_a_model(tokenizer: object) -> bool:
     """Whether it is a tokenizer of transformers (which is callable too) or of tokenizers."""
     return hasattr(tokenizer, "encode_batch") or hasattr(tokenizer, "convert_ids_to_tokens")
@@ -475,21 +392,3 @@ def _find(vocabulary: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Find tokens in an ascending vocabulary: their places (of the same shape), and whether they are in it."""
     place = torch.searchsorted(vocabulary, tokens).clamp(max=vocabulary.numel() - 1)
     return place, (vocabulary[place] == tokens) & (tokens >= 0)
-
-
-def _content(ids: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Drop the padding of ``(n, length)``: all tokens one after another, and where each text starts ``(n + 1,)``."""
-    tokens = ids.numpy()
-    present = tokens >= 0
-    starts = np.zeros(len(tokens) + 1, dtype=np.int64)
-    np.cumsum(present.sum(axis=1), out=starts[1:])
-    return tokens[present], starts
-
-
-def _find_on_cpu(
-    vocabulary: NDArray[np.int64], tokens: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """As :func:`_find`, in numpy."""
-    place = np.searchsorted(vocabulary, tokens)
-    place[place == len(vocabulary)] = 0
-    return place, vocabulary[place] == tokens

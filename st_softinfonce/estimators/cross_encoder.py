@@ -10,8 +10,11 @@ import torch
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 
-from st_softinfonce.estimators.base import Compares, PairwiseEstimator, SimilarityEstimator, WeightingParameters
+from st_softinfonce._checks import check_count
+from st_softinfonce.estimators.base import Compares, SimilarityEstimator
 from st_softinfonce.estimators.encoder import describe_teacher
+from st_softinfonce.estimators.pairwise import PairwiseEstimator
+from st_softinfonce.treatments import Soften
 
 
 class CrossEncoderEstimator(PairwiseEstimator):
@@ -42,7 +45,7 @@ class CrossEncoderEstimator(PairwiseEstimator):
     """
 
     name = "cross-encoder"
-    weighting = WeightingParameters(alpha=1.5, beta=0.5, temperature=0.1)
+    treatment = Soften(alpha=1.5, beta=0.5, temperature=0.1)
     not_scored = 0.0
 
     def __init__(
@@ -62,8 +65,7 @@ class CrossEncoderEstimator(PairwiseEstimator):
             shortlist=shortlist,
             scores_kept=scores_kept,
         )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
+        check_count("batch_size", batch_size)
         if isinstance(model, CrossEncoder):
             if model_options:
                 raise ValueError(

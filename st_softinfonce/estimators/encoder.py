@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from st_softinfonce import _host
-from st_softinfonce.estimators.base import SimilarityEstimator, TextColumn, WeightingParameters
+from st_softinfonce._checks import check_choice, check_count
+from st_softinfonce.estimators.base import SimilarityEstimator
+from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.treatments import Soften
 from st_softinfonce.vectors import RepresentationTable, content_keys
 
 Role = Literal["query", "document"]
@@ -61,7 +64,7 @@ class EncoderEstimator(SimilarityEstimator):
         TypeError: ``model`` is none of the three.
     """
 
-    normalize: ClassVar[bool]
+    normalize: bool
 
     def __init__(
         self,
@@ -72,10 +75,8 @@ class EncoderEstimator(SimilarityEstimator):
         on_miss: Literal["encode", "ignore"] = "encode",
         **model_options: Any,
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
-        if on_miss not in MISSES:
-            raise ValueError(f"on_miss must be one of {MISSES}, got {on_miss!r}.")
+        check_count("batch_size", batch_size)
+        check_choice("on_miss", on_miss, MISSES)
         if isinstance(model, SentenceTransformer):
             if model_options:
                 raise ValueError(f"options {sorted(model_options)} cannot be given with a model that is loaded.")
@@ -193,8 +194,7 @@ class EncoderEstimator(SimilarityEstimator):
                 an option is for several datasets, or the encoder's vectors do not fit into half precision.
             TableError: The table was made by something else, is damaged, or cannot be written.
         """
-        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ValueError(f"chunk_size must be an integer of at least 1, got {chunk_size!r}.")
+        check_count("chunk_size", chunk_size)
         for option, value in (("prompts", prompts), ("tasks", tasks)):
             if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
                 raise ValueError(
@@ -202,8 +202,8 @@ class EncoderEstimator(SimilarityEstimator):
                     f"for each dataset in turn, with {option}={option}[name]."
                 )
         work = self._columns_to_encode(dataset)
-        texts_seen: set[tuple[Role, str]] = set()
-        keys_seen: set[int] = set()
+        first: dict[int, str] = {}  # of each key, which tells roles apart
+        sharing: set[tuple[Role, str]] = set()
         hide = None if show_progress is None else not show_progress
         with tqdm(total=sum(len(texts) for *_, texts in work), desc="Encoding", unit="text", disable=hide) as bar:
             for name, role, texts in work:
@@ -213,19 +213,18 @@ class EncoderEstimator(SimilarityEstimator):
                         model, chunk, name, role == "query", prompts=prompts, tasks=tasks, max_length=max_length
                     )
                     column = TextColumn(features, _host.column_tokenizer(model, features), role=role)
-                    keys_seen.update(self._precompute_chunk(column, chunk))
-                    texts_seen.update((role, text) for text in chunk)
+                    for key, text in zip(self._precompute_chunk(column, chunk), chunk, strict=True):
+                        if first.setdefault(key, text) != text:
+                            sharing.add((role, text))
                     bar.update(len(chunk))
         if self._table is not None:
             self._table.compact()
-        shared = len(texts_seen) - len(keys_seen)
-        if shared:
+        if sharing:
             _logger.info(
-                "%d of %d different texts share the vector of an earlier text that the model in training reads alike.",
-                shared,
-                len(texts_seen),
+                "%d texts share the vector of an earlier text, as the model in training reads them alike.",
+                len(sharing),
             )
-        return shared
+        return len(sharing)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options worth reading in a model card, as JSON primitives.
@@ -358,7 +357,7 @@ class EncoderEstimator(SimilarityEstimator):
         self._warned_of_misses = True
         consequence = {
             "encode": "they are encoded as they come, which costs time",
-            "ignore": "their pairs keep weight 1",
+            "ignore": "nothing follows for them",
         }[self.on_miss]
         warnings.warn(
             f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
@@ -372,13 +371,14 @@ class EncoderEstimator(SimilarityEstimator):
 class TrainedModelEstimator(EncoderEstimator):
     """How relevant a frozen retrieval model finds each candidate's text for the query (Li et al. 2023, section 3.2).
 
-    Raw dot products of the encoder's query and document vectors. The paper's encoder is the same architecture,
-    fine-tuned with InfoNCE first; any sentence-transformers model will do. Weighs explicit hard negatives too.
-    The paper's temperature, 5, suits dot products with a spread of about 15. Of an encoder that ends in normalising
-    its vectors the dot products are cosines, and the temperature is SimCSE's, 0.1.
+    Dot products of the encoder's query and document vectors, raw as in the paper, or cosines as in GISTEmbed. The
+    paper's encoder is the same architecture, fine-tuned with InfoNCE first; any sentence-transformers model will do.
+    Judges mined negatives too. Its treatment is the paper's: the temperature 5 suits dot products with a spread of
+    about 15. For cosines (``normalize``, or an encoder that ends in normalising its vectors) it is SimCSE's, 0.1.
 
     Args:
         model: The encoder: a name, a path, or an instance.
+        normalize: Compare cosines instead of dot products.
         **options: As for :class:`EncoderEstimator`.
 
     Raises:
@@ -386,15 +386,18 @@ class TrainedModelEstimator(EncoderEstimator):
     """
 
     name = "trained-model"
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=5.0)
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=5.0)
     compares = "documents"
-    normalize = False
 
-    def __init__(self, model: str | os.PathLike[str] | SentenceTransformer, **options: Any) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str] | SentenceTransformer, *, normalize: bool = False, **options: Any
+    ) -> None:
         super().__init__(model, **options)
+        check_choice("normalize", normalize, (True, False))
+        self.normalize = normalize
         # Of a Router model the modules of each route.
-        if any(isinstance(module, Normalize) for module in self.encoder.modules()):
-            self.weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+        if normalize or any(isinstance(module, Normalize) for module in self.encoder.modules()):
+            self.treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
 
 
 class SimCSEEstimator(EncoderEstimator):
@@ -412,7 +415,7 @@ class SimCSEEstimator(EncoderEstimator):
     """
 
     name = "simcse"
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.1)
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
     compares = "queries"
     normalize = True
 

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from st_softinfonce.estimators.base import COMPARES, Compares, SimilarityEstimator, TextColumn, WeightingParameters
+from st_softinfonce._checks import check_choice, check_count
+from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
+from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.treatments import Mask
 from st_softinfonce.vectors import content_keys
 
 # Rows compared at a time: it bounds the memory to this many times the number of their shingles.
@@ -50,14 +53,13 @@ class NearDuplicateEstimator(SimilarityEstimator):
     """
 
     name = "near-duplicate"
-    weighting = WeightingParameters(alpha=1.5, beta=0.5, temperature=0.1)
+    treatment = Mask(above=0.5)
     padding = -1
+    often_equal = True
 
     def __init__(self, *, size: int | None = None, compares: Compares = "positives") -> None:
-        if compares not in COMPARES:
-            raise ValueError(f"compares must be one of {COMPARES}, got {compares!r}.")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ValueError(f"size must be an integer of at least 1, got {size!r}. Between 2 and 7 tokens is usual.")
+        check_choice("compares", compares, COMPARES_TEXTS)
+        check_count("size", size, optional=True)
         self.compares = compares
         self.size = _SIZES[compares] if size is None else size
 

@@ -74,8 +74,8 @@ def get_estimator(
         TypeError: The estimator does not take an option, or is not an estimator at all.
 
     Example:
-        >>> get_estimator("bm25", b=0.5).weighting
-        WeightingParameters(alpha=1.5, beta=0.5, temperature=1.0)
+        >>> get_estimator("bm25", b=0.5).treatment
+        Soften(alpha=1.5, beta=0.5, temperature=1.0, min_weight=0.1)
     """
     if isinstance(name, str):
         source, factory = _load(name)
@@ -133,7 +133,7 @@ def _distribution_of(estimator: SimilarityEstimator) -> str | None:
     exact = [info for info in registered if info.target == f"{cls.__module__}:{cls.__qualname__}"]
     made = [info for info in registered if info.name == estimator.name and re.match(rf"{package}[.:]", info.target)]
     for info in exact + made:
-        return f"{info.distribution} {info.version}"
+        return _named(info)
     distributions = set(packages_distributions().get(package, ()))
     # A namespace package has several, of which none can be named.
     return f"{(name := distributions.pop())} {version(name)}" if len(distributions) == 1 else None
@@ -149,14 +149,20 @@ def _load(name: str) -> tuple[str, Any]:
     if len(points) > 1:
         raise ValueError(_duplicate(name, points))
     info = _info(points[0])
-    source = f"estimator {name!r} ({info.distribution} {info.version})"
+    source = f"estimator {name!r} ({_named(info)})"
     try:
-        return source, points[0].load()
+        factory = points[0].load()
     except (Exception, SystemExit) as error:
         raise ImportError(
             f"{source} cannot be imported from {info.target}: {type(error).__name__}: {error}. Mend or uninstall "
             f"{info.distribution}; other estimators are not affected."
         ) from error
+    if not callable(factory):
+        raise TypeError(
+            f"{source} must name a class or a function, got the {type(factory).__name__} {info.target}. Its entry "
+            "point should read NAME = module:Class."
+        )
+    return source, factory
 
 
 def _discover() -> dict[str, list[EntryPoint]]:
@@ -170,12 +176,27 @@ def _discover() -> dict[str, list[EntryPoint]]:
 
 
 def _info(point: EntryPoint) -> EstimatorInfo:
+    return EstimatorInfo(point.name, *_owner(point), point.value)
+
+
+def _owner(point: EntryPoint) -> tuple[str, str]:
+    """Name the distribution of an entry point and its version, also where its metadata is lost or damaged."""
     distribution = getattr(point, "dist", None)
     if distribution is None:
-        return EstimatorInfo(point.name, "unknown distribution", "", point.value)
-    return EstimatorInfo(point.name, distribution.name, distribution.version, point.value)
+        return "unknown distribution", ""
+    try:
+        name, its_version = distribution.metadata["Name"], distribution.metadata["Version"]
+    except Exception:  # whatever reading damaged metadata raises, in any version of Python
+        name = its_version = None
+    folder = getattr(distribution, "_path", None)  # all that is left of it
+    name = name or (f"the folder {folder.name}, which has no METADATA" if folder is not None else "a distribution")
+    return str(name), str(its_version or "")
+
+
+def _named(info: EstimatorInfo) -> str:
+    return f"{info.distribution} {info.version}".rstrip()
 
 
 def _duplicate(name: str, points: list[EntryPoint]) -> str:
-    owners = " and ".join(f"{_info(point).distribution} {_info(point).version}" for point in points)
+    owners = " and ".join(_named(_info(point)) for point in points)
     return f"estimator {name!r} is registered by {owners}: uninstall one, or pass an instance instead of the name."

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+# Words of English that two texts may share without having anything in common.
+STOP_WORDS = frozenset(
+    "about all also although am an and any are as at be because been before being both but by can cannot could did do "
+    "does doing each either else every few for from had has have having he her here him his how however if in into is "
+    "it its itself just may me might more most must my neither no nor not of off on once only onto or other others "
+    "our out over own per same shall she should since so some such than that the their them themselves then there "
+    "therefore these they this those though through thus to too under until up upon us very via was we were what "
+    "whatever when whenever where whereas wherever whether which while who whole whom whose why will with within "
+    "without would yet you your".split()
+)
+# Marks of a token that begins a word, where tokens that do not are unmarked: byte-level BPE, SentencePiece.
+_WORD_MARKS = ("\u0120", "\u2581")
+_BASE = 0x9E3779B97F4A7C15
+_LONGEST_WORD = 4096
+_TOKENS_AT_A_TIME = 65536
 # A run of digits; capitals up to the one that begins the next word; a word, perhaps with a capital. Letters that have
 # no place in ASCII count as small ones.
 _WORD = re.compile(r"\d+|[A-Z]+(?![^\W\dA-Z_])|[A-Z]?[^\W\dA-Z_]+")
@@ -65,6 +84,155 @@ def word_ids(texts: Iterable[str], split: Callable[[str], list[str]] = split_wor
     width = max((len(row) for row in rows), default=0)
     filled = [row + [-1] * (max(width, 1) - len(row)) for row in rows]
     return torch.tensor(filled, dtype=torch.int64).view(len(rows), max(width, 1))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a tokenizer's tokens are as parts of words, so that words can be compared without decoding a text.
+
+    Attributes:
+        letters: ``(vocabulary,)`` int64, a hash of each token's letters and digits in lower case.
+        count: ``(vocabulary,)`` int64, how many those are.
+        joins: ``(vocabulary,)`` bool, whether the token goes on with a word that the token before it has begun.
+        closes: ``(vocabulary,)`` bool, whether a word ends with the token, whatever comes next.
+        capital: ``(vocabulary,)`` bool, whether it begins with a capital letter, as a word within ``camelCase`` does.
+        ends_capital: ``(vocabulary,)`` bool, whether it ends with one, as the first half of ``README`` does.
+        powers: ``(longest word,)`` int64, what the hash of letters at a place in their word is multiplied by.
+        ignored: Hashes of words that say nothing: :data:`STOP_WORDS` and single letters and digits.
+    """
+
+    letters: Tensor
+    count: Tensor
+    joins: Tensor
+    closes: Tensor
+    capital: Tensor
+    ends_capital: Tensor
+    powers: Tensor
+    ignored: Tensor
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Vocabulary:
+        """Read a tokenizer's vocabulary.
+
+        Tokens of scripts that are written without spaces, or without capitals, are words of their own, as is what is
+        only a part of a character (of UTF-8, in byte-level vocabularies).
+
+        Args:
+            tokenizer: A tokenizer of transformers, or a ``tokenizers.Tokenizer``.
+
+        Returns:
+            The vocabulary, on the CPU.
+        """
+        backend = tokenizer if hasattr(tokenizer, "encode_batch") else getattr(tokenizer, "backend_tokenizer", None)
+        model = getattr(backend, "model", None)
+        decode = tokenizer.batch_decode if backend is None else backend.decode_batch
+        names = {number: name for name, number in tokenizer.get_vocab().items()}
+        size = max(names, default=0) + 1
+        prefix = getattr(model, "continuing_subword_prefix", None)
+        suffix = getattr(model, "end_of_word_suffix", None)
+        begins = any(name[:1] in _WORD_MARKS and len(name) > 1 for name in names.values())
+        characters = 2 * sum(len(name) == 1 for name in names.values()) > len(names)
+        letters, count = [0] * size, [0] * size
+        joins, closes, capital, ends_capital = ([False] * size for _ in range(4))
+        for start in range(0, size, _TOKENS_AT_A_TIME):
+            numbers = range(start, min(start + _TOKENS_AT_A_TIME, size))
+            texts = decode([[number] for number in numbers], skip_special_tokens=False)
+            for number, text in zip(numbers, texts, strict=True):
+                name = names.get(number, "")
+                if prefix and name.startswith(prefix):
+                    text = text.removeprefix(prefix)
+                # The pieces of a character have a name, but no text.
+                piece = "\ufffd" in text or not text
+                own = name.strip("".join(_WORD_MARKS)) if piece else "".join(filter(str.isalnum, text))
+                if not own:
+                    continue
+                lower = own.lower()
+                letters[number], count[number] = _hash_letters(lower), len(lower)
+                capital[number], ends_capital[number] = own[0].isupper(), own[-1].isupper()
+                closes[number] = not text[-1:].isalnum() or bool(suffix and name.endswith(suffix))
+                continues = (
+                    name.startswith(prefix)
+                    if prefix
+                    else name[:1] not in _WORD_MARKS
+                    if begins
+                    else bool(suffix) or characters
+                )
+                has_capitals = own[0].isascii() or own[0].lower() != own[0].upper()
+                joins[number] = continues and text[:1].isalnum() and has_capitals
+        powers = [pow(_BASE, place, 2**64) for place in range(_LONGEST_WORD)]
+        ignored = [*STOP_WORDS, *string.ascii_lowercase, *string.digits]
+        return cls(
+            torch.tensor(list(map(_signed, letters))),
+            torch.tensor(count),
+            torch.tensor(joins),
+            torch.tensor(closes),
+            torch.tensor(capital),
+            torch.tensor(ends_capital),
+            torch.tensor(list(map(_signed, powers))),
+            torch.tensor(sorted(_signed(_hash_letters(word)) for word in ignored)),
+        )
+
+    def to(self, device: torch.device) -> Vocabulary:
+        """Return it on a device.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            The same object if it is there already.
+        """
+        if self.letters.device == device:
+            return self
+        return Vocabulary(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def words(self, ids: Tensor) -> Tensor:
+        """Put tokens together to words, without waiting for the device.
+
+        A word is a run of letters and digits that the tokenizer has cut into pieces; case does not matter, except
+        that a capital within a word begins another one. Stop words, single letters and digits, and whatever has no
+        letter or digit, are left out.
+
+        Args:
+            ids: ``(n, length)`` int64, -1 where there is no content.
+
+        Returns:
+            ``(n, length)`` int64: a hash of each word where it begins, -1 elsewhere.
+        """
+        token = ids.clamp(min=0, max=self.letters.numel() - 1)
+        count = self.count[token].masked_fill(ids < 0, 0)  # (n, length)
+        filled = count > 0
+        # What the token before leaves open.
+        opened = F.pad((filled & ~self.closes[token])[:, :-1], (1, 0))
+        in_capitals = F.pad(self.ends_capital[token][:, :-1], (1, 0))
+        begins = filled & ~(self.joins[token] & opened & (~self.capital[token] | in_capitals))
+        before = count.cumsum(dim=1) - count  # letters before the token, in its row
+        place = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
+        first = torch.where(begins, place, 0).cummax(dim=1).values  # where the token's word begins
+        offset = (before - before.gather(1, first)).clamp(max=self.powers.numel() - 1)
+        parts = (self.letters[token] * self.powers[offset]).masked_fill(~filled, 0)
+        words = torch.zeros_like(ids).scatter_add(1, first, parts)
+        return (words & torch.iinfo(torch.int64).max).masked_fill(~begins | torch.isin(words, self.ignored), -1)
+
+
+def says_something(word: str) -> bool:
+    """Tell whether a word counts: it is no stop word, and no single letter or digit.
+
+    Args:
+        word: In lower case.
+
+    Returns:
+        Whether two texts that share it have something in common.
+    """
+    return word not in STOP_WORDS and not (len(word) == 1 and word.isascii())
+
+
+def _hash_letters(letters: str) -> int:
+    """Hash letters so that the hash of a word is the sum of those of its parts, each times a power of the base."""
+    return sum((ord(letter) + 1) * pow(_BASE, place, 2**64) for place, letter in enumerate(letters)) % 2**64
+
+
+def _signed(number: int) -> int:
+    return number - 2**64 if number >= 2**63 else number
 
 
 @lru_cache(maxsize=2**18)

@@ -1,12 +1,6 @@
 """Losses for the trainers of sentence-transformers."""
 
-from st_softinfonce.losses.baselines import (
-    CancelledInfoNCELoss,
-    InBatchBCELoss,
-    KLRegularizedInfoNCELoss,
-    WeightedInfoNCELoss,
-)
-from st_softinfonce.losses.in_batch import InputWarning
+from st_softinfonce.losses.base import InputWarning
 from st_softinfonce.losses.multi_vector import MultiVectorSoftInfoNCELoss
 from st_softinfonce.losses.soft_info_nce import CachedSoftInfoNCELoss, SoftInfoNCELoss
 from st_softinfonce.losses.sparse import CachedSoftSpladeLoss, SoftCSRLoss, SoftSpladeLoss
@@ -14,13 +8,9 @@ from st_softinfonce.losses.sparse import CachedSoftSpladeLoss, SoftCSRLoss, Soft
 __all__ = [
     "CachedSoftInfoNCELoss",
     "CachedSoftSpladeLoss",
-    "CancelledInfoNCELoss",
-    "InBatchBCELoss",
     "InputWarning",
-    "KLRegularizedInfoNCELoss",
     "MultiVectorSoftInfoNCELoss",
     "SoftCSRLoss",
     "SoftInfoNCELoss",
     "SoftSpladeLoss",
-    "WeightedInfoNCELoss",
 ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from st_softinfonce import _host
-from st_softinfonce.losses.in_batch import InBatchLoss, Representations
+from st_softinfonce._checks import check_count
+from st_softinfonce.losses.base import Asked, InBatchLoss
 
 
 class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
@@ -21,7 +21,7 @@ class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
 
         Args:
             sentence_features: One dict of features a column: query, positive, and any number of negatives.
-            labels: Without meaning here; ignored with one warning.
+            labels: Without meaning here; a dataset that has them is named in a warning.
 
         Returns:
             Mean over the batch's queries, a scalar; its ``backward`` embeds the texts again.
@@ -30,13 +30,13 @@ class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
             ValueError: There are fewer than two columns, or the estimator breaks its contract.
         """
         features = list(sentence_features)
-        # The host hands its labels through to calculate_loss, which is all that they are to it.
-        return self.forward_cached(features, self.prepare(features, labels))  # type: ignore[arg-type]
+        # The host hands nothing but the labels through to calculate_loss.
+        return self.forward_cached(features, self.ask(features, labels))  # type: ignore[arg-type]
 
     def calculate_loss(
         self,
         reps: list[list[Tensor]],
-        labels: Tensor | Representations | None = None,
+        labels: Tensor | Asked | None = None,
         *,
         with_backward: bool = False,
     ) -> Tensor:
@@ -44,40 +44,26 @@ class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
 
         Args:
             reps: ``(n, D)`` for each mini-batch of each column.
-            labels: What :meth:`represent` returned for the batch.
+            labels: What :meth:`ask` returned for the batch.
             with_backward: Also propagate back to ``reps``, chunk by chunk.
 
         Returns:
             Mean over the batch's queries, a scalar; detached if propagated back.
         """
         batch = self._collect([torch.cat(column) for column in reps], labels)
-        total = batch.queries.new_zeros((), dtype=torch.float32)
+        total = torch.zeros((), dtype=torch.float32, device=batch.queries.device)
         chunks = torch.split(batch.rows, self.mini_batch_size)
         for rows in tqdm(chunks, desc="Calculating loss", disable=not self.show_progress_bar):
-            loss = self._rows_loss(batch, rows) * (len(rows) / len(batch.rows))
+            loss = self.rows_loss(batch, rows) * (len(rows) / len(batch.rows))
             if with_backward:
                 torch.autograd.backward(loss)
                 loss = loss.detach()
             total = total + loss
         return total
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """Return the settings for the model card, as JSON primitives.
-
-        Returns:
-            Names and values.
-        """
-        return super().get_config_dict() | {
-            "mini_batch_size": self.mini_batch_size,
-            "mini_batch_num_tokens": self.mini_batch_num_tokens,
-        }
-
     def _set_mini_batches(self, size: int, num_tokens: int | None, show_progress_bar: bool) -> None:
-        for name, value in (("mini_batch_size", size), ("mini_batch_num_tokens", num_tokens)):
-            optional = name == "mini_batch_num_tokens"
-            number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not number and not (optional and value is None):
-                raise ValueError(f"{name} must be an integer of at least 1{' or None' * optional}, got {value!r}.")
+        check_count("mini_batch_size", size)
+        check_count("mini_batch_num_tokens", num_tokens, optional=True)
         if _host.has_static_embedding_input(self.model):
             raise ValueError(
                 f"model embeds with a StaticEmbedding, whose inputs {type(self).__name__} cannot cut into "

@@ -13,19 +13,21 @@ from sentence_transformers.util import all_gather_padded
 from torch import Tensor
 
 from st_softinfonce import _host
+from st_softinfonce._checks import check_count
 from st_softinfonce.estimators.base import SimilarityEstimator
-from st_softinfonce.losses.in_batch import Batch
-from st_softinfonce.losses.soft_info_nce import SoftInfoNCELoss
+from st_softinfonce.losses.base import Batch, Direction
+from st_softinfonce.losses.soft_info_nce import OneOrSeveral, SoftInfoNCELoss
 
 
 class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
     """:class:`SoftInfoNCELoss` over late-interaction scores, for the host's ``MultiVectorEncoder``.
 
-    With ``alpha=0`` it equals ``MultiVectorMultipleNegativesRankingLoss``.
+    With ``estimator=None`` it equals ``MultiVectorMultipleNegativesRankingLoss``.
 
     Args:
         model: A ``MultiVectorEncoder`` (ColBERT-style).
         estimator: As for :class:`SoftInfoNCELoss`.
+        treatment: As for :class:`SoftInfoNCELoss`.
         scale: Above 0. Multiplies the scores.
         similarity_fct: ``colbert_scores`` or another of the host's scoring functions.
         mini_batch_size: At least 1, or ``None``. Documents embedded at a time.
@@ -39,7 +41,8 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
     def __init__(
         self,
         model: MultiVectorEncoder,
-        estimator: str | SimilarityEstimator = "bm25",
+        estimator: str | SimilarityEstimator | None = "bm25",
+        treatment: OneOrSeveral | None = None,
         *,
         scale: float = 1.0,
         similarity_fct: Callable[..., Tensor] = colbert_scores,
@@ -52,10 +55,9 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
                 f"{name} cannot be set, got {options[name]!r}: multi-vector scores go from query to document only. "
                 "Leave it out."
             )
-        for name, value in (("mini_batch_size", mini_batch_size), ("score_mini_batch_size", score_mini_batch_size)):
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} must be an integer of at least 1 or None, got {value!r}.")
-        super().__init__(model, estimator, scale=scale, similarity_fct=similarity_fct, **options)
+        check_count("mini_batch_size", mini_batch_size, optional=True)
+        check_count("score_mini_batch_size", score_mini_batch_size, optional=True)
+        super().__init__(model, estimator, treatment, scale=scale, similarity_fct=similarity_fct, **options)
         self.mini_batch_size = mini_batch_size
         self.score_mini_batch_size = score_mini_batch_size
 
@@ -64,7 +66,7 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
 
         Args:
             sentence_features: One dict of features a column: query, positive, and any number of negatives.
-            labels: Without meaning here; ignored with one warning.
+            labels: Without meaning here; a dataset that has them is named in a warning.
 
         Returns:
             Mean over the batch's queries, a scalar.
@@ -72,9 +74,13 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
         Raises:
             ValueError: There are fewer than two columns, or the estimator breaks its contract.
         """
+        columns_of_features = list(sentence_features)
+        asked = self.asked_before(columns_of_features)
         # Copies: the scoring mask is written into the features.
-        features = [dict(column) for column in sentence_features]
-        representations = self.prepare(features, labels)
+        features = [dict(column) for column in columns_of_features]
+        if asked is None:
+            asked = self.ask(features, labels)
+        self.keep_asked(columns_of_features, asked)
         queries, query_masks = _host.embed_columns_padded(self.model, features[:1], None, task_default="query")
         documents, document_masks = _host.embed_columns_padded(
             self.model, features[1:], self.mini_batch_size, task_default="document"
@@ -84,9 +90,10 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
         if self.gather_across_devices:
             columns = [all_gather_padded(embeddings, mask, with_grad=True) for embeddings, mask in columns]
         texts, mask = _host.cat_padded_token_embeddings(*map(list, zip(*columns[1:], strict=True)))
-        batch = _MultiVectorBatch(columns[0][0], texts, rows, self._compare(representations), columns[0][1], mask)
+        judgements = self._judgements(asked, columns[0][0], texts)
+        batch = _MultiVectorBatch(columns[0][0], texts, rows, judgements, columns[0][1], mask)
         losses = [
-            self._rows_loss(batch, part) * (len(part) / len(rows))
+            self.rows_loss(batch, part) * (len(part) / len(rows))
             for part in torch.split(rows, self.score_mini_batch_size or len(rows))
         ]
         return torch.stack(losses).sum()
@@ -102,19 +109,18 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
             "score_mini_batch_size": self.score_mini_batch_size,
         }
 
-    def _scores(self, batch: Batch, rows: Tensor) -> Tensor:
+    def _similarity(self, batch: Batch, rows: Tensor, direction: Direction) -> Tensor:
         if not isinstance(batch, _MultiVectorBatch):
             raise TypeError(
                 f"{type(self).__name__} scores token embeddings with their masks, got {type(batch).__name__}: call "
                 "the loss itself with the features."
             )
-        scores = self.similarity_fct(
+        return self.similarity_fct(
             batch.queries[rows],
             batch.documents.unsqueeze(1),  # groups of one document each, in the order of the columns
             queries_mask=batch.query_mask[rows],
             documents_mask=batch.document_mask.unsqueeze(1),
         )
-        return scores * self.scale
 
 
 @dataclass(frozen=True)

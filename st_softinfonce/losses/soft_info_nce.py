@@ -1,344 +1,307 @@
-"""Soft-InfoNCE, at once or with cached gradients."""
+"""InfoNCE with treatments of its negatives: the one loss of this package, at once or with cached gradients."""
 
 from __future__ import annotations
 
-import logging
-import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
-import torch.distributed as dist
-from sentence_transformers.util import cos_sim, dot_score, get_world_size
+from sentence_transformers.util import cos_sim, dot_score, similarity_fct_name
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from st_softinfonce.estimators.base import SimilarityEstimator
-from st_softinfonce.estimators.known_queries import KnownQueries
-from st_softinfonce.functional import (
-    RelevancePosterior,
-    check_not_negative,
-    check_positive,
-    check_weighting,
-    negative_weights,
-    posterior_weights,
-    soft_info_nce,
-    temperature_for_share,
-)
+from st_softinfonce._checks import check_choice, check_not_negative, check_positive
+from st_softinfonce.estimators.base import SimilarityEstimator, leaving_no_trace
+from st_softinfonce.estimators.bm25 import BM25Estimator
+from st_softinfonce.estimators.registry import describe_estimator, get_estimator
+from st_softinfonce.functional import soft_info_nce
+from st_softinfonce.known_queries import KnownQueries
+from st_softinfonce.losses.base import DIRECTIONS, Batch, Direction, InBatchLoss, Judge
 from st_softinfonce.losses.cached import GradientCachedMixin
-from st_softinfonce.losses.in_batch import Batch, Compared, InBatchLoss, InputWarning
+from st_softinfonce.treatments import Treatment, as_treatments, combine, describe_treatments
 
-logger = logging.getLogger(__name__)
-
-Direction = Literal["query_to_doc", "doc_to_query"]
 PartitionMode = Literal["joint", "per_direction"]
-DIRECTIONS: tuple[tuple[Direction, ...], ...] = (("query_to_doc",), ("query_to_doc", "doc_to_query"))
-Weighting = Literal["paper", "posterior"]
-WEIGHTINGS: tuple[Weighting, ...] = ("paper", "posterior")
-# What weight_temperature="auto" softens (a weight below 0.9), and how many queries of the first batch it looks at.
-AUTO_SHARE = 0.05
-AUTO_ROWS = 256
 PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
 HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 HARDNESS_MODES: tuple[HardnessMode | None, ...] = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
+# The blocks that hold no positive, so that a softmax of their own would have nothing to raise.
+SAME_SIDE: tuple[Direction, ...] = ("query_to_query", "doc_to_doc")
+
+OneOrSeveral = Treatment | Sequence[Treatment]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the loss makes of some rows and the candidates of one direction.
+
+    Attributes:
+        direction: Which candidates these are.
+        scores: ``(n, candidates)``, scaled; -inf for what is no candidate.
+        log_weights: ``(n, candidates)``, what the treatments add; ``None`` where they add nothing.
+        targets: ``(n, candidates)``; ``None`` where all of a row's target is its positive's.
+        positives: ``(n,)``, the column of each row's own pair (of the row itself, where there are no pairs).
+    """
+
+    direction: Direction
+    scores: Tensor
+    log_weights: Tensor | None
+    targets: Tensor | None
+    positives: Tensor
 
 
 class SoftInfoNCELoss(InBatchLoss):
-    """InfoNCE whose in-batch negatives are weighted by how unlikely they are to be relevant.
+    """InfoNCE that knows its negatives are not equally negative.
 
-    For a batch of (query, positive) pairs or (query, positive, negative_1, ..., negative_n) tuples (Li et al. 2023,
-    Eq. 3), with ``s = scale * similarity_fct(query, document)``::
+    For a batch of (query, positive) pairs or (query, positive, negative_1, ..., negative_n) tuples, with
+    ``s = scale * similarity_fct(query, document)``, minimise (:func:`st_softinfonce.functional.soft_info_nce`)::
 
-        -mean_i log( exp(s[i, i]) / (exp(s[i, i]) + sum_{j != i} w[i, j] exp(s[i, j])) )
+        -mean_i sum_j t[i, j] log( exp(s[i, j] + b[i, j]) / sum_k exp(s[i, k] + b[i, k]) )
 
-    The weights ``w`` come from an estimator's similarities: ``functional.negative_weights`` (relative to the batch,
-    Eq. 4) or ``functional.posterior_weights`` (absolute). ``alpha=0`` is ``MultipleNegativesRankingLoss``. Explicit
-    negatives are candidates of every query; an estimator that compares queries leaves them at weight 1.
+    An estimator says which candidates are relevant to which query, a treatment what follows from it: a bias ``b``
+    (the logarithm of a weight, -inf for a mask) or targets ``t``. The paper's Soft-InfoNCE (Li et al. 2023, Eq. 3
+    and 4) is ``estimator="bm25"`` with its own treatment, and ``estimator=None`` is MultipleNegativesRankingLoss.
 
     Args:
         model: The model to train, a ``SentenceTransformer``.
-        estimator: An installed estimator's name (``list_estimators()``), or an instance with its own options.
-        alpha: At least 0. Strength of the weighting; ``None`` takes the estimator's.
-        beta: Above 0; ``None`` takes the estimator's.
-        weight_temperature: Above 0, in units of the estimator's similarity; ``None`` takes the estimator's. ``"auto"``
-            takes and keeps what leaves 5% of the first batch's negatives below 0.9; also when resuming (see README).
-        min_weight: In (0, 1], or 0 with ``"posterior"``. Floor of a negative's weight.
-        weighting: ``"paper"`` (Eq. 4), or ``"posterior"``, which alpha, beta and weight_temperature do not affect.
-        posterior: For ``"posterior"``: what ``calibrate`` fits; ``None`` takes the estimator's attribute of that name.
+        estimator: An installed estimator's name (``list_estimators()``), an instance with its own options, or
+            ``None``.
+        treatment: What follows, one treatment or several; ``None`` takes the estimator's own.
+        treatments: For several estimators, instead of both: ``[(estimator, treatment), ...]``, each as above.
         scale: Above 0. Multiplies the model's similarity; the inverse of the softmax temperature.
         similarity_fct: ``(queries (B, D), documents (C, D)) -> (B, C)``.
-        directions: With ``"doc_to_query"`` each positive also has to find its query among the batch's. Its weights
-            are the transposed similarity: an approximation for BM25 between queries, which is not symmetric.
-        partition_mode: Whether two directions share one softmax, or have one each and are averaged.
-        gather_across_devices: Take the documents of all devices as candidates.
-        known_queries: The queries of mined hard negatives, which an estimator that compares queries then weighs too.
-        hardness_mode: As the host's: which negatives are pushed harder the more similar the model finds them,
-            ``"in_batch_negatives"`` (Lan et al. 2025, Eq. 5), ``"hard_negatives"`` (the query's explicit ones), or
-            ``"all_negatives"``. What is hard may be relevant after all: the weights say how likely not.
+        directions: Which candidates each row has, ``"query_to_doc"`` among them: all documents; with
+            ``"doc_to_query"`` also all queries for its document, with ``"query_to_query"`` and ``"doc_to_doc"`` the
+            other queries for its query and the other documents for its document.
+        partition_mode: Whether the directions share one softmax, or have one each and are averaged. Shared, all
+            targets are documents.
+        gather_across_devices: Take the documents and queries of all devices as candidates.
+        hardness_mode: Which negatives are pushed harder the more similar the model finds them, as the host's.
         hardness_strength: At least 0. ``hardness_strength * similarity_fct`` is added to their scores, a constant to
-            the gradient. The papers' 5 and 9 are for cosines at a scale of about 20; what it does is its ratio to
-            ``scale``, so that dot products at scale 1 (:meth:`paper`) need much less.
+            the gradient.
+        known_queries: The queries of mined negatives, which an estimator that compares queries then judges too.
 
     Raises:
         ValueError: An option is out of range, the estimator is unknown or breaks its contract or returns nan, or the
             dataset has fewer than two columns.
+        TypeError: An estimator, a treatment, or another argument is of the wrong kind.
 
     Example:
         >>> from sentence_transformers import SentenceTransformer
         >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
         >>> from tokenizers import Tokenizer, models
         >>> words = StaticEmbedding(Tokenizer(models.WordLevel({"sort": 0, "list": 1})), embedding_dim=4)
-        >>> loss = SoftInfoNCELoss(SentenceTransformer(modules=[words]), estimator="bm25")
-        >>> loss.alpha, loss.beta, loss.weight_temperature
-        (1.5, 0.5, 1.0)
+        >>> SoftInfoNCELoss(SentenceTransformer(modules=[words]), "bm25").judges[0].treatments
+        (Soften(alpha=1.5, beta=0.5, temperature=1.0, min_weight=0.1),)
     """
 
     def __init__(
         self,
         model: nn.Module,
-        estimator: str | SimilarityEstimator = "bm25",
+        estimator: str | SimilarityEstimator | None = "bm25",
+        treatment: OneOrSeveral | None = None,
         *,
-        alpha: float | None = None,
-        beta: float | None = None,
-        weight_temperature: float | Literal["auto"] | None = None,
-        min_weight: float = 0.1,
-        weighting: Weighting = "paper",
-        posterior: RelevancePosterior | None = None,
+        treatments: Sequence[tuple[str | SimilarityEstimator, OneOrSeveral | None]] | None = None,
         scale: float = 20.0,
         similarity_fct: Callable[..., Tensor] = cos_sim,
         directions: Sequence[Direction] = ("query_to_doc",),
         partition_mode: PartitionMode = "joint",
         gather_across_devices: bool = False,
-        known_queries: KnownQueries | None = None,
         hardness_mode: HardnessMode | None = None,
         hardness_strength: float = 0.0,
+        known_queries: KnownQueries | None = None,
     ) -> None:
-        super().__init__(
-            model,
-            estimator,
-            scale=scale,
-            similarity_fct=similarity_fct,
-            gather_across_devices=gather_across_devices,
-            known_queries=known_queries,
-        )
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}.")
-        defaults = self.estimator.weighting
-        self.alpha = defaults.alpha if alpha is None else alpha
-        self.beta = defaults.beta if beta is None else beta
-        self.weight_temperature = defaults.temperature if weight_temperature is None else weight_temperature
-        # In absolute terms a weight of 0 is sound: the candidate is surely relevant.
-        floor = 1.0 if weighting == "posterior" and min_weight == 0 else min_weight
-        check_weighting(alpha=self.alpha, beta=self.beta, temperature=1.0, min_weight=floor)
-        # NumPy's numbers are welcome, but no JSON.
-        self.alpha, self.beta, self.min_weight = float(self.alpha), float(self.beta), float(min_weight)
-        self._auto_temperature = self.weight_temperature == "auto"
-        if not self._auto_temperature:
-            check_positive("weight_temperature", self.weight_temperature)
-            self.weight_temperature = float(self.weight_temperature)
-        self.weighting = weighting
-        self.posterior = _posterior_for(weighting, posterior, self.estimator)
-        given = {"alpha": alpha, "beta": beta, "weight_temperature": weight_temperature}
-        without_effect = [name for name, value in given.items() if value is not None]
-        if alpha == 0 and weighting == "paper" and set(without_effect) - {"alpha"}:
-            warnings.warn(
-                f"{', '.join(without_effect[1:])} have no effect with alpha=0, plain InfoNCE. Leave them out.",
-                stacklevel=2,
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be the model to train, got {type(model).__name__}.")
+        if not callable(similarity_fct):
+            raise TypeError(
+                f"similarity_fct must be a function of two tensors such as sentence_transformers.util.cos_sim, got "
+                f"{similarity_fct!r}."
             )
-        if weighting == "posterior" and without_effect:
-            warnings.warn(
-                f"{', '.join(without_effect)} have no effect with weighting='posterior', whose weights are "
-                "1 - P(relevant | similarity). Leave them out, or use weighting='paper'.",
-                stacklevel=2,
+        judges = read_judges(estimator, treatment, treatments)
+        _check_known_queries(known_queries, judges)
+        super().__init__(model, judges, gather_across_devices=gather_across_devices, known_queries=known_queries)
+        self.scale = check_positive("scale", scale)
+        self.similarity_fct = similarity_fct
+        self.directions = _checked_directions(directions)
+        check_choice("partition_mode", partition_mode, PARTITION_MODES)
+        if partition_mode == "per_direction" and set(self.directions) & set(SAME_SIDE):
+            raise ValueError(
+                f"partition_mode='per_direction' needs directions that hold the positive pair, got {self.directions}: "
+                f"{' and '.join(SAME_SIDE)} never do. Use partition_mode='joint'."
             )
-        if tuple(directions) not in DIRECTIONS:
-            raise ValueError(f"directions must be one of {DIRECTIONS}, got {directions!r}.")
-        if partition_mode not in PARTITION_MODES:
-            raise ValueError(f"partition_mode must be one of {PARTITION_MODES}, got {partition_mode!r}.")
-        self.directions = tuple(directions)
         self.partition_mode = partition_mode
-        if hardness_mode not in HARDNESS_MODES:
-            raise ValueError(f"hardness_mode must be one of {HARDNESS_MODES}, got {hardness_mode!r}.")
-        check_not_negative("hardness_strength", hardness_strength)
-        if (hardness_mode is None) != (hardness_strength == 0):
-            name, missing = ("hardness_mode", "hardness_strength above 0")
-            if hardness_mode is None:
-                name, missing = "hardness_strength", "hardness_mode"
-            warnings.warn(f"{name} has no effect without a {missing}. Set both, or neither.", stacklevel=2)
+        check_choice("hardness_mode", hardness_mode, HARDNESS_MODES)
         self.hardness_mode = hardness_mode
-        self.hardness_strength = float(hardness_strength)
-        self._warned_of_no_negatives = False
-        # Sees each block of weights (rows, M) and its positives' columns; WeightStatisticsCallback sets it.
-        self.observer: Callable[[Tensor, Tensor], None] | None = None
-        if partition_mode != "joint" and len(self.directions) == 1:
-            warnings.warn(
-                f"partition_mode={partition_mode!r} has no effect in one direction. Add 'doc_to_query' to directions.",
-                stacklevel=2,
-            )
+        self.hardness_strength = check_not_negative("hardness_strength", hardness_strength)
+        self._block_hooks: OrderedDict[int, Callable[[SoftInfoNCELoss, Block], None]] = OrderedDict()
 
     @classmethod
-    def paper(cls, model: nn.Module, estimator: str | SimilarityEstimator = "bm25", **options: Any) -> Self:
-        """Make the loss with the paper's scores: dot products at scale 1.
+    def paper(
+        cls,
+        model: nn.Module,
+        estimator: str | SimilarityEstimator | None = "bm25",
+        treatment: OneOrSeveral | None = None,
+        **options: Any,
+    ) -> Self:
+        """Make the loss as the paper has it: dot products at scale 1, and BM25 that counts every token.
 
         Args:
             model: The model to train; its vectors should not be normalised.
             estimator: As for the class.
+            treatment: As for the class.
             **options: Further options of the class.
 
         Returns:
             The loss.
         """
-        return cls(model, estimator, **{"similarity_fct": dot_score, "scale": 1.0, **options})
+        if estimator == "bm25" and options.get("treatments") is None:
+            estimator = BM25Estimator(tokens="all")
+        return cls(model, estimator, treatment, **{"similarity_fct": dot_score, "scale": 1.0, **options})
+
+    def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Compute the mean loss of some of the batch's rows: score, judge, and put the directions together.
+
+        Args:
+            batch: The whole batch.
+            rows: ``(n,)``, the rows to compute.
+
+        Returns:
+            A scalar.
+        """
+        similarity = {direction: self._similarity(batch, rows, direction) for direction in self.directions}
+        blocks = self._blocks(batch, rows, similarity)
+        for hook in self._block_hooks.values():
+            for block in blocks:
+                hook(self, block)
+        log_weights = [block.log_weights for block in blocks]
+        # Hardness comes after the treatments: what a mask has taken out stays out.
+        log_weights[0] = _sum(log_weights[0], self._hardness(batch, rows, similarity["query_to_doc"]))
+        if self.partition_mode == "per_direction":
+            losses = [
+                soft_info_nce(block.scores, bias, targets=block.targets, positives=rows)
+                for block, bias in zip(blocks, log_weights, strict=True)
+            ]
+            return torch.stack(losses).mean()
+        scores = torch.cat([block.scores for block in blocks], dim=1)
+        bias = _side_by_side(log_weights, blocks)
+        targets = blocks[0].targets
+        if targets is not None:
+            targets = nn.functional.pad(targets, (0, scores.size(1) - targets.size(1)))
+        return soft_info_nce(scores, bias, targets=targets, positives=rows)
+
+    def _similarity(self, batch: Batch, rows: Tensor, direction: Direction) -> Tensor:
+        """Compare some rows with the candidates of one direction by the model: ``(rows, candidates)``, no scale."""
+        queries, documents = batch.queries, batch.documents
+        if direction == "query_to_doc":
+            return self.similarity_fct(queries[rows], documents)
+        if direction == "query_to_query":
+            return self.similarity_fct(queries[rows], queries)
+        # The positives are the first documents, so row i's document is number i.
+        if direction == "doc_to_query":
+            return self.similarity_fct(queries, documents[rows]).T
+        return self.similarity_fct(documents, documents[rows]).T
+
+    def _blocks(self, batch: Batch, rows: Tensor, similarity: dict[Direction, Tensor]) -> list[Block]:
+        """Scale the similarities, and have every estimator judge the candidates."""
+        judged = []
+        for judgement in batch.judgements:
+            with leaving_no_trace(judgement.judge.estimator, self.model):
+                judged.append((judgement.judge.treatments, judgement.blocks(self.directions, rows, similarity)))
+        blocks = []
+        for direction in self.directions:
+            scores = similarity[direction] * self.scale
+            if direction in SAME_SIDE:
+                # A text, and a query's own documents, are no candidates for themselves.
+                columns = torch.arange(scores.size(1), device=rows.device) % batch.queries.size(0)
+                scores = scores.masked_fill(columns == rows.unsqueeze(1), -torch.inf)
+            judgements = [(treatments, *found[direction]) for treatments, found in judged]
+            blocks.append(Block(direction, scores, *combine(judgements, rows), rows))
+        return blocks
+
+    def _hardness(self, batch: Batch, rows: Tensor, similarity: Tensor) -> Tensor | None:
+        """Compute what is added to the scores of hard negatives (Lan et al. 2025, Eq. 5): ``(rows, M)``."""
+        if self.hardness_mode is None or self.hardness_strength == 0:
+            return None
+        # Columns are blocks of all queries' positives, then of all queries' first negatives, and so on.
+        columns = torch.arange(similarity.size(1), device=similarity.device)
+        own = columns % batch.queries.size(0) == rows.unsqueeze(1)  # (rows, M): the query's positive and negatives
+        positive = columns == rows.unsqueeze(1)
+        chosen = {"in_batch_negatives": ~own, "hard_negatives": own & ~positive, "all_negatives": ~positive}
+        return (self.hardness_strength * similarity.detach()).masked_fill(~chosen[self.hardness_mode], 0.0)
+
+    def register_block_hook(self, hook: Callable[[SoftInfoNCELoss, Block], None]) -> RemovableHandle:
+        """Have a function called with every block of candidates, before hardness is added; it must not change it.
+
+        Args:
+            hook: ``hook(loss, block)``.
+
+        Returns:
+            A handle whose ``remove()`` ends it.
+        """
+        handle = RemovableHandle(self._block_hooks)
+        self._block_hooks[handle.id] = hook
+        return handle
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings for the model card, as JSON primitives.
 
         Returns:
-            Names and values.
+            The estimator (or all of them) with its options, what follows from it, and the options of the scores.
         """
-        weighting: dict[str, Any] = {
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "weight_temperature": self.weight_temperature,
-        }
-        if self.posterior is not None:
-            weighting = {
-                "posterior": {
-                    "prior": self.posterior.prior,
-                    "relative": self.posterior.relative,
-                    "known_pairs": self.posterior.known_pairs,
-                    "random_pairs": self.posterior.random_pairs,
-                }
-            }
-        elif self._auto_temperature:
-            weighting["weight_temperature_from"] = f"first batch, {AUTO_SHARE:.0%} of its negatives below 0.9"
-        return super().get_config_dict() | {
-            "weighting": self.weighting,
-            **weighting,
-            "min_weight": self.min_weight,
+        described = [
+            {**describe_estimator(judge.estimator), "treatment": describe_treatments(judge.treatments)}
+            for judge in self.judges
+        ]
+        judged: dict[str, Any] = {"estimators": described} if len(described) > 1 else {"estimator": None}
+        if len(described) == 1:
+            judged = described[0]
+        return {
+            **judged,
+            "scale": self.scale,
+            "similarity_fct": similarity_fct_name(self.similarity_fct),
             "directions": list(self.directions),
             "partition_mode": self.partition_mode,
+            "gather_across_devices": self.gather_across_devices,
             "hardness_mode": self.hardness_mode,
             "hardness_strength": self.hardness_strength,
         }
 
-    def _needs_estimator(self) -> bool:
-        return self.weighting == "posterior" or self.alpha != 0
+    @property
+    def temperature(self) -> float:
+        """The softmax temperature, ``1 / scale``."""
+        return 1.0 / self.scale
 
-    def _compare(self, representations: object) -> Compared | None:
-        compared = super()._compare(representations)
-        # Here, not where the weights are made: a cached loss has only some of the rows there.
-        if compared is not None and self.weighting == "paper" and self.weight_temperature == "auto":
-            self._set_temperature(compared)
-        return compared
-
-    def _set_temperature(self, compared: Compared) -> None:
-        """Choose the temperature from this batch, unless nothing in it can be told apart."""
-        rows = torch.arange(min(len(compared.queries), AUTO_ROWS), device=compared.queries.device)
-        similarity = compared.similarity(rows)
-        similarity = similarity if compared.known is None else similarity[:, compared.known]
-        temperature = temperature_for_share(
-            similarity, alpha=self.alpha, beta=self.beta, share=AUTO_SHARE, positives=rows
-        )
-        chosen = torch.tensor(temperature or 0.0, dtype=torch.float32, device=rows.device)
-        if get_world_size() > 1:
-            dist.broadcast(chosen, src=0)  # one temperature for all devices, whose batches differ
-        if chosen > 0:
-            self.weight_temperature = float(chosen)
-            self._update_card()
-            logger.info("weight_temperature='auto' is %.4g from here on.", self.weight_temperature)
-
-    def _rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        scores = self._harder(self._scores(batch, rows), batch, rows)  # (rows, M)
-        weights = transposed_weights = None
-        if batch.compared is not None:
-            weights = self._weights(batch.compared.similarity(rows), rows, batch.compared.known)
-            # Explicit negatives that no query of their own is known of have weight 1.
-            weights = self._observed(batch.compared.spread(weights, scores.size(1), 1.0), rows)
-        if "doc_to_query" not in self.directions:
-            return soft_info_nce(scores, weights, positives=rows)
-
-        # The positives are the first documents, so row i of the transposed block has its query in column i.
-        transposed = self._transposed_scores(batch, rows)  # (rows, N)
-        if batch.compared is not None:
-            transposed_weights = self._observed(self._weights(batch.compared.transposed(rows), rows), rows)
-        if self.partition_mode == "per_direction":
-            one_way = soft_info_nce(scores, weights, positives=rows)
-            return (one_way + soft_info_nce(transposed, transposed_weights, positives=rows)) / 2
-        if weights is not None and transposed_weights is not None:
-            weights = torch.cat([weights, transposed_weights], dim=1)
-        return soft_info_nce(torch.cat([scores, transposed], dim=1), weights, positives=rows)
-
-    def _harder(self, scores: Tensor, batch: Batch, rows: Tensor) -> Tensor:
-        """Raise the scores of negatives by what the model finds them similar, without a gradient of its own."""
-        if self.hardness_mode is None or self.hardness_strength == 0:
-            return scores
-        if self.hardness_mode == "hard_negatives" and scores.size(1) == batch.queries.size(0):
-            if not self._warned_of_no_negatives:
-                self._warned_of_no_negatives = True
-                warnings.warn(
-                    "hardness_mode='hard_negatives' has no effect on pairs: the dataset has no columns of explicit "
-                    "negatives. Add some, or take 'in_batch_negatives'. This is said once.",
-                    InputWarning,
-                    stacklevel=2,
-                )
-            return scores
-        # Columns are blocks of all queries' positives, then of all queries' first negatives, and so on.
-        columns = torch.arange(scores.size(1), device=scores.device)
-        own = columns % batch.queries.size(0) == rows.unsqueeze(1)  # (rows, M): the query's positive and negatives
-        positive = columns == rows.unsqueeze(1)
-        chosen = {"in_batch_negatives": ~own, "hard_negatives": own & ~positive, "all_negatives": ~positive}
-        penalty = (self.hardness_strength / self.scale) * scores.detach()
-        return scores + penalty.masked_fill(~chosen[self.hardness_mode], 0.0)
-
-    def _observed(self, weights: Tensor, positives: Tensor) -> Tensor:
-        if self.observer is not None:
-            self.observer(weights, positives)
-        return weights
-
-    def _weights(self, similarity: Tensor, rows: Tensor, known: Tensor | None = None) -> Tensor:
-        if self.posterior is not None:
-            return posterior_weights(similarity, posterior=self.posterior, min_weight=self.min_weight, positives=rows)
-        temperature = self.weight_temperature
-        return negative_weights(
-            similarity,
-            alpha=self.alpha,
-            beta=self.beta,
-            # Still "auto" while no batch could tell: too small, or all alike, where every temperature means weight 1.
-            temperature=self.estimator.weighting.temperature if isinstance(temperature, str) else temperature,
-            min_weight=self.min_weight,
-            positives=rows,
-            known=known,
-        )
-
-
-def _posterior_for(
-    weighting: Weighting, posterior: RelevancePosterior | None, estimator: SimilarityEstimator
-) -> RelevancePosterior | None:
-    """The posterior to use: none for the paper's weighting."""
-    if weighting == "paper":
-        if posterior is not None:
-            warnings.warn("posterior has no effect with weighting='paper': set weighting='posterior'.", stacklevel=3)
-        return None
-    found = getattr(estimator, "posterior", None) if posterior is None else posterior
-    if not isinstance(found, RelevancePosterior):
-        raise ValueError(
-            f"posterior must be a RelevancePosterior for weighting='posterior', got {type(found).__name__}: "
-            f"st_softinfonce.calibration.calibrate({estimator.name!r}, pairs, batch_size, model=model).posterior "
-            "makes one from your data."
-        )
-    return found
+    @property
+    def citation(self) -> str:
+        """The paper's BibTeX entry, for the model card."""
+        return """
+@inproceedings{li-etal-2023-rethinking,
+    title = "Rethinking Negative Pairs in Code Search",
+    author = "Li, Haochen and Zhou, Xin and Luu, Anh Tuan and Miao, Chunyan",
+    booktitle = "Proceedings of the 2023 Conference on Empirical Methods in Natural Language Processing",
+    month = dec,
+    year = "2023",
+    address = "Singapore",
+    publisher = "Association for Computational Linguistics",
+    url = "https://aclanthology.org/2023.emnlp-main.786",
+    pages = "12760--12774",
+}
+"""
 
 
 class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
     """:class:`SoftInfoNCELoss` with cached gradients, for batches larger than the memory allows.
 
     The same loss and gradients for the memory of ``mini_batch_size`` texts, at the price of embedding every text
-    twice (GradCache, Gao et al. 2021). Scores and weights are made ``mini_batch_size`` rows at a time.
+    twice (GradCache, Gao et al. 2021). Rows are scored and judged ``mini_batch_size`` at a time.
 
     Args:
         model: The model to train; not one of StaticEmbedding, which has no mini-batches.
         estimator: As for :class:`SoftInfoNCELoss`.
+        treatment: As for :class:`SoftInfoNCELoss`.
         mini_batch_size: At least 1. Texts embedded, and rows scored, at a time.
         mini_batch_num_tokens: At least 1, in tokens; embed as many texts at a time as stay below it, instead of
             ``mini_batch_size``. Rows are scored ``mini_batch_size`` at a time all the same.
@@ -352,12 +315,112 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
     def __init__(
         self,
         model: nn.Module,
-        estimator: str | SimilarityEstimator = "bm25",
+        estimator: str | SimilarityEstimator | None = "bm25",
+        treatment: OneOrSeveral | None = None,
         *,
         mini_batch_size: int = 32,
         mini_batch_num_tokens: int | None = None,
         show_progress_bar: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(model, estimator, **options)
+        super().__init__(model, estimator, treatment, **options)
         self._set_mini_batches(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the settings for the model card, as JSON primitives.
+
+        Returns:
+            Names and values.
+        """
+        return super().get_config_dict() | {
+            "mini_batch_size": self.mini_batch_size,
+            "mini_batch_num_tokens": self.mini_batch_num_tokens,
+        }
+
+
+def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
+    """Read who judges and what follows from the arguments of these names.
+
+    Args:
+        estimator: As for :class:`SoftInfoNCELoss`, like the others.
+        treatment: Likewise.
+        treatments: Likewise.
+
+    Returns:
+        The estimators with their treatments; those of whom nothing follows are left out.
+
+    Raises:
+        ValueError: An argument is not allowed beside another, or the estimator is unknown.
+        TypeError: Something else than an estimator or a treatment is given.
+    """
+    if treatments is None:
+        if estimator is None:
+            if treatment is not None:
+                raise ValueError(
+                    f"treatment={treatment!r} needs an estimator, got estimator=None: nobody says what is relevant. "
+                    "Name one, e.g. 'self', or leave the treatment out."
+                )
+            return []
+        treatments = [(estimator, treatment)]
+    elif treatment is not None or estimator not in ("bm25", None):
+        raise ValueError(
+            f"treatments replaces estimator and treatment, got estimator={estimator!r} and treatment={treatment!r} "
+            "beside it. Put them into the list: treatments=[(estimator, treatment), ...]."
+        )
+    if not isinstance(treatments, Sequence) or isinstance(treatments, str):
+        raise TypeError(f"treatments must be a list of (estimator, treatment), got {treatments!r}.")
+    judges = []
+    for entry in treatments:
+        if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
+            raise TypeError(f"treatments must hold pairs (estimator, treatment), got {entry!r}.")
+        who, what = entry
+        judge = get_estimator(cast(Any, who))
+        chosen = (judge.treatment,) if what is None else as_treatments("treatment", what)
+        effective = tuple(one for one in chosen if not one.idle)
+        if effective:
+            judges.append(Judge(judge, effective))
+    return judges
+
+
+def _checked_directions(directions: Sequence[Direction]) -> tuple[Direction, ...]:
+    chosen = (directions,) if isinstance(directions, str) else tuple(directions)
+    unknown = [direction for direction in chosen if direction not in DIRECTIONS]
+    if unknown or "query_to_doc" not in chosen:
+        raise ValueError(
+            f"directions must be among {DIRECTIONS}, 'query_to_doc' (which holds the positive) with them, got "
+            f"{directions!r}."
+        )
+    # The block that holds the positives and the targets comes first.
+    return tuple(direction for direction in DIRECTIONS if direction in chosen)
+
+
+def _check_known_queries(known_queries: object, judges: Sequence[Judge]) -> None:
+    if known_queries is None:
+        return
+    if not isinstance(known_queries, KnownQueries):
+        raise TypeError(
+            f"known_queries must be a KnownQueries, got {type(known_queries).__name__}. KnownQueries(query_of, "
+            "model) makes one from a mapping of document to query."
+        )
+    compared = {judge.estimator.name: judge.estimator.compares for judge in judges}
+    if "queries" not in compared.values():
+        raise ValueError(
+            f"known_queries are for estimators that compare queries, got {compared or None}: those judge mined "
+            "negatives by their own text. Leave known_queries out."
+        )
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
+
+
+def _side_by_side(log_weights: Sequence[Tensor | None], blocks: Sequence[Block]) -> Tensor | None:
+    if all(weights is None for weights in log_weights):
+        return None
+    return torch.cat(
+        [
+            torch.zeros_like(block.scores) if weights is None else weights.to(block.scores.dtype)
+            for weights, block in zip(log_weights, blocks, strict=True)
+        ],
+        dim=1,
+    )

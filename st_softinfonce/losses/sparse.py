@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sentence_transformers.sparse_encoder.losses import CachedSpladeLoss, CSRLoss, SpladeLoss
 from torch import Tensor, nn
 
-from st_softinfonce.losses.in_batch import InBatchLoss
+from st_softinfonce.losses.base import InBatchLoss
 
 if TYPE_CHECKING:
     _Wrapper = nn.Module
@@ -16,33 +16,41 @@ else:
     _Wrapper = object
 
 
-class _RepresentsFirst(_Wrapper):
-    """Lets the inner loss represent the texts before the wrapper embeds them, and hands that on as the labels.
+class _AsksFirst(_Wrapper):
+    """Lets the inner loss ask its estimators about the texts before the wrapper embeds them.
 
-    The host's wrappers give their inner loss the embeddings and the labels, never the texts.
+    What they say travels as the labels: the host's wrappers hand their inner loss the embeddings and the labels,
+    and nothing else.
     """
 
     def __init__(self, model: nn.Module, loss: InBatchLoss, *args: Any, **options: Any) -> None:
         if not isinstance(loss, InBatchLoss):
+            host = next(cls for cls in type(self).__mro__ if cls.__module__.startswith("sentence_transformers."))
             raise TypeError(
                 f"loss must be one of st_softinfonce, e.g. SoftInfoNCELoss.paper(model), got {type(loss).__name__}: "
-                f"{type(self).__mro__[2].__name__} of sentence-transformers takes the others."
+                f"{host.__name__} of sentence-transformers takes the others."
             )
         super().__init__(model, loss, *args, **options)
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Any:
         features = list(sentence_features)
         loss = cast(InBatchLoss, self.loss)
-        return super().forward(features, loss.prepare(features, labels))
+        return super().forward(features, loss.ask(features, labels))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        inner = cast(InBatchLoss, self.loss)
+        name = type(inner).__name__
+        settings: dict[str, Any] = super().get_config_dict()  # type: ignore[misc] # a mixin of the host's wrappers
+        return {**settings, "loss": name, name: inner.get_config_dict()}
 
 
-class SoftSpladeLoss(_RepresentsFirst, SpladeLoss):
+class SoftSpladeLoss(_AsksFirst, SpladeLoss):
     """The host's ``SpladeLoss`` around :class:`SoftInfoNCELoss`: weighted negatives plus FLOPS regularisation.
 
     Args:
         model: A ``SparseEncoder``.
         loss: The ranking loss, usually ``SoftInfoNCELoss.paper(model)``: dot products at scale 1, as for the host's
-            ``SparseMultipleNegativesRankingLoss``, which it equals at ``alpha=0``.
+            ``SparseMultipleNegativesRankingLoss``, which it equals with ``estimator=None``.
         *args: The regularisers and their weights, as for ``SpladeLoss``.
         **options: Likewise.
 
@@ -51,7 +59,7 @@ class SoftSpladeLoss(_RepresentsFirst, SpladeLoss):
     """
 
 
-class CachedSoftSpladeLoss(_RepresentsFirst, CachedSpladeLoss):
+class CachedSoftSpladeLoss(_AsksFirst, CachedSpladeLoss):
     """The host's ``CachedSpladeLoss`` around :class:`SoftInfoNCELoss`: embeddings in mini-batches.
 
     Args:
@@ -65,7 +73,7 @@ class CachedSoftSpladeLoss(_RepresentsFirst, CachedSpladeLoss):
     """
 
 
-class SoftCSRLoss(_RepresentsFirst, CSRLoss):
+class SoftCSRLoss(_AsksFirst, CSRLoss):
     """The host's ``CSRLoss`` around :class:`SoftInfoNCELoss`: weighted negatives plus reconstruction.
 
     Args:

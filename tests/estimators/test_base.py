@@ -1,22 +1,27 @@
 """TextColumn over the host's input layouts, and the checks that hold plugins to the contract."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from conftest import QUERIES
 
-from st_softinfonce import SimilarityEstimator, TextColumn, WeightingParameters
+from st_softinfonce import SimilarityEstimator, Soften, TextColumn
 from st_softinfonce.estimators.base import (
+    bound_to_batch,
     check_estimator,
     checked_representation,
     checked_similarity,
-    join_representations,
+    join_rows,
+    leaving_no_trace,
 )
 
 
 class Constant(SimilarityEstimator):
     """Returns what it is made with."""
 
-    weighting = WeightingParameters(1.0, 1.0, 1.0)
+    treatment = Soften(1.0, 1.0, 1.0)
     compares = "queries"
 
     def __init__(self, representation=None, similarity=None):
@@ -117,12 +122,20 @@ class TestContract:
     @pytest.mark.parametrize(
         ("returned", "message"),
         [
-            ([1, 2], "Constant.represent.. must return a tensor with one row for each of 2 texts, got list"),
-            (torch.zeros(3, 4), r"one row for each of 2 texts, got the shape \(3, 4\)"),
+            (
+                [1, 2],
+                r"Constant.represent\(\) must return a tensor .* of 2 texts, or a tuple of such, got list",
+            ),
+            (torch.zeros(3, 4), r"one row for each of 2 texts, .*got the shape \(3, 4\)"),
             (torch.zeros(2, 4, requires_grad=True), r"Constant.represent\(\) returned a tensor that requires a grad"),
             (torch.zeros(2, 4, device="meta"), "on cpu, got one on meta"),
+            (torch.zeros(2, 4).to_sparse(), r"got a sparse one. Call .to_dense\(\)"),
+            (torch.zeros(()), r"got the shape \(\)"),
+            ((), "got tuple"),
+            ((torch.zeros(2, 1), [1, 2]), "or a tuple of such, got list"),
+            ((torch.zeros(2, 1), (torch.zeros(3),)), r"got the shape \(3,\)"),
         ],
-        ids=["no-tensor", "wrong-rows", "gradient", "other-device"],
+        ids=["no-tensor", "rows", "gradient", "device", "sparse", "scalar", "empty", "part", "nested-part"],
     )
     def test_a_broken_representation_is_refused(self, returned, message):
         with pytest.raises(ValueError, match=message):
@@ -135,8 +148,9 @@ class TestContract:
             (torch.zeros(5, 2), r"shape \(2, 5\) .*, got torch.float32 of shape \(5, 2\)"),
             (torch.zeros(2, 5, dtype=torch.int64), r"floating-point tensor .*, got torch.int64"),
             (torch.zeros(2, 5, requires_grad=True), r"Constant.similarity\(\) returned a tensor that requires a grad"),
+            (torch.zeros(2, 5).to_sparse(), r"got a sparse one. Call .to_dense\(\)"),
         ],
-        ids=["no-tensor", "wrong-shape", "integers", "gradient"],
+        ids=["no-tensor", "wrong-shape", "integers", "gradient", "sparse"],
     )
     def test_a_broken_similarity_is_refused(self, returned, message):
         with pytest.raises(ValueError, match=message):
@@ -167,10 +181,10 @@ class TestContract:
     @pytest.mark.parametrize(
         ("attribute", "value", "message"),
         [
-            ("weighting", (1, 1, 1), r"mine must have a 'weighting' of type WeightingParameters, got \(1, 1, 1\)"),
+            ("treatment", (1, 1, 1), r"mine must have a 'treatment' such as Soften\(.*, got \(1, 1, 1\)"),
             ("compares", "code", "mine must have 'compares' set to one of .*'documents'.*, got 'code'"),
         ],
-        ids=["weighting", "compares"],
+        ids=["treatment", "compares"],
     )
     def test_a_missing_declaration_is_refused(self, attribute, value, message):
         estimator = Constant()
@@ -181,17 +195,73 @@ class TestContract:
     def test_a_name_is_the_class_unless_given(self):
         assert Constant.name == "Constant"
 
-    @pytest.mark.parametrize(("name", "value"), [("alpha", -1), ("beta", 0), ("temperature", 0)])
-    def test_weighting_out_of_range_is_refused(self, name, value):
-        with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
-            WeightingParameters(**{"alpha": 1.0, "beta": 1.0, "temperature": 1.0, name: value})
-
 
 class TestJoin:
     def test_narrower_rows_are_filled_up(self):
-        joined = join_representations([torch.ones(1, 3), torch.ones(2, 1)], padding=-1)
+        joined = join_rows([torch.ones(1, 3), torch.ones(2, 1)], padding=-1)
         assert joined.tolist() == [[1, 1, 1], [1, -1, -1], [1, -1, -1]]
 
     def test_different_widths_without_padding_are_refused(self):
         with pytest.raises(ValueError, match=r"shapes \[\(1, 3\), \(2, 1\)\].*Set the estimator's 'padding'"):
-            join_representations([torch.ones(1, 3), torch.ones(2, 1)], padding=None)
+            join_rows([torch.ones(1, 3), torch.ones(2, 1)], padding=None)
+
+    def test_tuples_are_joined_part_by_part_each_with_its_padding(self):
+        one = torch.ones(1, 2), (torch.ones(1, 1), torch.ones(1))
+        other = torch.ones(1, 1), (torch.ones(1, 3), torch.ones(1))
+        first, (second, third) = join_rows([one, other], padding=(-1, (7, None)))
+        assert first.tolist() == [[1, 1], [1, -1]]
+        assert second.tolist() == [[1, 7, 7], [1, 1, 1]]
+        assert third.tolist() == [1, 1]
+
+
+class TestNoTrace:
+    """What a plugin may do without changing training, and what it is told when it does more."""
+
+    def test_writing_into_the_ids_leaves_the_features_alone(self, model):
+        for layout in (model.preprocess(QUERIES), model.preprocess(QUERIES, prompt="find the ")):
+            before = {name: value.clone() for name, value in layout.items() if isinstance(value, torch.Tensor)}
+            column = TextColumn(layout, model.tokenizer)
+            column.input_ids.fill_(5)
+            column.attention_mask.fill_(False)
+            column.content_ids.fill_(5)
+            assert all(torch.equal(layout[name], value) for name, value in before.items())
+
+    def test_random_numbers_are_drawn_as_if_it_had_not_been_asked(self, transformer_model):
+        def draw():
+            return torch.rand(1).item(), random.random(), np.random.rand()
+
+        def seed():
+            torch.manual_seed(3), random.seed(3), np.random.seed(3)
+
+        seed()
+        expected = draw()
+        seed()
+        with leaving_no_trace(Constant(), transformer_model):
+            torch.manual_seed(9), random.seed(9), np.random.seed(9)
+            draw()
+        assert draw() == expected
+
+    @pytest.mark.parametrize("part", ["whole", "inner"])
+    def test_a_model_left_in_another_mode_is_an_error(self, transformer_model, part):
+        transformer_model.train()
+        changed = transformer_model if part == "whole" else transformer_model[0]
+        with (
+            pytest.raises(RuntimeError, match="'Constant' left the model in training in another mode"),
+            leaving_no_trace(Constant(), transformer_model),
+        ):
+            changed.eval()
+
+    def test_an_estimators_own_error_is_not_hidden(self, transformer_model):
+        with pytest.raises(KeyError, match="mine"), leaving_no_trace(Constant(), transformer_model):
+            raise KeyError("mine")
+
+
+@pytest.mark.parametrize("answer", [None, 3], ids=["none", "number"])
+@pytest.mark.parametrize("known", [None, torch.ones(2, dtype=torch.bool)], ids=["all", "known"])
+def test_for_batch_must_return_an_estimator(answer, known):
+    class Forgetful(Constant):
+        def for_batch(self, candidates, known=None):
+            return answer
+
+    with pytest.raises(TypeError, match=r"Forgetful.for_batch\(\) must return an estimator, got .*Return self"):
+        bound_to_batch(Forgetful(), torch.zeros(2, 1), known)

@@ -9,16 +9,7 @@ from conftest import DOCUMENTS, QUERIES, ForbidWaiting
 from rank_bm25 import BM25Okapi
 
 from st_softinfonce import BM25Estimator, TextColumn, get_estimator
-from st_softinfonce.estimators import bm25
 from st_softinfonce.functional import negative_weights
-
-
-@pytest.fixture(params=["sparse", "padded"], autouse=True)
-def device_class(request, monkeypatch):
-    """Every test scores as on the CPU, and as on a device that must not be waited for."""
-    if request.param == "padded":
-        monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids: False)
-    return request.param
 
 
 def matrix(rows):
@@ -112,23 +103,6 @@ def test_special_tokens_never_count(tokenizer):
     assert torch.equal(estimator.similarity(one, one), estimator.similarity(other, other))
 
 
-@pytest.mark.parametrize("compares", ["queries", "documents"])
-def test_both_device_classes_agree_on_a_batch_of_frequent_and_rare_terms(monkeypatch, compares):
-    generator = random.Random(0)
-    documents = [[int(generator.paretovariate(0.5)) % 900 for _ in range(generator.randrange(30))] for _ in range(150)]
-    queries = padded([[*row[: len(row) // 2], 1000] for row in documents])
-    documents = padded(documents)
-    scores = {}
-    for padded_path in (False, True):
-        monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids, padded_path=padded_path: not padded_path)
-        bound = BM25Estimator(compares=compares).for_batch(documents)
-        scores[padded_path] = bound.similarity(queries, documents)
-        if not padded_path:  # neither kind of term is missing from what is compared
-            assert 0 < len(bound._documents.frequent) < len(bound._documents.vocabulary)
-            assert bound._documents.rare_weights.nnz > 0
-    torch.testing.assert_close(scores[True], scores[False], rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("wait", [lambda x: x.max().item(), torch.nonzero, torch.unique, lambda x: x[x > 1]])
 def test_waiting_for_the_device_is_noticed(wait):
     with ForbidWaiting(), pytest.raises(AssertionError, match="waits for the device"):
@@ -136,8 +110,7 @@ def test_waiting_for_the_device_is_noticed(wait):
 
 
 @pytest.mark.parametrize("options", [{}, {"average_length": 5.0}], ids=["in-batch", "average-length"])
-def test_no_device_but_the_cpu_is_waited_for(tokenizer, monkeypatch, options):
-    monkeypatch.setattr(bm25, "_sizes_are_known", lambda ids: False)
+def test_no_device_but_the_cpu_is_waited_for(tokenizer, options):
     features = dict(tokenizer(QUERIES, padding=True, return_tensors="pt"))
     with ForbidWaiting():
         ids = BM25Estimator(**options).represent(TextColumn(features, tokenizer))
@@ -145,9 +118,8 @@ def test_no_device_but_the_cpu_is_waited_for(tokenizer, monkeypatch, options):
     assert scores.max() > 0
 
 
-def test_sizes_are_not_looked_at_on_other_devices(tokenizer, monkeypatch):
+def test_sizes_are_not_looked_at_on_other_devices(tokenizer):
     """The meta device holds no values: whatever would read one fails."""
-    monkeypatch.undo()
     features = {name: ids.to("meta") for name, ids in tokenizer(QUERIES, padding=True, return_tensors="pt").items()}
     ids = BM25Estimator().represent(TextColumn(features, tokenizer))
     scores = BM25Estimator().for_batch(ids).similarity(ids, ids)
@@ -162,7 +134,7 @@ def test_scoring_leaves_the_ids_alone():
 
 
 class TestWords:
-    texts = [  # noqa: RUF012
+    texts = [
         "parse the HTTP response",
         "def parseHTTPResponse(raw_bytes):",
         "parse_http_response",
@@ -176,7 +148,7 @@ class TestWords:
         return estimator.represent(column)
 
     def test_names_match_the_words_that_they_are_made_of(self, tokenizer):
-        estimator = BM25Estimator(tokenizer="words", compares="documents")
+        estimator = BM25Estimator(tokenizer="words", compares="documents", tokens="all")
         ids = self.represent(self.texts, tokenizer, estimator)
         scores = estimator.similarity(ids[2:3], ids)[0]
         assert (ids >= 0).sum(dim=1).tolist() == [4, 6, 3, 3]
@@ -196,14 +168,14 @@ class TestWords:
         """Decoded from its tokens: without special tokens and padding."""
         column = TextColumn(dict(tokenizer(QUERIES, padding=True, return_tensors="pt")), tokenizer)
         assert column.texts == QUERIES
-        words, ids = (BM25Estimator(tokenizer=tokenizer) for tokenizer in ("words", None))
+        words, ids = (BM25Estimator(tokenizer=tokenizer, tokens="all") for tokenizer in ("words", None))
         one, other = words.represent(column), ids.represent(column)
         torch.testing.assert_close(words.similarity(one, one), ids.similarity(other, other), rtol=1e-10, atol=1e-10)
         assert words.get_config_dict()["tokenizer"] == "words"
 
     def test_a_corpus_is_counted_in_the_words_that_the_models_tokenizer_leaves(self, tokenizer):
         corpus = [*QUERIES, *DOCUMENTS, "read unheardof", ""]
-        estimator = BM25Estimator.from_corpus(corpus, tokenizer="words")
+        estimator = BM25Estimator.from_corpus(corpus, tokenizer="words", tokens="all")
         queries = estimator.represent(TextColumn.from_texts(QUERIES, tokenizer))
         documents = estimator.represent(TextColumn.from_texts(corpus, tokenizer))
         words = [text.replace("unheardof", "").split() for text in corpus]
@@ -232,7 +204,7 @@ class TestFromCorpus:
     def test_scores_equal_get_scores_of_rank_bm25(self, tokenizer, when, options):
         okapi, tokens = self.okapi(tokenizer, **options)
         estimator = BM25Estimator.from_corpus(
-            self.corpus, tokenizer=tokenizer if when == "at-once" else None, **options
+            self.corpus, tokenizer=tokenizer if when == "at-once" else None, tokens="all", **options
         )
         documents = estimator.represent(TextColumn.from_texts(self.corpus, tokenizer))
         queries = estimator.represent(TextColumn.from_texts(QUERIES, tokenizer))
@@ -292,7 +264,18 @@ def test_the_card_says_where_the_statistics_come_from(tokenizer):
         "b": 0.75,
         "compares": "documents",
         "statistics": "batch",
+        "tokens": "content",
     }
     corpus = BM25Estimator.from_corpus(QUERIES, tokenizer=tokenizer).get_config_dict()
     assert corpus["statistics"] == "corpus"
     assert corpus["corpus_size"] == len(QUERIES)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [("read the file of a list", "sort the lines of a list", 1), ("the a of", "the of a", 0)],
+    ids=["a-word", "stop-words"],
+)
+def test_by_default_only_words_that_say_something_count(tokenizer, one, other, shared):
+    first, second = BM25Estimator().represent(TextColumn.from_texts([one, other], tokenizer))
+    assert len(set(first[first >= 0].tolist()) & set(second[second >= 0].tolist())) == shared

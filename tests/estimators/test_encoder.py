@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, make_transformer_model
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, features
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from sentence_transformers import (
     MultiVectorEncoder,
@@ -18,11 +18,11 @@ from sentence_transformers import (
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Router, Transformer
 from sentence_transformers.util import cos_sim
+from tiny_models import make_transformer_model
 
-from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
+from st_softinfonce import CachedSoftInfoNCELoss, KnownQueries, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
-from st_softinfonce.estimators.known_queries import KnownQueries
-from st_softinfonce.estimators.simcse import train_simcse
+from st_softinfonce.estimators.train_simcse import train_simcse
 from st_softinfonce.losses import MultiVectorSoftInfoNCELoss
 from st_softinfonce.vectors import TableError
 
@@ -46,10 +46,6 @@ def teacher(bert_folder):
 
 def triplets():
     return Dataset.from_dict({"query": QUERIES * 2, "code": DOCUMENTS * 2, "negative": NEGATIVES * 2})
-
-
-def features(model, texts=(QUERIES, DOCUMENTS, NEGATIVES)):
-    return [model.preprocess(column) for column in texts]
 
 
 def train(model, folder, loss, **options):
@@ -116,15 +112,28 @@ class TestSimilarity:
         )
         assert not torch.allclose(as_query, as_document)
 
+    def test_normalize_gives_the_cosines_of_query_and_document_and_their_temperature(self, teacher):
+        estimator = TrainedModelEstimator(teacher, normalize=True)
+        columns = (
+            TextColumn.from_texts(texts, teacher.tokenizer, role=role)
+            for texts, role in ((QUERIES, "query"), (DOCUMENTS, "document"))
+        )
+        queries, documents = (teacher.encode(texts, convert_to_tensor=True) for texts in (QUERIES, DOCUMENTS))
+        similarity = estimator.similarity(*map(estimator.represent, columns))
+        torch.testing.assert_close(similarity, cos_sim(queries, documents), rtol=2e-3, atol=2e-3)
+        assert estimator.treatment.temperature == 0.1
+        assert estimator.get_config_dict()["vectors"] == "normalized"
+        assert TrainedModelEstimator(teacher).get_config_dict()["vectors"] == "raw"
+
     def test_a_model_that_normalises_gets_the_temperature_of_cosines(self, teacher):
         normalised = SentenceTransformer(modules=[*teacher, Normalize()], device="cpu")
-        assert TrainedModelEstimator(teacher).weighting.temperature == 5.0
-        assert TrainedModelEstimator(normalised).weighting.temperature == 0.1
+        assert TrainedModelEstimator(teacher).treatment.temperature == 5.0
+        assert TrainedModelEstimator(normalised).treatment.temperature == 0.1
 
     def test_so_does_a_model_that_normalises_on_its_routes(self, teacher):
         routes = Router.for_query_document([*teacher, Normalize()], [*teacher, Normalize()])
         estimator = TrainedModelEstimator(SentenceTransformer(modules=[routes], device="cpu"))
-        assert estimator.weighting.temperature == 0.1
+        assert estimator.treatment.temperature == 0.1
 
     @kinds
     def test_a_name_a_path_and_an_instance_are_the_same(self, teacher, tmp_path, name):
@@ -147,7 +156,7 @@ class TestFrozen:
         start = {key: value.clone() for key, value in transformer_model.state_dict().items()}
         trainer = train(transformer_model, tmp_path, loss, eval_strategy="epoch")
         assert all("eval_loss" in e for e in trainer.state.log_history if "eval_runtime" in e)
-        assert loss.estimator.encoder is teacher
+        assert loss.judges[0].estimator.encoder is teacher
         assert not teacher.training
         assert all(not module.training for module in teacher.modules())
         assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
@@ -209,7 +218,7 @@ class TestTable:
         loss = SoftInfoNCELoss(transformer_model, estimator)
         torch.testing.assert_close(loss(features(transformer_model), None), expected, rtol=1e-4, atol=1e-4)
         assert encoded == []
-        unweighted = SoftInfoNCELoss(transformer_model, alpha=0)(features(transformer_model), None)
+        unweighted = SoftInfoNCELoss(transformer_model, None)(features(transformer_model), None)
         assert abs(expected - unweighted) > 1e-4
 
     @kinds
@@ -352,7 +361,20 @@ class TestTable:
             again = SimCSEEstimator(teacher, table=tmp_path)
             assert again.precompute({"query": texts}, transformer_model, show_progress=False) == 2
         assert encoded == []
-        assert "2 of 3 different texts share the vector of an earlier text" in caplog.text
+        assert "2 texts share the vector of an earlier text" in caplog.text
+
+    def test_a_text_that_is_cut_at_two_lengths_shares_no_vector_with_itself(self, transformer_model, teacher):
+        transformer_model.max_seq_length = 6
+        data = {"query": QUERIES, "code": DOCUMENTS, "negative": DOCUMENTS}
+        estimator = TrainedModelEstimator(teacher, on_miss="ignore")
+        prompts = {"negative": "def "}  # takes up length, so that the same documents are cut earlier
+        alone = {name: data[name] for name in ("query", "code")}
+        expected = TrainedModelEstimator(teacher).precompute(alone, transformer_model, show_progress=False)
+        assert estimator.precompute(data, transformer_model, prompts=prompts, show_progress=False) == expected
+        for prompt in (None, "def "):
+            features = transformer_model.preprocess(DOCUMENTS, prompt=prompt)
+            column = TextColumn(features, transformer_model.tokenizer, role="document")
+            assert not estimator.represent(column).isnan().any()
 
     def test_an_empty_text_is_one_as_query_and_another_as_document(self, transformer_model, teacher):
         teacher.prompts = {"query": "find the first ", "document": "def list "}
@@ -503,12 +525,15 @@ class TestTable:
         teacher[0].register_parameter("logit_scale", torch.nn.Parameter(torch.tensor(1.0)))
         assert SimCSEEstimator(teacher).get_config_dict()["teacher_revision"].startswith("weights ")
 
-    @pytest.mark.parametrize("on_miss", ["ignore", "encode"])
-    def test_a_table_for_other_data_is_said_once(self, transformer_model, teacher, on_miss):
+    @pytest.mark.parametrize(
+        ("on_miss", "consequence"),
+        [("ignore", "nothing follows for them"), ("encode", "they are encoded as they come")],
+    )
+    def test_a_table_for_other_data_is_said_once(self, transformer_model, teacher, on_miss, consequence):
         estimator = SimCSEEstimator(teacher, on_miss=on_miss)
         estimator.precompute({"query": QUERIES[:6]}, transformer_model, show_progress=False)
         loss = SoftInfoNCELoss(transformer_model, estimator)
-        with pytest.warns(UserWarning, match="The table of the estimator 'simcse' lacks 2 of 8 texts: the"):
+        with pytest.warns(UserWarning, match=f"The table of the estimator 'simcse' lacks 2 of 8 texts: {consequence}"):
             value = loss(features(transformer_model), None)
         torch.testing.assert_close(loss(features(transformer_model), None), value)
         expected = SoftInfoNCELoss(transformer_model, SimCSEEstimator(teacher))(features(transformer_model), None)
@@ -520,12 +545,18 @@ class TestTable:
         estimator = KINDS[name](teacher, on_miss="ignore")
         estimator.precompute(triplets(), transformer_model, show_progress=False)
         loss = SoftInfoNCELoss(transformer_model, estimator)
-        expected = loss.represent(features(transformer_model))  # whether the table is for other data is looked at here
+        (expected,) = loss.ask(features(transformer_model))  # whether the table is for other data is looked at here
         batch = features(transformer_model)
         with ForbidWaiting():
-            representations = loss.represent(batch)
-            estimator.similarity(representations[0], representations[-1])
-        assert all(torch.equal(one, other) for one, other in zip(representations, expected, strict=True))
+            columns = [
+                TextColumn(column, transformer_model.tokenizer, role="document" if place else "query")
+                for place, column in enumerate(batch)
+            ]
+            queries, *documents = map(estimator.represent, columns[: 1 if name == "simcse" else 3])
+            estimator.similarity(queries, documents[-1] if documents else queries)
+        assert torch.equal(queries, expected.queries)
+        for one, other in zip(documents or [queries], expected.candidates, strict=True):
+            assert torch.equal(one, other)
 
     def test_ignoring_misses_of_an_empty_table_is_refused(self, transformer_model, teacher):
         loss = SoftInfoNCELoss(transformer_model, SimCSEEstimator(teacher, on_miss="ignore"))

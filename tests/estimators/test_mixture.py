@@ -1,4 +1,4 @@
-"""Mixtures: the parts' similarities on one scale, and their representations unharmed within one tensor."""
+"""Mixtures: the parts' similarities on one scale, and their representations side by side."""
 
 import json
 import math
@@ -13,14 +13,17 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from st_softinfonce import (
     BM25Estimator,
     CachedSoftInfoNCELoss,
+    MixtureEstimator,
+    NearDuplicateEstimator,
+    PairwiseEstimator,
     SimilarityEstimator,
+    Soften,
     SoftInfoNCELoss,
     TextColumn,
-    WeightingParameters,
     get_estimator,
 )
-from st_softinfonce.estimators import MixtureEstimator, NearDuplicateEstimator, PairwiseEstimator
-from st_softinfonce.estimators.base import join_representations
+from st_softinfonce._host import gather_rows
+from st_softinfonce.estimators.base import join_rows, map_rows
 
 arguments = partial(
     SentenceTransformerTrainingArguments,
@@ -33,91 +36,134 @@ arguments = partial(
 )
 
 
-class Bits(SimilarityEstimator):
-    """Random rows of any shape and dtype, which remember what they were."""
+class Parts(SimilarityEstimator):
+    """Random rows of any form, dtype and shape, which remember what they were and what they are compared as."""
 
-    weighting = WeightingParameters(alpha=1.0, beta=1.0, temperature=2.0)
+    treatment = Soften(alpha=1.0, beta=1.0, temperature=2.0)
 
-    def __init__(self, dtype=torch.float32, shape=(3,), padding=None, compares="documents"):
-        self.dtype = dtype
-        self.shape = shape
+    def __init__(self, *rows, padding=None, compares="documents"):
+        self.rows = rows  # (dtype, shape), the shape None for the length of the texts
         self.padding = padding
         self.compares = compares
         self.represented = []
         self.seen = None
 
     def represent(self, column):
-        shape = (len(column), *((column.input_ids.size(1),) if self.padding is not None else self.shape))
-        size = math.prod(shape) * self.dtype.itemsize
-        if self.dtype == torch.bool:
-            rows = torch.rand(shape) > 0.5
-        else:
-            rows = torch.randint(0, 256, (size,), dtype=torch.uint8).view(self.dtype).view(shape)
-        self.represented.append(rows)
-        return rows
+        made = []
+        for dtype, shape in self.rows:
+            shape = (len(column), *((column.input_ids.size(1),) if shape is None else shape))
+            high = 2 if dtype == torch.bool else 2**62 if dtype == torch.int64 else 100
+            made.append(torch.randint(0, high, shape).to(dtype))
+        self.represented.append(tuple(made) if len(made) > 1 else made[0])
+        return self.represented[-1]
 
     def similarity(self, queries, candidates):
         self.seen = queries, candidates
-        return torch.zeros(len(queries), len(candidates))
+        count = (queries[0] if isinstance(queries, tuple) else queries).size(0)
+        other = (candidates[0] if isinstance(candidates, tuple) else candidates).size(0)
+        return torch.zeros(count, other)
 
 
-def same_bits(one, other):
-    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.dtype.itemsize]
-    return one.dtype == other.dtype and torch.equal(one.view(integers), other.view(integers))
+class Overlap(PairwiseEstimator):
+    """Number of common words, of each query's three likely candidates."""
+
+    treatment = Soften(alpha=1.0, beta=1.0, temperature=0.5)
+
+    def __init__(self):
+        super().__init__(candidates_per_query=3)
+
+    def score(self, queries, candidates):
+        pairs = zip(queries, candidates, strict=True)
+        return torch.tensor([float(len({*query.split()} & {*candidate.split()})) for query, candidate in pairs])
+
+
+def flat(representation):
+    """List what a representation holds, to compare with ==."""
+    if isinstance(representation, tuple):
+        return [flat(part) for part in representation]
+    return representation.dtype, representation.tolist()
 
 
 def columns(tokenizer, *texts):
     return [TextColumn.from_texts(column, tokenizer) for column in texts]
 
 
-class TestPacking:
+class TestRepresentations:
     @pytest.mark.parametrize("inside_another", [False, True], ids=["alone", "inside-another"])
-    def test_every_part_gets_back_the_very_bits_of_every_column(self, tokenizer, inside_another):
+    def test_every_part_gets_back_its_own_rows_of_every_column(self, tokenizer, inside_another):
         torch.manual_seed(0)
         parts = [
-            Bits(torch.int64, padding=-1),
-            Bits(torch.float16, (7,)),
-            Bits(torch.float64, ()),
-            Bits(torch.float32, padding=0.5),
-            Bits(torch.float64, (2, 3)),
-            Bits(torch.bool, (5,)),
-            Bits(torch.bfloat16, padding=-2.0),
-            Bits(torch.int64, (2,)),
+            Parts((torch.int64, None), padding=-1),
+            Parts((torch.float16, (7,))),
+            Parts((torch.float32, None), padding=0.5),
+            Parts((torch.float64, (2, 3))),
+            # Several rows a text, of one padding each or one for all.
+            Parts((torch.int64, None), (torch.bool, ()), (torch.float32, None), padding=(-7, None, 2.5)),
+            Parts((torch.int32, None), (torch.bfloat16, None), padding=9),
         ]
         mixture = MixtureEstimator(parts)
         if inside_another:
-            mixture = MixtureEstimator([Bits(torch.int32, padding=9), mixture, Bits(torch.float16, (1,))])
+            mixture = MixtureEstimator([Parts((torch.int32, None), padding=4), mixture, Parts((torch.bool, (1,)))])
         long = ["read every file of a list and sort all the lines of the list", *DOCUMENTS[1:]]
-        representations = [mixture.represent(c) for c in columns(tokenizer, QUERIES, DOCUMENTS, long)]
-        assert len({rows.size(1) for rows in representations}) > 1
-        candidates = join_representations(representations[1:], mixture.padding)
-        mixture.for_batch(candidates).similarity(representations[0][2:5], candidates)
+        represented = [mixture.represent(column) for column in columns(tokenizer, QUERIES, DOCUMENTS, long)]
+        candidates = join_rows(represented[1:], mixture.padding)
+        queries = map_rows(lambda rows: rows[2:5], represented[0])
+        mixture.for_batch(candidates).similarity(queries, candidates)
+        widths = set()
         for part in parts:
-            queries, of_candidates = part.seen
-            expected = part.represented[0][2:5]
-            if part.padding is None:
-                assert same_bits(queries, expected)
-                assert same_bits(of_candidates, torch.cat(part.represented[1:]))
-                continue
-            assert same_bits(queries[:, : expected.size(1)], expected)
-            assert (queries[:, expected.size(1) :] == part.padding).all()
-            for rows, expected in zip(of_candidates.split(8), part.represented[1:], strict=True):
-                assert same_bits(rows[:, : expected.size(1)], expected)
-                assert (rows[:, expected.size(1) :] == part.padding).all()
+            assert flat(part.seen[0]) == flat(map_rows(lambda rows: rows[2:5], part.represented[0]))
 
-    def test_hashes_above_2_to_the_53_stay_exact(self, tokenizer):
-        near = NearDuplicateEstimator(compares="documents")
-        (column,) = columns(tokenizer, DOCUMENTS)
-        mixture = MixtureEstimator([near, BM25Estimator(compares="documents")])
-        shingles, _ = mixture._unpack(mixture.represent(column))
-        assert shingles.max() > 2**60
-        assert torch.equal(shingles, near.represent(column))
+            paddings = part.padding if isinstance(part.padding, tuple) else (part.padding,) * len(part.rows)
+            of_columns = [rows if isinstance(rows, tuple) else (rows,) for rows in part.represented[1:]]
+            seen = part.seen[1] if isinstance(part.seen[1], tuple) else (part.seen[1],)
+            assert len(seen) == len(part.rows)
+            for rows, padding, made in zip(seen, paddings, zip(*of_columns, strict=True), strict=True):
+                for some, expected in zip(rows.split(8), made, strict=True):
+                    assert some.dtype == expected.dtype
+                    if padding is None:
+                        assert torch.equal(some, expected)
+                        continue
+                    widths.add(expected.size(1))
+                    assert torch.equal(some[:, : expected.size(1)], expected)
+                    assert (some[:, expected.size(1) :] == padding).all()
+        assert len(widths) == 2  # something was padded
+
+    def test_rows_are_gathered_part_by_part_and_stay_as_they_are_in_one_process(self, tokenizer):
+        mixture = MixtureEstimator(
+            [MixtureEstimator([BM25Estimator(compares="documents"), Overlap()]), BM25Estimator(compares="documents")]
+        )
+        (rows,) = (mixture.represent(column) for column in columns(tokenizer, DOCUMENTS))
+        assert mixture.padding == ((-1, (None, -1, -1)), -1)
+        assert flat(gather_rows(rows, mixture.padding)) == flat(rows)
+
+    def test_a_mixture_of_mixtures_is_the_mixture_of_its_parts(self, tokenizer):
+        """Logits are shares of shares."""
+        bm25, overlap = BM25Estimator(compares="documents"), Overlap()
+        near = NearDuplicateEstimator(size=1, compares="documents")
+        inner = MixtureEstimator([bm25, overlap], weights=[1, 2])
+        nested = MixtureEstimator([inner, near], weights=[3, 1], temperatures=[1.0, 0.2])
+        plain = MixtureEstimator(
+            [bm25, overlap, near], weights=[1, 2, 1], temperatures=[1.0, Overlap.treatment.temperature, 0.2]
+        )
+        queries, documents = (
+            [mixture.represent(column) for mixture in (nested, plain)]
+            for column in columns(tokenizer, QUERIES, DOCUMENTS)
+        )
+        known = torch.arange(len(DOCUMENTS)) != 3
+        for options in ((), (known,)):
+            some = slice(None) if not options else known
+            nested_similarity, plain_similarity = (
+                mixture.for_batch(candidates, *options).similarity(rows, candidates)[:, some]
+                for mixture, rows, candidates in zip((nested, plain), queries, documents, strict=True)
+            )
+            assert (nested_similarity > -math.inf).any()
+            torch.testing.assert_close(nested_similarity, plain_similarity, rtol=1e-6, atol=1e-6)
 
     def test_bound_parts_know_their_candidates_again(self, tokenizer):
         seen = []
 
         class Noting(BM25Estimator):
-            def for_batch(self, candidates):
+            def for_batch(self, candidates, known=None):
                 seen.append(candidates)
                 return self
 
@@ -128,24 +174,14 @@ class TestPacking:
         mixture = MixtureEstimator([Noting()])
         rows = mixture.represent(*columns(tokenizer, QUERIES))
         mixture.for_batch(rows).similarity(rows, rows)
-        assert seen[0] is seen[1]
-
-    def test_a_part_that_changes_its_shape_is_refused_by_name(self, tokenizer):
-        part = Bits(shape=(3,))
-        mixture = MixtureEstimator([part])
-        mixture.represent(*columns(tokenizer, QUERIES))
-        part.shape = (4,)
-        with pytest.raises(
-            ValueError, match=r"Bits.represent\(\) must return rows of one .* got .*\(4,\) after .*\(3,"
-        ):
-            mixture.represent(*columns(tokenizer, QUERIES))
+        assert seen[0] is seen[1] is rows[0]
 
     def test_a_part_that_breaks_the_contract_is_refused_by_name(self, tokenizer):
         class Wrong(BM25Estimator):
             def similarity(self, queries, candidates):
                 return torch.zeros(1, 1)
 
-            def for_batch(self, candidates):
+            def for_batch(self, candidates, known=None):
                 return self
 
         mixture = MixtureEstimator(["bm25", Wrong()])
@@ -158,32 +194,43 @@ class TestScale:
     def test_logits_are_the_shares_of_the_parts_logits(self, tokenizer):
         near = NearDuplicateEstimator(size=2, compares="queries")
         (column,) = columns(tokenizer, QUERIES)
-        mixture = MixtureEstimator(["bm25", near], weights=[3, 1])
+        bm25 = BM25Estimator()
+        mixture = MixtureEstimator([bm25, near], weights=[3, 1], temperatures=[1.0, 0.1])
         rows = mixture.represent(column)
-        bm25 = BM25Estimator().similarity(column.content_ids, column.content_ids)
+        words = bm25.represent(column)
+        bm25 = bm25.similarity(words, words)
         shingles = near.represent(column)
         expected = 0.75 * bm25 / 1.0 + 0.25 * near.similarity(shingles, shingles) / 0.1
         torch.testing.assert_close(mixture.similarity(rows, rows), expected)
-        torch.testing.assert_close(mixture.for_batch(rows).similarity(rows[3:5], rows), expected[3:5])
+        some = map_rows(lambda part: part[3:5], rows)
+        torch.testing.assert_close(mixture.for_batch(rows).similarity(some, rows), expected[3:5])
         assert mixture.shares == [0.75, 0.25]
 
     def test_an_estimator_mixed_with_itself_is_that_estimator(self, static_model):
         batch = [static_model.preprocess(column) for column in (QUERIES, DOCUMENTS)]
-        alone = SoftInfoNCELoss(static_model, NearDuplicateEstimator(size=1))(batch)
-        mixture = MixtureEstimator([NearDuplicateEstimator(size=1)] * 2, weights=[2, 5])
-        mixed = SoftInfoNCELoss(static_model, mixture)(batch)
-        plain = SoftInfoNCELoss(static_model, alpha=0)(batch)
+        alone = SoftInfoNCELoss(static_model, "bm25")(batch)
+        mixed = SoftInfoNCELoss(static_model, MixtureEstimator(["bm25"] * 2, weights=[2, 5]))(batch)
+        plain = SoftInfoNCELoss(static_model, None)(batch)
         torch.testing.assert_close(mixed, alone)
         assert abs(mixed - plain) > 1e-3
 
     def test_alpha_and_beta_are_means_by_share(self):
-        other = Bits(compares="queries")
-        weighting = MixtureEstimator([BM25Estimator(), other], weights=[3, 1]).weighting
-        assert weighting == WeightingParameters(alpha=1.375, beta=0.625, temperature=1.0)
+        other = Parts((torch.float32, (3,)), compares="queries")
+        treatment = MixtureEstimator([BM25Estimator(), other], weights=[3, 1]).treatment
+        assert treatment == Soften(alpha=1.375, beta=0.625, temperature=1.0)
+
+    def test_a_part_that_does_not_soften_needs_temperatures(self):
+        near = NearDuplicateEstimator(compares="queries")
+        with pytest.raises(
+            ValueError, match=r"temperatures must be given, one for each of 2.*: near-duplicate has no"
+        ):
+            MixtureEstimator(["bm25", near])
+        treatment = MixtureEstimator([near, near], temperatures=[0.1, 0.2]).treatment
+        assert treatment == Soften(alpha=1.3, beta=0.7, temperature=1.0)
 
     def test_what_one_part_rules_out_is_ruled_out(self, tokenizer):
         class First(PairwiseEstimator):
-            weighting = WeightingParameters(alpha=1.0, beta=1.0, temperature=1.0)
+            treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
 
             def score(self, queries, candidates):
                 return torch.ones(len(queries))
@@ -193,6 +240,10 @@ class TestScale:
         similarity = mixture.similarity(queries, documents)
         assert ((similarity > -math.inf).sum(dim=1) == 2).all()
         assert not similarity.isnan().any()
+
+
+def mixture_of_positives():
+    return MixtureEstimator([BM25Estimator(compares="positives"), "near-duplicate"], temperatures=[1.0, 0.1])
 
 
 class TestInTheLoss:
@@ -206,18 +257,18 @@ class TestInTheLoss:
     def test_cached_equals_plain_and_differs_from_its_parts(self, transformer_model, compares, directions):
         transformer_model.double()
         parts = [BM25Estimator(compares=compares), NearDuplicateEstimator(compares=compares, size=1)]
+        mixture = MixtureEstimator(parts, temperatures=[1.0, 0.1])
         options = {"directions": directions}
-        plain = SoftInfoNCELoss(transformer_model, MixtureEstimator(parts), **options)(
-            self.features(transformer_model)
-        )
-        cached = CachedSoftInfoNCELoss(transformer_model, MixtureEstimator(parts), mini_batch_size=3, **options)
+        plain = SoftInfoNCELoss(transformer_model, mixture, **options)(self.features(transformer_model))
+        cached = CachedSoftInfoNCELoss(transformer_model, mixture, mini_batch_size=3, **options)
         assert cached(self.features(transformer_model)).item() == pytest.approx(plain.item(), rel=1e-6)
         for part in parts:
-            alone = SoftInfoNCELoss(transformer_model, part, **options)(self.features(transformer_model))
-            assert abs(alone - plain) > 1e-4
+            soften = Soften(1.4, 0.6, 0.1)
+            alone = SoftInfoNCELoss(transformer_model, part, soften, **options)(self.features(transformer_model))
+            assert abs(alone - plain) > 1e-5
 
     def test_it_trains_and_adds_no_parameters(self, static_model, tmp_path):
-        loss = SoftInfoNCELoss(static_model, MixtureEstimator([BM25Estimator(compares="positives"), "near-duplicate"]))
+        loss = SoftInfoNCELoss(static_model, mixture_of_positives())
         assert {name for name, _ in loss.named_parameters()} == {
             f"model.{name}" for name, _ in static_model.named_parameters()
         }
@@ -243,7 +294,7 @@ class TestInTheLoss:
             def similarity(self, queries, candidates):
                 return torch.full((len(queries), len(candidates)), math.nan)
 
-            def for_batch(self, candidates):
+            def for_batch(self, candidates, known=None):
                 return self
 
         loss = SoftInfoNCELoss(static_model, MixtureEstimator(["bm25", Nan()]))
@@ -252,12 +303,13 @@ class TestInTheLoss:
 
     @pytest.mark.filterwarnings("ignore::st_softinfonce.losses.InputWarning")
     def test_only_empty_texts_train(self, static_model):
-        loss = SoftInfoNCELoss(static_model, MixtureEstimator([BM25Estimator(compares="positives"), "near-duplicate"]))
+        loss = SoftInfoNCELoss(static_model, mixture_of_positives())
         assert torch.isfinite(loss([static_model.preprocess([""] * 8)] * 2))
 
 
 def test_the_configuration_is_readable_json():
-    config = MixtureEstimator(["bm25", NearDuplicateEstimator(compares="queries")], weights=[3, 1]).get_config_dict()
+    parts = ["bm25", NearDuplicateEstimator(compares="queries")]
+    config = MixtureEstimator(parts, weights=[3, 1], temperatures=[1.0, 0.1]).get_config_dict()
     assert json.loads(json.dumps(config)) == config
     assert [part["estimator"] for part in config["estimators"]] == ["bm25", "near-duplicate"]
     assert [part["share"] for part in config["estimators"]] == [0.75, 0.25]
@@ -274,7 +326,7 @@ def test_the_configuration_is_readable_json():
         ({"estimators": ["bm25"], "weights": [0]}, "weights must be a finite number above 0, got 0"),
         (
             {"estimators": ["bm25", "near-duplicate"]},
-            r"all compare the same, got bm25 \(queries\), near-duplicate \(positives\).*their option 'compares'",
+            r"all compare the same texts, got bm25 \(queries\), near-duplicate \(positives\).*their option 'compares'",
         ),
     ],
     ids=["none", "string", "unknown", "count", "zero", "compares"],

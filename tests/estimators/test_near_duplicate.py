@@ -10,9 +10,8 @@ from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
-from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
+from st_softinfonce import CachedSoftInfoNCELoss, Mask, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators import NearDuplicateEstimator
-from st_softinfonce.functional import negative_weights
 
 arguments = partial(
     SentenceTransformerTrainingArguments,
@@ -22,6 +21,9 @@ arguments = partial(
     disable_tqdm=True,
     use_cpu=True,
 )
+
+
+OFTEN = Mask(above=0.2)  # texts of these tests rarely are copies
 
 
 def random_texts(seed, count, vocabulary=6, longest=15):
@@ -92,24 +94,17 @@ def test_nothing_has_a_shape_that_depends_on_the_data():
     assert similarity.trace() == 2
 
 
-def test_weights_drop_for_clones_alone():
+def test_clones_alone_are_taken_out():
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 30_000, (64, 60), generator=generator)
     ids[9] = ids[4]
     ids[9, 50] = 7
     estimator = NearDuplicateEstimator()
     shingles = estimator.represent(TextColumn({"input_ids": ids}))
-    weighting = estimator.weighting
-    weights = negative_weights(
-        estimator.similarity(shingles, shingles),
-        alpha=weighting.alpha,
-        beta=weighting.beta,
-        temperature=weighting.temperature,
-    )
-    assert weights[4, 9] == weights[9, 4] == pytest.approx(0.1)
-    others = torch.ones(64, dtype=torch.bool)
-    others[[4, 9]] = False
-    torch.testing.assert_close(weights[others], torch.ones(62, 64), rtol=1e-3, atol=1e-3)
+    similarity = estimator.similarity(shingles, shingles)
+    expected = torch.zeros(64, 64)
+    expected[4, 9] = expected[9, 4] = -torch.inf
+    assert torch.equal(estimator.treatment.log_weights(similarity, positives=torch.arange(64)), expected)
 
 
 @pytest.mark.parametrize(("compares", "size"), [("positives", 5), ("queries", 3), ("documents", 3)])
@@ -121,8 +116,8 @@ def test_the_default_size_suits_what_is_compared(compares, size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size must be an integer of at least 1, got 0"),
-        ({"size": 2.0}, "size must be an integer of at least 1, got 2.0"),
+        ({"size": 0}, "size must be an integer of at least 1 or None, got 0"),
+        ({"size": 2.0}, "size must be an integer of at least 1 or None, got 2.0"),
         ({"compares": "code"}, r"compares must be one of \('queries', 'documents', 'positives'\), got 'code'"),
     ],
     ids=["size-0", "size-float", "compares"],
@@ -141,12 +136,13 @@ class TestInTheLoss:
     def features(self, model):
         return [model.preprocess(texts) for texts in (QUERIES, list(self.documents), list(self.negatives))]
 
-    def weights(self, loss, transposed=False):
-        batch = loss._collect([torch.zeros(8, 2)] * 3, loss.represent(self.features(loss.model)))
-        return (batch.compared.transposed if transposed else batch.compared.similarity)(batch.rows)
+    def similarity(self, loss, direction="query_to_doc"):
+        batch = loss._collect([torch.zeros(8, 2)] * 3, loss.ask(self.features(loss.model)))
+        return batch.judgements[0].blocks([direction], batch.rows, {})[direction]
 
     def test_every_document_is_compared_with_the_positive(self, model):
-        similarity = self.weights(SoftInfoNCELoss(model, "near-duplicate"))
+        similarity, known = self.similarity(SoftInfoNCELoss(model, "near-duplicate"))
+        assert known is None
         words = [
             [word for word in text.split() if word in model.tokenizer.get_vocab()]
             for text in self.documents + self.negatives
@@ -158,11 +154,13 @@ class TestInTheLoss:
 
     def test_the_other_direction_compares_positives_too(self, model):
         loss = SoftInfoNCELoss(model, "near-duplicate", directions=("query_to_doc", "doc_to_query"))
-        torch.testing.assert_close(self.weights(loss, transposed=True), self.weights(loss)[:, :8])
+        torch.testing.assert_close(self.similarity(loss, "doc_to_query")[0], self.similarity(loss)[0][:, :8])
 
     def test_comparing_queries_leaves_negatives_alone(self, model):
         loss = SoftInfoNCELoss(model, NearDuplicateEstimator(compares="queries"))
-        assert self.weights(loss).shape == (8, 8)
+        similarity, known = self.similarity(loss)
+        assert (similarity[:, 8:] == -torch.inf).all()
+        assert known.tolist() == [True] * 8 + [False] * 8
 
     def test_positives_are_documents_to_the_estimator(self, static_model):
         roles = []
@@ -182,15 +180,16 @@ class TestInTheLoss:
         values = []
         for loss in (
             SoftInfoNCELoss(
-                transformer_model, NearDuplicateEstimator(compares=compares, size=1), directions=directions
+                transformer_model, NearDuplicateEstimator(compares=compares, size=1), OFTEN, directions=directions
             ),
             CachedSoftInfoNCELoss(
                 transformer_model,
                 NearDuplicateEstimator(compares=compares, size=1),
+                OFTEN,
                 directions=directions,
                 mini_batch_size=3,
             ),
-            SoftInfoNCELoss(transformer_model, alpha=0, directions=directions),
+            SoftInfoNCELoss(transformer_model, None, directions=directions),
         ):
             transformer_model.zero_grad()
             value = loss(self.features(transformer_model))

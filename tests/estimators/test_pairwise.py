@@ -4,15 +4,27 @@ import json
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, make_tokenizer
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, features
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from transformers import BertConfig, BertForSequenceClassification
+from tiny_models import make_tokenizer, save_bert
+from transformers import BertForSequenceClassification
 
-from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss, TextColumn, get_estimator
-from st_softinfonce.estimators import CrossEncoderEstimator, PairwiseEstimator, WeightingParameters
+from st_softinfonce import (
+    BM25Estimator,
+    CachedSoftInfoNCELoss,
+    CrossEncoderEstimator,
+    Mask,
+    PairwiseEstimator,
+    Soften,
+    SoftInfoNCELoss,
+    TextColumn,
+    get_estimator,
+)
+from st_softinfonce.estimators.base import map_rows
 
 arguments = partial(
     SentenceTransformerTrainingArguments,
@@ -29,7 +41,7 @@ arguments = partial(
 class Overlap(PairwiseEstimator):
     """Number of common words, noting what it was asked."""
 
-    weighting = WeightingParameters(alpha=1.3, beta=0.7, temperature=0.5)
+    treatment = Soften(alpha=1.3, beta=0.7, temperature=0.5)
 
     def __init__(self, returned=None, **options):
         super().__init__(**options)
@@ -53,6 +65,10 @@ def represented(estimator, texts, tokenizer, role="query"):
     return estimator.represent(column)
 
 
+def rows(representation, some):
+    return map_rows(lambda part: part[some], representation)
+
+
 def compare(estimator, tokenizer, queries=QUERIES, candidates=DOCUMENTS):
     rows = represented(estimator, queries, tokenizer), represented(estimator, candidates, tokenizer, "document")
     return estimator.similarity(*rows)
@@ -67,8 +83,8 @@ class TestShortlist:
     def test_only_the_most_similar_by_the_cheap_estimator_are_scored_in_one_call(self, tokenizer):
         estimator = Overlap(candidates_per_query=3)
         similarity = compare(estimator, tokenizer)
-        queries, documents = (TextColumn.from_texts(t, tokenizer).content_ids for t in (QUERIES, DOCUMENTS))
-        cheap = BM25Estimator().similarity(queries, documents)
+        bm25 = BM25Estimator(compares="documents")
+        cheap = bm25.similarity(*(bm25.represent(TextColumn.from_texts(t, tokenizer)) for t in (QUERIES, DOCUMENTS)))
         chosen = cheap.sort(dim=1, descending=True, stable=True).indices[:, :3]
         expected = torch.zeros(8, 8, dtype=torch.bool).scatter(1, chosen, True)
         assert torch.equal(similarity > -math.inf, expected)
@@ -87,15 +103,16 @@ class TestShortlist:
         documents = represented(estimator, DOCUMENTS, tokenizer, "document")
         whole = estimator.similarity(queries, documents)
         bound = estimator.for_batch(documents)
-        assert torch.equal(bound.similarity(queries[2:5], documents), whole[2:5])
-        assert torch.equal(bound.similarity(queries, documents[[6, 1, 1]]), whole[:, [6, 1, 1]])
+        assert torch.equal(bound.similarity(rows(queries, slice(2, 5)), documents), whole[2:5])
+        assert torch.equal(bound.similarity(queries, rows(documents, [6, 1, 1])), whole[:, [6, 1, 1]])
         assert len(estimator.calls) == 1
 
     def test_padding_does_not_make_another_text(self, tokenizer):
         estimator = Overlap()
         queries, documents = (represented(estimator, texts, tokenizer) for texts in (QUERIES, DOCUMENTS))
         first = estimator.similarity(queries, documents)
-        wider = torch.nn.functional.pad(queries, (0, 3), value=-1)
+        keys, ids, cheap = queries
+        wider = keys, *(torch.nn.functional.pad(part, (0, 3), value=-1) for part in (ids, cheap))
         assert torch.equal(estimator.similarity(wider, documents), first)
         assert len(estimator.calls) == 1
 
@@ -116,7 +133,7 @@ class TestShortlist:
             def similarity(self, queries, candidates):
                 return torch.arange(float(len(candidates))).expand(len(queries), -1)
 
-            def for_batch(self, candidates):
+            def for_batch(self, candidates, known=None):
                 return self
 
         similarity = compare(Overlap(candidates_per_query=2, shortlist=LastFirst()), tokenizer)
@@ -125,10 +142,10 @@ class TestShortlist:
 
     def test_tokenizers_and_roles_are_told_apart(self, tokenizer):
         estimator = Overlap()
-        assert represented(estimator, ["read"], tokenizer)[0, 0] == 0
-        assert represented(estimator, ["read"], tokenizer, "document")[0, 0] == 1
-        assert represented(estimator, ["read"], make_tokenizer())[0, 0] == 2
-        assert represented(estimator, ["sort"], tokenizer)[0, 0] == 0
+        assert represented(estimator, ["read"], tokenizer)[0][0, 0] == 0
+        assert represented(estimator, ["read"], tokenizer, "document")[0][0, 0] == 1
+        assert represented(estimator, ["read"], make_tokenizer())[0][0, 0] == 2
+        assert represented(estimator, ["sort"], tokenizer)[0][0, 0] == 0
 
 
 class TestKeptScores:
@@ -146,6 +163,131 @@ class TestKeptScores:
         assert torch.equal(compare(estimator, tokenizer), first)
         assert len(estimator._scores) == kept
         assert [len(call) for call in estimator.calls] == ([64] if kept == 64 else [64, 64 - kept])
+
+    def test_the_oldest_go_first_whenever_they_were_asked_for_last(self, tokenizer):
+        estimator = Overlap(scores_kept=5)
+        for place in (0, 1, 2, 3, 4, 0, 5, 6):  # the first is asked for again, and no younger for it
+            compare(estimator, tokenizer, QUERIES[:1], [DOCUMENTS[place]])
+        assert len(estimator._scores) == 5
+        estimator.calls.clear()
+        compare(estimator, tokenizer, QUERIES[:1], DOCUMENTS[2:7])
+        assert estimator.calls == []
+        compare(estimator, tokenizer, QUERIES[:1], DOCUMENTS[:2])
+        assert sorted(estimator.calls[0]) == sorted((QUERIES[0], document) for document in DOCUMENTS[:2])
+
+    def test_forgetting_takes_no_longer_the_more_is_kept(self, tokenizer):
+        """Every score that comes in beyond the limit removes one, and looks at no other."""
+        looked_at = []
+
+        class Noting(type(Overlap()._scores)):
+            def popitem(self, last=True):
+                looked_at.append(last)
+                return super().popitem(last)
+
+            def __iter__(self):
+                raise AssertionError("all that is kept is looked at")
+
+        estimator = Overlap(scores_kept=64)
+        estimator._scores = Noting()
+        compare(estimator, tokenizer)
+        compare(estimator, tokenizer, candidates=[*DOCUMENTS[:7], "read socket"])
+        assert looked_at == [False] * 8
+        assert len(estimator._scores) == 64
+
+
+class TestOfAFunction:
+    def test_scores_are_the_functions(self, tokenizer):
+        def common_words(queries, candidates):
+            return [overlap(*pair) for pair in zip(queries, candidates, strict=True)]
+
+        estimator = PairwiseEstimator.from_function(common_words, Mask(above=2.5))
+        assert (estimator.name, estimator.treatment, estimator.compares) == (
+            "common_words",
+            Mask(above=2.5),
+            "documents",
+        )
+        assert torch.equal(compare(estimator, tokenizer), compare(Overlap(), tokenizer))
+
+    @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor], ids=lambda kind: kind.__name__)
+    def test_numbers_may_come_in_any_form(self, tokenizer, kind):
+        estimator = PairwiseEstimator.from_function(
+            lambda queries, candidates: kind([len(q) - len(c) / 8 for q, c in zip(queries, candidates, strict=True)]),
+            Mask(above=1.0),
+        )
+        expected = torch.tensor([[len(query) - len(document) / 8 for document in DOCUMENTS] for query in QUERIES])
+        assert torch.equal(compare(estimator, tokenizer), expected)
+
+    def test_queries_come_first_whatever_the_direction(self, transformer_model):
+        seen = []
+
+        def note(queries, candidates):
+            seen.extend(zip(queries, candidates, strict=True))
+            return [0.5 * (query == QUERIES[1] and DOCUMENTS[2] == c) for query, c in seen[-len(queries) :]]
+
+        estimator = PairwiseEstimator.from_function(note, Mask(above=0.2))
+        batch = features(transformer_model, (QUERIES, DOCUMENTS))
+        value = SoftInfoNCELoss(transformer_model, estimator, directions=("query_to_doc", "doc_to_query"))(batch)
+        assert {query for query, _ in seen} == set(QUERIES)
+        assert {document for _, document in seen} == set(DOCUMENTS)
+        plain = SoftInfoNCELoss(transformer_model, None, directions=("query_to_doc", "doc_to_query"))(
+            features(transformer_model, (QUERIES, DOCUMENTS))
+        )
+        assert value < plain
+
+    def test_options_are_those_of_the_class(self, tokenizer):
+        options = {"compares": "queries", "candidates_per_query": 2, "scores_kept": 0}
+        estimator = PairwiseEstimator.from_function(lambda queries, _: [1.0] * len(queries), Mask(above=2), **options)
+        similarity = compare(estimator, tokenizer)
+        assert ((similarity == 1).sum(dim=1) == 2).all()
+        assert estimator.get_config_dict()["compares"] == "queries"
+        assert not estimator._scores
+
+    def test_the_card_names_the_function(self, static_model):
+        def same_start(queries, candidates):
+            return [float(q[:9] == c[:9]) for q, c in zip(queries, candidates, strict=True)]
+
+        estimator = PairwiseEstimator.from_function(same_start, Mask(above=0.5))
+        config = SoftInfoNCELoss(static_model, estimator).get_config_dict()
+        assert json.loads(json.dumps(config)) == config
+        assert config["estimator"] == "same_start"
+        assert Overlap.name == "Overlap"  # the class of another estimator is as before
+
+    @pytest.mark.parametrize(
+        ("function", "treatment", "error", "message"),
+        [
+            ("overlap", Mask(above=1), TypeError, "function must be a function of two lists of texts, got str"),
+            (overlap, "mask", TypeError, "treatment must be .*, got"),
+        ],
+        ids=["function", "treatment"],
+    )
+    def test_what_cannot_be_meant_is_refused_at_once(self, function, treatment, error, message):
+        with pytest.raises(error, match=message):
+            PairwiseEstimator.from_function(function, treatment)
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (lambda n: None, "broken must return a number for each of 64 pairs, got NoneType"),
+            (lambda n: ["high"] * n, "broken must return a number for each of 64 pairs, got list"),
+            (lambda n: [[0.5]] * n, r"broken.score\(\) must return .* for each of 64 pairs, got .* \(64, 1\)"),
+            (lambda n: [0.5] * (n - 1), r"broken.score\(\) must return .* for each of 64 pairs, got .* \(63,\)"),
+            (lambda n: 0.5, r"broken.score\(\) must return .* for each of 64 pairs, got .* \(\)"),
+            (lambda n: [math.nan] * n, "got nan for 'read a file' and 'def .* Return -inf for a pair that is never"),
+        ],
+        ids=["none", "texts", "nested", "too-few", "one", "nan"],
+    )
+    def test_an_answer_that_is_no_number_a_pair_names_the_function(self, tokenizer, answer, message):
+        def broken(queries, candidates):
+            return answer(len(queries))
+
+        estimator = PairwiseEstimator.from_function(broken, Mask(above=0.5))
+        with pytest.raises(ValueError, match=message):
+            compare(estimator, tokenizer)
+
+    def test_a_mistake_within_the_function_is_the_functions_own(self, tokenizer):
+        estimator = PairwiseEstimator.from_function(lambda queries, candidates: [{}["missing"]], Mask(above=0.5))
+        with pytest.raises(KeyError, match="missing"):
+            compare(estimator, tokenizer)
 
 
 class TestContract:
@@ -176,7 +318,7 @@ class TestContract:
             def similarity(self, queries, candidates):
                 return torch.full((len(queries), len(candidates)), math.nan)
 
-            def for_batch(self, candidates):
+            def for_batch(self, candidates, known=None):
                 return self
 
         with pytest.raises(ValueError, match="shortlist 'Nan' of Overlap returned nan"):
@@ -202,23 +344,14 @@ class TestContract:
 
 
 def make_cross_encoder(folder, labels=1):
-    torch.manual_seed(3)
-    tokenizer = make_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
+    return save_bert(
+        folder / f"reranker-{labels}",
+        BertForSequenceClassification,
+        seed=3,
         initializer_range=1.0,  # or every pair has the same score
         hidden_dropout_prob=0.5,
         num_labels=labels,
     )
-    path = folder / f"reranker-{labels}"
-    BertForSequenceClassification(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +393,7 @@ class TestCrossEncoder:
         plain = SoftInfoNCELoss(transformer_model, estimators[0], **options)(self.features(transformer_model))
         cached = CachedSoftInfoNCELoss(transformer_model, estimators[1], mini_batch_size=3, **options)
         cached = cached(self.features(transformer_model))
-        unweighted = SoftInfoNCELoss(transformer_model, alpha=0, **options)(self.features(transformer_model))
+        unweighted = SoftInfoNCELoss(transformer_model, None, **options)(self.features(transformer_model))
         assert cached.item() == pytest.approx(plain.item(), rel=1e-6)
         assert abs(unweighted - plain) > 1e-3
 
@@ -290,10 +423,11 @@ class TestCrossEncoder:
         assert any(not torch.equal(value, start[name]) for name, value in static_model.state_dict().items())
 
     def test_putting_the_loss_in_train_mode_leaves_the_teacher_alone(self, static_model, reranker, tokenizer):
-        loss = SoftInfoNCELoss(static_model, CrossEncoderEstimator(reranker, scores_kept=0))
+        estimator = CrossEncoderEstimator(reranker, scores_kept=0)
+        loss = SoftInfoNCELoss(static_model, estimator)
         loss.train()
         assert not reranker.training
-        assert torch.equal(compare(loss.estimator, tokenizer), compare(loss.estimator, tokenizer))
+        assert torch.equal(compare(estimator, tokenizer), compare(estimator, tokenizer))
 
     def test_a_teacher_that_shares_weights_with_the_model_is_refused_and_not_frozen(self, reranker):
         with pytest.raises(ValueError, match="'cross-encoder' shares weights with the model in training"):

@@ -10,10 +10,10 @@ from st_softinfonce.estimators import registry
 
 PLUGIN = """
 import torch
-from st_softinfonce import SimilarityEstimator, WeightingParameters
+from st_softinfonce import SimilarityEstimator, Soften
 
 class Length(SimilarityEstimator):
-    weighting = WeightingParameters(alpha=1.0, beta=1.0, temperature=1.0)
+    treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
     compares = "queries"
 
     def __init__(self, *, power=1.0):
@@ -35,8 +35,7 @@ def make_length():
 
 class Distribution:
     def __init__(self, name, version="1.0"):
-        self.name = name
-        self.version = version
+        self.metadata = {"Name": name, "Version": version}
 
 
 def entry_point(name, target, distribution):
@@ -144,3 +143,26 @@ def test_an_estimator_of_no_distribution_has_no_version(installed):
     plugin = type(get_estimator("length"))
     own = type("Own", (plugin,), {"__module__": "a_module_of_no_distribution"})()
     assert registry.describe_estimator(own)["estimator_version"] is None
+
+
+@pytest.mark.parametrize("metadata", [None, "", "Summary: neither name nor version\n"], ids=["none", "empty", "other"])
+def test_a_distribution_without_metadata_breaks_nothing(tmp_path, monkeypatch, metadata):
+    folder = tmp_path / "oldplugin-1.0.dist-info"
+    folder.mkdir()
+    (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\nold = gone:Gone\nbm25 = gone:Gone\n")
+    if metadata is not None:
+        (folder / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(registry.EstimatorWarning, match="'bm25' is registered by .*oldplugin-1.0.dist-info"):
+        assert "oldplugin" in list_estimators()["old"].distribution
+    assert get_estimator("identical").name == "identical"
+    with pytest.raises(ImportError, match=r"'old' .*oldplugin-1.0.dist-info.* cannot be imported from gone:Gone"):
+        get_estimator("old")
+
+
+@pytest.mark.parametrize("target", ["length_plugin", "length_plugin:PLAIN"], ids=["module", "text"])
+def test_an_entry_point_on_something_that_cannot_be_called_is_named(installed, tmp_path, target):
+    (tmp_path / "length_plugin.py").write_text(PLUGIN + "PLAIN = 'text'\n")
+    installed("wrong", target, "length-plugin")
+    with pytest.raises(TypeError, match=r"'wrong' \(length-plugin 1.0\) must name a class or a function, got .*Class"):
+        get_estimator("wrong")

@@ -1,14 +1,20 @@
 """Words of text and code, and ids that agree between processes."""
 
 import os
+import random
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from conftest import ForbidWaiting
+from tiny_models import make_word_tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from st_softinfonce import BM25Estimator, TextColumn
 from st_softinfonce.estimators import words
-from st_softinfonce.estimators.words import split_words, word_ids
+from st_softinfonce.estimators.words import Vocabulary, says_something, split_words, word_ids
 
 
 @pytest.mark.parametrize(
@@ -78,3 +84,194 @@ def test_ids_are_the_same_in_every_process():
 def test_a_function_that_does_not_split_is_refused(split, message):
     with pytest.raises(ValueError, match=message):
         word_ids(["read"], split)
+
+
+SAID = [
+    "Returns the parsed HTTP response of a raw socket",
+    "reads every line of the README and counts the bytes",
+    "connection refused by the remote host; retry with backoff",
+    "x = self.value(a, 'it') or None # UTF-8, sha256 of 1024 bytes",
+    "Größe und Länge naïve café",
+]
+# Not in what the tokenizers learn from, so that they are cut into pieces.
+PIECES = "unheardof retries recounted backoffs parses Sockets HOSTS hosted sha512 responses 2048 Längen".split()
+
+
+def make_tokenizer(kind):
+    """A tokenizer of one of the usual kinds, trained on a few lines."""
+    special = {"special_tokens": ["[UNK]", "[PAD]"], "show_progress": False}
+    if kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(vocab_size=140, **special)
+    elif kind == "byte-level":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=340, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **special)
+    elif kind == "unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=120, unk_token="[UNK]", **special)
+    elif kind == "end-of-word":
+        tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+        trainer = trainers.BpeTrainer(vocab_size=140, end_of_word_suffix="</w>", **special)
+    else:  # of characters
+        tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+        trainer = trainers.WordLevelTrainer(vocab_size=200, **special)
+    tokenizer.train_from_iterator(SAID, trainer)
+    return tokenizer
+
+
+KINDS = ("wordpiece", "byte-level", "unigram", "end-of-word", "characters")
+
+
+def runs(text):
+    """The words of a text, one by one: runs of letters and digits that say something."""
+    return [word for word in re.findall(r"[^\W_]+", text.lower()) if says_something(word)]
+
+
+def words_of(vocabulary, ids):
+    return [[word for word in row if word >= 0] for row in vocabulary.words(ids).tolist()]
+
+
+def of_pieces(names, rows, **model):
+    """Words of rows of tokens, as a list for each row that tells which are equal; and the number of each word."""
+    vocabulary = {name: number for number, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=names[0], **model))
+    width = max(map(len, rows))
+    ids = torch.tensor([[vocabulary[name] for name in row] + [-1] * (width - len(row)) for row in rows])
+    return words_of(Vocabulary.of(tokenizer), ids)
+
+
+class TestVocabulary:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_words_are_those_of_the_decoded_text(self, kind):
+        """Every word of every text, however it is cut, has the number of that word and no other."""
+        tokenizer = make_tokenizer(kind)
+        generator = random.Random(0)
+        pool = [word for text in SAID for word in text.split()] + PIECES + ["(", ".", "_", "'"]
+        # Decoding drops what is unknown, and joins what stood beside it.
+        pool = [word for word in pool if tokenizer.token_to_id("[UNK]") not in tokenizer.encode(word).ids]
+        if kind == "byte-level":  # where pieces of a character are words of their own
+            pool = [word for word in pool if word.isascii()]
+        texts = [" ".join(generator.choices(pool, k=generator.randrange(30))) for _ in range(200)]
+        column = TextColumn.from_texts(texts, tokenizer)
+        found = words_of(Vocabulary.of(tokenizer), column.content_ids)
+        expected = [runs(text) for text in column.texts]
+        assert [len(row) for row in found] == [len(row) for row in expected]
+        pairs = {pair for row, words in zip(found, expected, strict=True) for pair in zip(row, words, strict=True)}
+        assert len(pairs) == len({number for number, _ in pairs}) == len({word for _, word in pairs}) > 25
+        cut = {word for word in (*pool, *PIECES) if len(tokenizer.encode(word).tokens) > 1}
+        assert len(cut) > 5
+
+    def test_a_word_has_one_number_in_every_vocabulary(self):
+        numbers = set()
+        for kind in KINDS:
+            tokenizer = make_tokenizer(kind)
+            column = TextColumn.from_texts(["socket"], tokenizer)
+            numbers |= {tuple(*words_of(Vocabulary.of(tokenizer), column.content_ids))}
+        assert len(numbers) == 1
+
+    def test_a_word_is_where_it_begins_and_nothing_where_there_is_no_content(self):
+        vocabulary = Vocabulary.of(make_word_tokenizer())
+        names = make_word_tokenizer().get_vocab()
+        ids = torch.tensor([[names["sort"], -1, names["list"]], [-1, names["list"], -1], [-1, -1, -1]])
+        words = vocabulary.words(ids)
+        assert ((words >= 0) == (ids >= 0)).all()
+        assert words[0, 2] == words[1, 1] != words[0, 0]
+
+    def test_a_capital_within_a_word_begins_another_one(self):
+        names = ["?", "parse", "##Http", "##HTTP", "##Response", "##response", "READ", "##ME", "##me", "Http", "##s"]
+        rows = [
+            ["parse", "##Http", "##Response"],
+            ["parse"],
+            ["Http", "##response"],
+            ["Http"],
+            ["READ", "##ME"],
+            ["READ", "##me"],
+            ["parse", "##HTTP", "##s"],
+        ]
+        camel, parse, http_response, http, readme, same, with_s = of_pieces(names, rows)
+        assert len(camel) == 3
+        assert camel[0] == parse[0]
+        assert camel[1] == http[0]
+        assert len(http_response) == len(http) == 1
+        assert http_response != http
+        assert readme == same
+        assert len(readme) == 1
+        assert len(with_s) == 2
+
+    def test_stop_words_single_letters_and_punctuation_say_nothing(self):
+        names = ["?", "the", "THE", "of", "x", "7", "(", "_", "##e", "th", "lock", "xy", "77"]
+        rows = [["the", "THE", "of", "x", "7", "(", "_"], ["th", "##e"], ["lock", "x", "xy", "77"]]
+        nothing, cut, something = of_pieces(names, rows)
+        assert nothing == cut == []
+        assert len(something) == 3
+
+    def test_scripts_without_spaces_or_capitals_have_a_word_a_token(self):
+        names = ["?", "读取", "##文件", "文件", "を", "##を", "чита", "##ть", "読"]
+        together, file, kana, cyrillic, one = of_pieces(
+            names, [["读取", "##文件"], ["文件"], ["読", "##を", "を"], ["чита", "##ть"], ["чита"]]
+        )
+        assert together[1:] == file
+        assert len(together) == 2
+        assert len(kana) == 3
+        assert kana[1] == kana[2]
+        assert len(cyrillic) == 1  # written with spaces and capitals
+        assert cyrillic != one
+
+    def test_pieces_of_a_character_are_told_apart(self):
+        tokenizer = make_tokenizer("byte-level")
+        vocabulary = Vocabulary.of(tokenizer)
+        column = TextColumn.from_texts(["读", "取", "读"], tokenizer)
+        found = words_of(vocabulary, column.content_ids)
+        assert found[0] == found[2] != found[1]
+
+    def test_underscores_and_digits(self):
+        names = ["?", "utf", "##8", "utf8", "-", "8", "_", "sha", "##25", "##6", "sha256", "mode"]
+        rows = [["utf", "##8"], ["utf8"], ["utf", "-", "8"], ["sha", "##25", "##6"], ["sha256"], ["utf", "_", "mode"]]
+        cut, whole, apart, sha, sha256, snake = of_pieces(names, rows)
+        assert cut == whole
+        assert sha == sha256
+        assert len(apart) == 1
+        assert snake[0] == apart[0] != whole[0]
+        assert len(snake) == 2
+
+    def test_a_vocabulary_of_lone_surrogates_is_read(self):
+        """One of all characters has some."""
+        characters = [chr(number) for number in (0xD800, 0xDFFF, *map(ord, "sort lie"))]
+
+        class Characters:
+            all_special_ids = ()
+            unk_token_id = None
+
+            def get_vocab(self):
+                return {character: number for number, character in enumerate(characters)}
+
+            def batch_decode(self, rows, **options):
+                return ["".join(characters[number] for number in row) for row in rows]
+
+        tokenizer = Characters()
+        vocabulary = Vocabulary.of(tokenizer)
+        ids = torch.tensor([[characters.index(letter) for letter in text] for text in ("sort tile", "tile rots")])
+        found, other = words_of(vocabulary, ids)
+        assert found[1] == other[0]
+        assert found[0] != other[1]
+        column = TextColumn({"input_ids": ids.masked_fill(ids == 6, 0)}, tokenizer)
+        assert BM25Estimator().represent(column).shape == (2, 9)
+
+    def test_reading_and_finding_words_does_not_wait_for_the_device(self):
+        tokenizer = make_tokenizer("byte-level")
+        vocabulary = Vocabulary.of(tokenizer)
+        ids = TextColumn.from_texts(SAID, tokenizer).content_ids
+        with ForbidWaiting():
+            words = vocabulary.words(ids)
+        assert vocabulary.to(ids.device) is vocabulary
+        assert (words >= 0).any()

@@ -12,6 +12,7 @@ from st_softinfonce.data.languages.base import LanguageMiner
 _MODULES = {
     "python": ("st_softinfonce.data.languages.python", (".py",)),
     "javascript": ("st_softinfonce.data.languages.javascript", (".js", ".mjs", ".cjs", ".jsx")),
+    "typescript": ("st_softinfonce.data.languages.typescript", (".ts", ".tsx", ".mts", ".cts")),
     "go": ("st_softinfonce.data.languages.go", (".go",)),
     "java": ("st_softinfonce.data.languages.java", (".java",)),
     "php": ("st_softinfonce.data.languages.php", (".php",)),

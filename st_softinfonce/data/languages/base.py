@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
+
 
 @dataclass(frozen=True)
 class CleanCode:
@@ -30,7 +32,8 @@ class FoundFunction:
         name: The name as qualified inside its file, e.g. `ClassName.method`.
         rule: The rule of `FUNCTION_RULES` that drops it for its language's own reasons, or None.
         doc: Its documentation, dedented, without comment signs and quotes; empty where `rule` is given.
-        extract: Makes the code, None if it does not parse. Called last, because it is what costs most.
+        extract: Makes the code, None if it does not parse. Called last, because it is what costs most. Also given
+            where the rule is `no_docstring`.
     """
 
     name: str
@@ -67,5 +70,5 @@ class LanguageMiner(Protocol):
     def decode(self, data: bytes) -> str:
         """Decode a file's content by the language's rules; `UnicodeError` or `LookupError` where that fails."""
 
-    def parse(self, source: str) -> ParsedFile:
-        """Parse a file in which a line ends in a line feed and nothing else."""
+    def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
+        """Parse a file in which a line ends in a line feed and nothing else; `TimeLimitError` after the deadline."""

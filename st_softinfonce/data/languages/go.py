@@ -11,8 +11,14 @@ from st_softinfonce.data.languages.comments import CommentMiner, text_of
 
 _RECEIVER = re.compile(r"[*(\s](\w+)\s*(?:\[[^\]]*\])?\s*\)$")
 _DEPRECATED = re.compile(r"^Deprecated:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
-_BEGIN = re.compile(r"(?:func(?:tion)?\s+|(?:\w+|\(\*?\w+\))\.)?(?P<name>\w+)(?:\([^()\n]*\))?(?:'s\b)?[\s:,\u2013-]*")
-_MENTION = re.compile(r"(?<![\w.])(?<!\b[Tt]he )(?<!\b[Aa] )(\w+)\b(?:\(\))?(?![(.]\w)")
+_BEGIN = re.compile(
+    r"(?:(?:[Ff]unc(?:tion)?|[Mm]ethod)\s+)?[`\[*]*(?:\w+\.|\(\w*\s*\*?\w+\)[.\s])?"
+    r"(?P<name>\w+)(?:\([^()\n]*\))?[`\]]*(?:'s\b)?(?:\s+(?:godoc\b|\(\*?\w+\)))?[\s:,\u2013\u2014-]*"
+)
+_DOC_LINK = re.compile(r"(?<![\w\]\[])\[\*?([A-Za-z_]\w*(?:\.\w+){0,2})\](?![\w\[({])")
+_MENTION = re.compile(
+    r"(?<![\w.\"'`/])(?<!\b[Tt]he )(?<!\b[Aa] )(?<!\bof )(?<!\bas )(?<!:= )(\w+)\b(?:\(\))?(?![(\"'`/]|\.\w)"
+)
 _PLAIN_WORD = re.compile(r"[A-Za-z][a-z]+")
 _VERB = re.compile(r"(?!\w*ss\b)\w+s\b|(?:will|can|may|must|should|do|and|or|was|creates?)\b")
 
@@ -23,21 +29,26 @@ class Miner(CommentMiner):
     Go's documentation begins with the function's name by convention, which would make search a comparison of strings:
     the name is taken away, and what follows begins with a capital (`// Foo returns x` becomes `Returns x`). It stays
     where it is an English word that no verb follows (`// Close the file`). Further on, a name that is no English word
-    (`parseInt`, `read_all`) becomes `it`. The code keeps its name. Paragraphs that begin with `Deprecated:` are none.
+    (`parseInt`, `read_all`) becomes `it`, and links (`[io.EOF]`) lose their signs. Capitals make no difference. The
+    code keeps its name. Paragraphs that begin with `Deprecated:` are none.
     """
 
-    grammar = tree_sitter_go.language
+    grammars = (tree_sitter_go.language,)
     query = """
         (function_declaration) @function (method_declaration) @function
         (comment) @comment (raw_string_literal) @string
     """
     line_sign = "//"
+    has_doc_blocks = False
     special = re.compile(r"String|GoString|Error")
     test_name = re.compile(r"(?:Test|Benchmark|Fuzz)(?![a-z]).*")
     test_folder = re.compile(r"tests?|testdata|e2e")
     test_file = re.compile(r".*_test\.go")
     manifests = ("go.mod",)
-    pragma = re.compile(r"//(?:[a-z0-9]+:\S|nolint\b|export |line | \+build )")
+    pragma = re.compile(
+        r"//(?:[a-z0-9]+:\S|export |line )|//\s*(?:nolint\b|#nosec\b|\+[a-z][\w:-]*)"
+        r"|//\s*(?:lint|exhaustive|gosec|revive):"
+    )
     source_folders = frozenset({"src"})
 
     def name_of(self, data: bytes, node: Node) -> str:
@@ -59,10 +70,10 @@ class Miner(CommentMiner):
         doc = _DEPRECATED.sub("", doc).strip()
         begin = _BEGIN.match(doc)
         word = _PLAIN_WORD.fullmatch(name) is not None
-        if begin is not None and begin["name"] == name:
-            if not word or begin[0].strip() != name or _VERB.match(doc, begin.end()):
+        if begin is not None and begin["name"].lower() == name.lower():
+            if not word or begin[0].strip() != begin["name"] or _VERB.match(doc, begin.end()):
                 doc = doc[begin.end() :]
                 doc = doc[:1].upper() + doc[1:]
-        if not word and name in doc:
-            doc = _MENTION.sub(lambda mention: "it" if mention[1] == name else mention[0], doc)
-        return doc
+        if not word and name.lower() in doc.lower():
+            doc = _MENTION.sub(lambda mention: "it" if mention[1].lower() == name.lower() else mention[0], doc)
+        return _DOC_LINK.sub(r"\1", doc)

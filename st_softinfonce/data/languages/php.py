@@ -14,7 +14,7 @@ _ENCODING = re.compile(rb"<\?php\s+declare\s*\(\s*encoding\s*=\s*['\"]([\w.-]+)[
 class Miner(CommentMiner):
     """Finds the functions and methods of PHP files, HTML around them or not; see `CommentMiner`."""
 
-    grammar = tree_sitter_php.language_php
+    grammars = (tree_sitter_php.language_php,)
     query = """
         (function_definition) @function (method_declaration) @function
         (class_declaration) @container (interface_declaration) @container (trait_declaration) @container
@@ -22,6 +22,7 @@ class Miner(CommentMiner):
         (comment) @comment (string) @string (encapsed_string) @string (heredoc) @string (nowdoc) @string
         (text_interpolation) @string
     """
+    is_type_signed = False
     special = re.compile(r"__\w+")
     test_folder = re.compile(r"[Tt]ests?|[Ff]ixtures")
     test_file = re.compile(r".*Test(?:Case)?\.php")

@@ -15,16 +15,28 @@ from pathlib import Path
 import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
+from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
-from st_softinfonce.data.languages.source import REMOVED, apply_edits, clean_lines, count_lines
+from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 
 _TEST_FOLDER = re.compile(r"(?:\w+_)?tests?", re.IGNORECASE)
 _TEST_FILE = re.compile(r"(?:test_.*|.*_tests?|tests?|conftest)\.py")
 _LITERAL = re.compile(r"([A-Za-z]*)('''|\"\"\"|'|\")")
+_LONGEST_NAME = 1_000
+_LONGEST_DOC = 10_000  # a first paragraph that is longer makes no query
+_LONGEST_INDENT = 1_000
+_MIXED_INDENT = re.compile(r"^ +\t|^\t+ |^\t(?s:.*)^ |^ (?s:.*)^\t", re.MULTILINE)
+# What Python 3 does not parse, by type of the node that holds it.
+_PYTHON2 = {
+    "integer": re.compile(rb"0[0-9_]*[1-9]|[0-9a-fA-FxXoObB_]+[lL]$"),
+    "string_start": re.compile(rb"[uU][rR]|`"),
+    "identifier": re.compile(rb"(?:async|await)$"),
+}
+_EPYTEXT = re.compile(r"(?<!\w)[BCEGILMSUX]\{([^{}<]*)(?:<[^{}<>]*>)?\}")
 _STUB = re.compile(r"pass|\.\.\.|raise\s+NotImplementedError\b.*", re.DOTALL)
 
 # A NUL never occurs in a file that is mined, so these cannot be mistaken for source.
-_DOCSTRING = "\0d\0"
+_BODY = "\0b\0"
 _STRING = re.compile("\0(\\d+)\0")
 
 
@@ -37,7 +49,8 @@ class Miner:
 
     The docstring is what Python takes for one: the literal evaluated, prefixes and implicit concatenation included;
     f-strings and bytes are none. It is removed from the code, and so are those of the functions and classes
-    inside, except where one is the whole body. Python 2 (`print x`, `exec x`) counts as code that does not parse.
+    inside, except where one is the whole body. What only Python 2 parses (`print x`, `raise E, x`, `a <> b`) does
+    not parse.
     """
 
     source_folders = frozenset({"src", "lib", "python"})
@@ -48,8 +61,20 @@ class Miner:
         self._definitions = Query(language, "(function_definition) @function (class_definition) @class")
         self._details = Query(
             language,
-            "(comment) @comment (string) @string (print_statement) @python2 (exec_statement) @python2"
-            " (function_definition) @definition (class_definition) @definition",
+            """
+            (comment) @comment (string) @string
+            (function_definition) @definition (class_definition) @definition
+            (print_statement) @python2 (exec_statement) @python2 (raise_statement (expression_list)) @python2
+            (comparison_operator "<>") @python2
+            (parameters (tuple_pattern) @python2) (lambda_parameters (tuple_pattern) @python2)
+            (parameters (default_parameter (tuple_pattern) @python2))
+            (except_clause value: (_) "," value: (identifier) @exception)
+            (list_comprehension (for_in_clause right: (_) "," right: (_) @python2))
+            (integer) @maybe_python2 (string_start) @maybe_python2
+            (assignment left: (identifier) @maybe_python2) (call function: (identifier) @maybe_python2)
+            (parameters (identifier) @maybe_python2) (default_parameter name: (identifier) @maybe_python2)
+            (keyword_argument name: (identifier) @maybe_python2) (attribute attribute: (identifier) @maybe_python2)
+            """,
         )
 
     def is_test(self, parts: Sequence[str]) -> bool:
@@ -68,10 +93,10 @@ class Miner:
             raise LookupError(str(error)) from error
         return data.decode(encoding)
 
-    def parse(self, source: str) -> ParsedFile:
+    def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
         """Parse a file; its clean functions are found even where other parts are broken."""
         data = source.encode()
-        root = self._parser.parse(data).root_node
+        root = deadline.parse(self._parser, data).root_node
         return ParsedFile(root.has_error, self._functions(data, root))
 
     def _functions(self, data: bytes, root: Node) -> Iterator[FoundFunction]:
@@ -85,7 +110,9 @@ class Miner:
                 surrounding.pop()
             name = _name(data, node)
             nested = bool(surrounding) and surrounding[-1][1]
-            qualified = f"{surrounding[-1][2]}.{name}" if surrounding else name
+            prefix = surrounding[-1][2] if surrounding else ""
+            # Of code that is nested thousands deep, the names alone would fill the memory.
+            qualified = f"{prefix}.{name}" if surrounding and len(prefix) < _LONGEST_NAME else name
             surrounding.append((node.end_byte, is_function or nested, qualified))
             if is_function:
                 yield self._function(data, node, name, qualified, nested)
@@ -97,16 +124,17 @@ class Miner:
             return FoundFunction(qualified, "special_method")
         if name.startswith("test"):
             return FoundFunction(qualified, "test")
-        literals = _docstring(data, node)
-        if not literals:
-            return FoundFunction(qualified, "no_docstring")
-        doc = None if node.has_error else _evaluate(data, literals)
-        if doc is None:
+        literals = _docstring(data, _first_statements(node))
+        doc = "" if node.has_error or not literals else _evaluate(data, literals)
+        if doc is None or (node.has_error and literals):
             return FoundFunction(qualified, "syntax_error")
-        return FoundFunction(qualified, None, inspect.cleandoc(doc), partial(self._code, data, node))
+        extract = partial(self._code, data, node)
+        if not literals:
+            return FoundFunction(qualified, "no_docstring", "", extract)
+        return FoundFunction(qualified, None, _clean_epytext(inspect.cleandoc(doc)[:_LONGEST_DOC]), extract)
 
     def _code(self, data: bytes, node: Node) -> CleanCode | None:
-        return _code(data, node, QueryCursor(self._details).captures(node))
+        return None if node.has_error else _code(data, node, QueryCursor(self._details).captures(node))
 
 
 def _name(data: bytes, node: Node) -> str:
@@ -114,26 +142,28 @@ def _name(data: bytes, node: Node) -> str:
     return "" if name is None else data[name.start_byte : name.end_byte].decode()
 
 
-def _next_statement(node: Node | None) -> Node | None:
-    while node is not None and node.type == "comment":
-        node = node.next_named_sibling
-    return node
-
-
-def _first_statements(definition: Node) -> tuple[Node | None, Node | None, Node | None]:
-    """The first three statements of a definition's body, None where it has fewer."""
+def _first_statements(definition: Node) -> list[tuple[Node, int]]:
+    """The first three statements of a definition's body, with where each ends, its semicolon included."""
     body = definition.child_by_field_name("body")
-    if body is None or not body.named_child_count:
-        return None, None, None
-    first = _next_statement(body.named_child(0))
-    second = None if first is None else _next_statement(first.next_named_sibling)
-    third = None if second is None else _next_statement(second.next_named_sibling)
-    return first, second, third
+    found: list[tuple[Node, int]] = []
+    # A cursor steps to the next sibling at once; a node looks for it from the root of the tree.
+    cursor = None if body is None else body.walk()
+    more = cursor is not None and cursor.goto_first_child()
+    while cursor is not None and more:
+        node = cursor.node
+        if node is not None and node.is_named and node.type != "comment":
+            if len(found) == 3:
+                break
+            found.append((node, node.end_byte))
+        elif node is not None and node.type == ";" and found:
+            found[-1] = (found[-1][0], node.end_byte)
+        more = cursor.goto_next_sibling()
+    return found
 
 
-def _docstring(data: bytes, definition: Node) -> list[Node]:
+def _docstring(data: bytes, statements: list[tuple[Node, int]]) -> list[Node]:
     """The string literals that make up a definition's docstring, none if it has no docstring."""
-    node = _first_statements(definition)[0]
+    node = statements[0][0] if statements else None
     if node is None or node.type != "expression_statement" or node.child_count != 1:
         return []
     child: Node | None = node.named_child(0)
@@ -149,6 +179,13 @@ def _docstring(data: bytes, definition: Node) -> list[Node]:
         _LITERAL.match(data[part.start_byte : part.start_byte + 5].decode(errors="ignore")) for part in literals
     )
     return literals if all(prefix is not None and prefix[1] in "rRuU" for prefix in prefixes) else []
+
+
+def _clean_epytext(doc: str) -> str:
+    """Replace Epytext's inline markup (`L{text<target>}`, `C{x}`) by its text."""
+    for _ in range(3 if "{" in doc else 0):
+        doc = _EPYTEXT.sub(lambda markup: markup[1].strip(), doc)
+    return doc
 
 
 def _evaluate(data: bytes, literals: list[Node]) -> str | None:
@@ -167,35 +204,64 @@ def _evaluate(data: bytes, literals: list[Node]) -> str | None:
 
 
 def _code(data: bytes, definition: Node, captures: dict[str, list[Node]]) -> CleanCode | None:
-    docstring, statement, more = _first_statements(definition)
-    if "python2" in captures:
+    statements = _first_statements(definition)
+    if _is_python2(data, captures):
         return None
-    if docstring is None or statement is None:
+    if not statements:
         return CleanCode("", 0)
-    if more is None and _STUB.fullmatch(data[statement.start_byte : statement.end_byte].decode()):
+    first, end = statements[0]
+    documented = bool(_docstring(data, statements))
+    body = statements[1:] if documented else statements
+    if not body or (len(body) == 1 and _STUB.fullmatch(data[body[0][0].start_byte : body[0][0].end_byte].decode())):
         return CleanCode("", 0)
-    edits = [(docstring.start_byte, _end_of_statement(docstring), _DOCSTRING)]
+    edits = [(first.start_byte, end if documented else first.start_byte, _BODY)]
     edits += [(node.start_byte, node.end_byte, REMOVED) for node in captures.get("comment", ())]
     for inner in captures["definition"]:
-        first, second, _ = _first_statements(inner)
-        if first is not None and second is not None and _docstring(data, inner):
-            edits.append((first.start_byte, _end_of_statement(first), REMOVED))
+        within = _first_statements(inner)
+        if len(within) > 1 and _docstring(data, within):
+            edits.append((within[0][0].start_byte, within[0][1], REMOVED))
     strings: list[str] = []
     for node in captures.get("string", ()):
-        text = data[node.start_byte : node.end_byte]
-        if b"\n" in text:
+        literal = data[node.start_byte : node.end_byte]
+        if b"\n" in literal:
             edits.append((node.start_byte, node.end_byte, f"\0{len(strings)}\0"))
-            strings.append(text.decode())
-    head, tail = apply_edits(data, definition.start_byte, definition.end_byte, edits).split(_DOCSTRING)
-    indent = data[data.rfind(b"\n", 0, definition.start_byte) + 1 : definition.start_byte].decode()
-    signature, body = _join(head, tail, indent if not indent.strip() else "")
-    code, signature = (_STRING.sub(lambda mark: strings[int(mark[1])], part) for part in (body, signature))
+            strings.append(literal.decode())
+    head, tail = apply_edits(data, definition.start_byte, definition.end_byte, edits).split(_BODY)
+    line = data.rfind(b"\n", max(0, definition.start_byte - _LONGEST_INDENT), definition.start_byte) + 1
+    indent = data[line : definition.start_byte].decode(errors="ignore")
+    signature, text = _join(head, tail, indent if not indent.strip() else "")
+    code, signature = (_STRING.sub(lambda mark: strings[int(mark[1])], part) for part in (text, signature))
+    if _MIXED_INDENT.search(code) is not None and not _is_indented_well(code):
+        return None
     return CleanCode(code, 1 + count_lines(code) - count_lines(signature))
 
 
-def _end_of_statement(statement: Node) -> int:
-    following = statement.next_sibling
-    return following.end_byte if following is not None and following.type == ";" else statement.end_byte
+def _is_python2(data: bytes, captures: dict[str, list[Node]]) -> bool:
+    """Whether a function uses what Python 3 does not parse and this grammar does."""
+    if "python2" in captures:
+        return True
+    # `except E, e` catches E in Python 2; `except A, B`, of Python 3.14, catches both.
+    if any(data[node.start_byte : node.start_byte + 1].islower() for node in captures.get("exception", ())):
+        return True
+    for node in captures.get("maybe_python2", ()):
+        form = _PYTHON2.get(node.type)
+        if form is not None and form.match(data, node.start_byte, node.end_byte):
+            return True
+    return False
+
+
+def _is_indented_well(code: str) -> bool:
+    """Whether the tabs and blanks of the indentation mean the same whatever a tab is worth."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(code)
+    except TabError:
+        return False
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # Newer syntax than that of the interpreter is not this rule's affair.
+        return True
+    return True
 
 
 def _join(head: str, tail: str, indent: str) -> tuple[str, str]:

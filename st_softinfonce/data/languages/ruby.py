@@ -19,6 +19,8 @@ _INDENTED = re.compile(r"^[ \t]+\S.*(?:\n[ \t]+\S.*)*$", re.MULTILINE)
 _RESULT = re.compile(r"#[ \t]*=>")
 _MONOSPACE = re.compile(r"(?<![\w+])\+([^\s+]+)\+(?![\w+])")
 _LABEL = re.compile(r"(?:\{([^{}]+)\}|(?<=\s)(\w+))\[(?:https?:|rdoc-ref:|link:|@)[^\]\s]*\]")
+_REFERENCE = re.compile(r"(?<![\w$#%{])\{((?:file:|include:file:)?(?:#|[A-Z.:])[\w:.#?!=/-]*)(?:[ \t]+([^{}]+))?\}")
+_TYPE = re.compile(r"\A\[[A-Z][\w:<>, |()]*\]\s+(?=\w)")
 _ESCAPE = re.compile(r"\\(?=[A-Z_#:])")
 
 
@@ -26,17 +28,25 @@ class Miner(CommentMiner):
     """Finds the methods of Ruby files, documented by RDoc or YARD; see `CommentMiner`.
 
     What RDoc hides (`--`), its directives (`:nodoc:`), headings, call sequences and examples before the text are left
-    out, and `+code+` loses its signs.
+    out; `+code+` and references (`{#add}`, `{Order#add its sum}`) lose their signs, and so does a type that the text
+    begins with (`[Boolean] whether`).
     """
 
-    grammar = tree_sitter_ruby.language
+    grammars = (tree_sitter_ruby.language,)
     query = """
         (method) @function (singleton_method) @function
         (class) @container (module) @container
         (comment) @comment (string) @string (heredoc_body) @string (subshell) @string (regex) @string
     """
     line_sign = "#"
-    lead = re.compile(rb"\s*(?:sig\b[^\n]*\n\s*)?(?:[a-z]\w*[ \t]+){0,2}")
+    has_doc_blocks = False
+    opening = b"=begin"
+    closing = b"\n=begin\n=end\n"
+    lead = re.compile(
+        rb"\s*(?:(?:T::Sig::WithoutRuntime\.)?sig\b[ \t]*(?:\([^()\n]*\)[ \t]*)?"
+        rb"(?:\{(?:[^{}]|\{[^{}]*\})*\}|do\b(?:(?!\bend\b)[^#])*\bend\b)\s*|Contract\b[^\n]*\n\s*)*"
+        rb"(?:[a-z]\w*[ \t]+){0,2}"
+    )
     special = re.compile(
         r"initialize(?:_copy|_dup|_clone)?|to_s|to_str|to_text|inspect|display|dup|clone|hash|eql\?|equal\?|between\?"
         r"|[=!]=|===|=~|<=>|[<>]=?|method_missing|respond_to(?:_missing)?\?"
@@ -46,7 +56,7 @@ class Miner(CommentMiner):
     manifests = ("*.gemspec",)
     pragma = re.compile(
         r"#+\s*(?:!|rubocop:|standard:|steep:|typed:|-\*-|(?:en)?coding[:=]|frozen_string_literal:|warn_indent:"
-        r"|shareable_constant_value:|sorbet:|reek:|simplecov:|:nocov:)"
+        r"|shareable_constant_value:|sorbet:|reek:|simplecov:|:nocov:|:\s|\||brakeman:|sord\b|@rbs\b|noinspection\b|type:\s)"
     )
     tag = re.compile(
         r"^[ \t]*@(?:!\w+|abstract|api|attr|attr_reader|attr_writer|author|deprecated|example|note|option|overload|"
@@ -59,6 +69,9 @@ class Miner(CommentMiner):
         """Decode as the magic comment says, as UTF-8 without one."""
         magic = _MAGIC.match(data)
         name = "utf-8" if magic is None else re.sub(r"-(?:unix|dos|mac|emacs)$", "", magic[1].decode().lower())
+        if name in ("ascii-8bit", "binary"):
+            # Bytes to Ruby, which nearly always are UTF-8.
+            name = "utf-8"
         return super().decode(data) if codecs.lookup(name).name in ("utf-8", "ascii") else data.decode(name)
 
     def name_of(self, data: bytes, node: Node) -> str:
@@ -75,7 +88,8 @@ class Miner(CommentMiner):
         doc = _CALL.sub("", _after_example(doc))
         doc = _INDENTED.sub(lambda lines: "" if _RESULT.search(lines[0]) else lines[0], doc)
         doc = _LABEL.sub(lambda label: label[1] or label[2], _MONOSPACE.sub(r"\1", doc))
-        return _ESCAPE.sub("", doc)
+        doc = _REFERENCE.sub(lambda link: link[2] or link[1].removeprefix("file:").lstrip("#:."), doc)
+        return _TYPE.sub("", _ESCAPE.sub("", doc))
 
 
 def _after_example(doc: str) -> str:

@@ -1,0 +1,67 @@
+"""The losses whose steps are measured: the host's, ours with each estimator, and the host's guided one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import losses as host_losses
+from torch import nn
+
+from st_softinfonce import CachedSoftInfoNCELoss, Distill, Mask, SoftInfoNCELoss, get_estimator
+
+HOST = "host"
+GUIDED = "host's GISTEmbed"
+UNWEIGHTED = "ours, no estimator"
+TREATMENTS = {"mask": Mask(margin=0.05), "distill": Distill()}
+
+
+def make_losses(
+    model: SentenceTransformer, estimators: Sequence[str], mini_batch_size: int | None
+) -> dict[str, Callable[[], nn.Module]]:
+    """Say how to make each loss on one model.
+
+    Args:
+        model: The model.
+        estimators: ``NAME``, ``NAME:OPTION=VALUE,...`` or either with ``+mask`` or ``+distill`` for what follows from
+            it; the value ``guide`` is a frozen copy of the model.
+        mini_batch_size: Of the losses with cached gradients; ``None`` takes the plain ones.
+
+    Returns:
+        By name, a function that makes the loss, and what it needs with it.
+    """
+    prefix = "" if mini_batch_size is None else "Cached"
+    options = {} if mini_batch_size is None else {"mini_batch_size": mini_batch_size}
+    plain = getattr(host_losses, f"{prefix}MultipleNegativesRankingLoss")
+    guided = getattr(host_losses, f"{prefix}GISTEmbedLoss")
+    ours = CachedSoftInfoNCELoss if prefix else SoftInfoNCELoss
+
+    def guide() -> SentenceTransformer:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+
+    losses: dict[str, Callable[[], nn.Module]] = {
+        HOST: lambda: plain(model, **options),
+        UNWEIGHTED: lambda: ours(model, None, **options),
+    }
+    for text in estimators:
+        name, _, treatment = text.partition("+")
+        losses[text] = lambda name=name, treatment=treatment: ours(
+            model, _estimator(name, guide), TREATMENTS[treatment] if treatment else None, **options
+        )
+    losses[GUIDED] = lambda: guided(model, guide(), **options)
+    return losses
+
+
+def _estimator(text: str, guide: Callable[[], SentenceTransformer]) -> Any:
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for option in filter(None, rest.split(",")):
+        key, _, value = option.partition("=")
+        try:
+            options[key] = guide() if value == "guide" else json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return get_estimator(name, **options)

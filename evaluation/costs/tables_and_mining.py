@@ -1,0 +1,122 @@
+"""What representation tables and mining cost, as ratios to their natural limits, each measured in one run.
+
+    python -m evaluation cost tables                       # to 10 million keys: some minutes, 6 GB of memory
+    python -m evaluation cost tables --keys 10000 100000   # quick
+
+Looking a batch up in a table is compared with reading as many rows of one tensor; building a table with
+`model.encode` of the same texts; its size on disk with the vectors alone; mining with parsing the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import tree_sitter_python
+from datasets import Dataset
+from tree_sitter import Language, Parser
+
+from evaluation.costs.step_time import package_folder
+from evaluation.costs.timing import against
+from evaluation.runs.base_models import load_model
+from st_softinfonce import get_estimator
+from st_softinfonce.data import MiningReport, mine_pairs
+from st_softinfonce.vectors import RepresentationTable
+
+DIMENSIONS = 128
+BATCH = 512
+MINED = "networkx"
+BUILT = "scipy"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--keys", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7], help="table sizes")
+    parser.add_argument("--texts", type=int, default=2000, help="to build a table of (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=200, help="look-ups timed (default: %(default)s)")
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure mining, building, and looking up in tables of every size."""
+    torch.set_num_threads(1)
+    mined, built = mine(), build(given.texts)
+    print(f"mining {mined['functions_per_second']:,.0f} functions/s, {mined['ratio']:.2f} times parsing alone")
+    print(f"building a table of {built['texts']:,} texts: {built['ratio']:.2f} times model.encode; ", end="")
+    print(f"{built['mib_per_100000_texts']:.0f} MiB per 100,000, {built['bytes_to_vectors']:.3f} times the vectors")
+    looked_up = []
+    for keys in given.keys:
+        looked_up.append(found := look_up(keys, given.rounds))
+        print(f"{BATCH} of {keys:,} keys: {found['ms']:.3f} ms, {found['ratio']:.2f} times the rows", flush=True)
+    return {"mining": mined, "build": built, "look_up": looked_up}
+
+
+def look_up(keys: int, rounds: int) -> dict[str, Any]:
+    """Look a batch up in a table of so many synthetic keys, against reading those rows by their number.
+
+    Raises:
+        RuntimeError: The table does not give back what it was given.
+    """
+    generator = torch.Generator().manual_seed(0)
+    # Distinct, and spread over all of int64 as hashes are.
+    numbers = torch.arange(keys) * -7046029254386353131
+    vectors = torch.empty(keys, DIMENSIONS, dtype=torch.float16)
+    for part in torch.split(vectors, 1_000_000):
+        part.copy_(torch.rand(part.shape, generator=generator))
+    table = RepresentationTable()
+    table.add(numbers, vectors)
+    chosen = torch.randint(keys, (rounds, BATCH), generator=generator)
+    wanted, found = table.look_up(numbers[chosen[0]])
+    if wanted is None or not bool(found.all()) or not torch.equal(wanted, vectors[chosen[0]]):
+        raise RuntimeError("the table does not give back what it was given.")
+    batches = numbers[chosen]
+    timed = against(lambda number: table.look_up(batches[number]), lambda number: vectors[chosen[number]], rounds)
+    return {"keys": keys, "batch": BATCH, "dimensions": DIMENSIONS, **timed}
+
+
+def build(texts: int) -> dict[str, Any]:
+    """Fill a table on disk from texts, against encoding them; and weigh its files against the vectors."""
+    pairs = mine_pairs(package_folder(BUILT)).select(range(texts))
+    model = load_model({"base": "minilm", "layers": 1, "max_tokens": 64}, "cpu")
+    queries = list(pairs["query"])
+    data = Dataset.from_dict({"query": queries, "code": queries})
+    distinct = list(dict.fromkeys(queries))
+    sizes: list[int] = []
+
+    def ours(number: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            estimator = get_estimator("simcse", model=model, table=Path(folder) / "table")
+            estimator.precompute(data, model, show_progress=False)
+            sizes.append(sum(path.stat().st_size for path in (Path(folder) / "table").iterdir()))
+
+    timed = against(ours, lambda number: model.encode(distinct, batch_size=64, show_progress_bar=False), 5)
+    return {
+        "texts": len(distinct),
+        "bytes": sizes[-1],
+        "bytes_to_vectors": sizes[-1] / (2 * model.get_embedding_dimension() * len(distinct)),
+        "mib_per_100000_texts": sizes[-1] / len(distinct) * 100_000 / 2**20,
+        **timed,
+    }
+
+
+def mine() -> dict[str, Any]:
+    """Mine a package, against parsing its files."""
+    folder = package_folder(MINED)
+    files = [path.read_bytes() for path in sorted(folder.rglob("*.py")) if "tests" not in path.parts]
+    parser = Parser(Language(tree_sitter_python.language()))
+    report = MiningReport()
+
+    def parse(number: int) -> None:
+        for content in files:
+            parser.parse(content)
+
+    timed = against(lambda number: mine_pairs(folder, languages=["python"], report=report), parse, 5)
+    return {
+        "package": f"{MINED} {version(MINED)}",
+        "functions_seen": report.functions_seen,
+        "functions_per_second": report.functions_seen / timed["ms"] * 1000,
+        **timed,
+    }

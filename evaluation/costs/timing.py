@@ -1,0 +1,75 @@
+"""Times of things that take turns, so that what else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def take_turns(
+    functions: Mapping[str, Callable[[int], object]], rounds: int, *, warm_up: int = 1, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Time functions in turns, in random order within a round.
+
+    Args:
+        functions: By name; each takes the number of the round.
+        rounds: How often each is timed.
+        warm_up: Rounds before, which do not count.
+        device: ``"cuda"`` times by the device's own clock.
+
+    Returns:
+        Seconds by name, one a round.
+    """
+    for number in range(warm_up):
+        for function in functions.values():
+            function(number)
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    order, generator = list(functions), random.Random(0)
+    for number in range(rounds):
+        generator.shuffle(order)
+        for name in order:
+            times[name].append(_seconds(functions[name], number, device))
+    return times
+
+
+def ratios(times: Mapping[str, list[float]], limit: str) -> dict[str, dict[str, Any]]:
+    """Compare times with one of them.
+
+    Args:
+        times: Of :func:`take_turns`.
+        limit: The name of what the others are compared with.
+
+    Returns:
+        By name: median ``ms``, and of the ratios within a round the median, ``ratio``, and the ``quartiles``.
+    """
+    found = {}
+    for name, values in times.items():
+        pairs = [value / other for value, other in zip(values, times[limit], strict=True)]
+        low, ratio, high = statistics.quantiles(pairs, n=4, method="inclusive")
+        found[name] = {"ms": 1000 * statistics.median(values), "ratio": ratio, "quartiles": [low, high]}
+    return found
+
+
+def against(ours: Callable[[int], object], limit: Callable[[int], object], rounds: int) -> dict[str, Any]:
+    """Time one thing against its natural limit: :func:`ratios`, and the limit's own median ``limit_ms``."""
+    found = ratios(take_turns({"ours": ours, "limit": limit}, rounds), "limit")
+    return found["ours"] | {"limit_ms": found["limit"]["ms"]}
+
+
+def _seconds(function: Callable[[int], object], number: int, device: str) -> float:
+    if not device.startswith("cuda"):
+        start = time.perf_counter()
+        function(number)
+        return time.perf_counter() - start
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    begin.record()
+    function(number)
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000

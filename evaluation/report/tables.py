@@ -1,0 +1,387 @@
+"""Tables of the results as Markdown: from results/*.json alone, whoever made them and when."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation import UsageError
+
+Summary = Mapping[str, Any]
+
+ALL = "mean"
+METRIC = "mrr_at_1000_duplicates"
+NAMES = {
+    "mrr_at_1000_strict": "MRR, strict",
+    "mrr_at_1000_duplicates": "MRR, duplicates-aware",
+    "ndcg_at_10": "graded nDCG@10",
+}
+# Plans that are reported together, by the title of their section; any other plan is a section of its own.
+SECTIONS = {
+    "Several mined negatives, a stronger teacher": ("mined",),
+    "The static matrix: random batches, one mined negative": ("cpu", "false_negatives", "why", "alpha_beta"),
+}
+_PLACE = ("model", "regime", "share")
+
+
+def results_page(folder: Path) -> str:
+    """Make RESULTS.md.
+
+    Args:
+        folder: Holds the results as JSON, and the figures.
+
+    Returns:
+        Markdown.
+    """
+    lines = [
+        "# Results",
+        "",
+        "Made by `python -m evaluation report` of [results](results/), which has every number; not to be edited. "
+        "[README.md](README.md) says what they mean.",
+        "",
+    ]
+    for title, summaries in _sections(read_summaries(folder)).items():
+        lines += [f"## {title}", "", *verdict(summaries.values()), ""]
+        for name, summary in summaries.items():
+            lines += plan_lines(name, summary, has_figure=(folder / f"{name}.svg").exists())
+    for title, file, table in OTHERS:
+        if (folder / file).exists():
+            lines += [f"## {title}", "", *table(json.loads((folder / file).read_text())), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def read_summaries(folder: Path) -> dict[str, Summary]:
+    """Read the summaries of plans, by name; other JSON files have no entries with differences."""
+    contents = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {name: content for name, content in contents.items() if "rows" in content and "entries" in content}
+
+
+def readme_lines(folder: Path) -> list[str]:
+    """Make the part of the README: the verdict of each section.
+
+    Args:
+        folder: Holds the results as JSON.
+
+    Returns:
+        Lines of Markdown.
+    """
+    lines: list[str] = []
+    for title, summaries in _sections(read_summaries(folder)).items():
+        lines += [f"**{title}**", "", *verdict(summaries.values()), ""]
+    return lines[:-1] or verdict([])
+
+
+def _sections(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Summary]]:
+    titles = {name: title for title, names in SECTIONS.items() for name in names}
+    order = [name for name in summaries if name not in titles] + list(titles)
+    sections: dict[str, dict[str, Summary]] = defaultdict(dict)
+    for name in order:
+        if name in summaries:
+            sections[titles.get(name, f"`{name}`")][name] = summaries[name]
+    return sections
+
+
+def verdict(summaries: Iterable[Summary]) -> list[str]:
+    """Count where what follows from an estimator beats the same loss without one, treatment by treatment.
+
+    Args:
+        summaries: Of plans.
+
+    Returns:
+        Lines of Markdown.
+    """
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for summary in summaries:
+        for entry in summary["entries"]:
+            if entry["kind"] is not None and entry["language"] != ALL and "difference" in entry:
+                difference = entry["difference"][METRIC]
+                counts[entry["kind"]][0 if difference["low"] > 0 else 2 if difference["high"] < 0 else 1] += 1
+    if not counts:
+        return ["Nothing is compared with InfoNCE yet."]
+    rows = [
+        [kind if kind != "oracle" else "oracle (not a method)", sum(found), *found] for kind, found in counts.items()
+    ]
+    return [
+        f"Against InfoNCE (of the same hardness, where there is any), {NAMES[METRIC]}; a comparison is an estimator "
+        "with its options, model, language and regime, and is undecided if its 95% interval holds 0.",
+        "",
+        *table(["treatment", "comparisons", "better", "undecided", "worse"], rows),
+    ]
+
+
+def overview(summary: Summary) -> list[str]:
+    """Make one table: a line a row, a column a model and regime, differences as means over languages.
+
+    Args:
+        summary: Of a plan.
+
+    Returns:
+        Lines of Markdown.
+    """
+    whole = [entry for entry in summary["entries"] if entry["language"] == ALL]
+    by_row: dict[str, dict[str, Any]] = defaultdict(dict)
+    for entry in sorted(whole, key=lambda entry: "difference" in entry):  # the baseline first
+        by_row[_label(entry)][_title(entry)] = (
+            _points(entry, METRIC) + _alone(summary, entry)
+            if "difference" in entry
+            else f"{100 * entry['scores'][METRIC]:.1f}"
+        )
+    titles = list(dict.fromkeys(map(_title, whole)))
+    return table(
+        [NAMES[METRIC], *titles], ([row, *(cells.get(t, "") for t in titles)] for row, cells in by_row.items())
+    )
+
+
+def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[str]:
+    """Report on one plan: how it was made, its figure, and a table a model and regime with each language.
+
+    Args:
+        name: Of the plan.
+        summary: Of the plan.
+        has_figure: Whether there is ``results/NAME.svg``.
+
+    Returns:
+        Lines of Markdown.
+    """
+    machines = "; ".join(f"{m['device']}, threads a run: {m['threads']}" for m in summary["machines"])
+    lines = [
+        f"### `{name}`",
+        "",
+        f"`{summary['command']}`: {summary['runs']} runs, {summary['hours']} hours of runs ({machines}). Scores and "
+        "differences in points (hundredths), means over languages; 95% intervals of a paired bootstrap over queries "
+        "with seeds as blocks; **bold** where the interval excludes 0.",
+        "",
+    ]
+    if any("to_best" in entry for entry in summary["entries"]):
+        lines += [
+            '"Best InfoNCE" is InfoNCE in the regime where it scores best on the same test packages, language by '
+            "language: what a row has to beat. The columns of languages are differences to it.",
+            "",
+        ]
+    if has_figure:
+        lines += [f"![{name}: differences to InfoNCE](results/{name}.svg)", ""]
+    lines += [*overview(summary), ""]
+    metrics = [metric for metric in NAMES if metric in summary["entries"][0]["scores"]]
+    for title in dict.fromkeys(map(_title, summary["entries"])):
+        here = [entry for entry in summary["entries"] if _title(entry) == title]
+        named = sorted({entry["language"] for entry in here} - {ALL})
+        has_best = any("to_best" in entry for entry in here)
+        which = "to_best" if has_best else "difference"
+        by_language = {(entry["row"], entry["language"]): _points(entry, METRIC, which) for entry in here}
+        shown = named if len(named) > 1 else []
+        heads = ["row", *(NAMES[metric] for metric in metrics), "MRR - InfoNCE", "nDCG - InfoNCE"]
+        heads += [*(["MRR - best InfoNCE"] if has_best else []), *shown]
+        whole = sorted((e for e in here if e["language"] == ALL), key=lambda entry: -entry["scores"][METRIC])
+        rows = (
+            [
+                _label(entry) + _alone(summary, entry),
+                *(f"{100 * entry['scores'][metric]:.1f}" for metric in metrics),
+                _points(entry, METRIC),
+                _points(entry, "ndcg_at_10"),
+                *([_points(entry, METRIC, "to_best")] if has_best else []),
+                *(by_language.get((entry["row"], language), "") for language in shown),
+            ]
+            for entry in whole
+        )
+        seeds = max(entry["seeds"] for entry in here)
+        lines += [f"**{title}** ({', '.join(named)}; {seeds} seeds)", "", *table(heads, rows), ""]
+    for entry in summary["not_applicable"]:
+        lines += [f"Not applicable: {entry['row']} with {entry['model']}, {entry['regime']}: {entry['reason']}", ""]
+    return lines
+
+
+def _push_lines(content: Mapping[str, Any]) -> list[str]:
+    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in content["entries"]:
+        if entry["state"] == "trained":  # where there is more to see
+            groups[entry["batch_size"], entry["row"]].append(entry)
+    languages = list(dict.fromkeys(entry["language"] for entry in content["entries"]))
+    heads = ["batch", "row", "queries with a relevant negative", "InfoNCE's push that is on such", "of that, left"]
+    rows = []
+    for (size, row), members in groups.items():
+        known = [member["relevant_left"] for member in members if member["relevant_left"] is not None]
+
+        def percent(key: str, digits: int = 1, members: Sequence[Mapping[str, Any]] = members) -> str:
+            return f"{sum(member[key] for member in members) / len(members):.{digits}%}"
+
+        cells = [f"{size:,}", row, percent("queries_with_a_relevant_negative"), percent("share_on_relevant")]
+        cells += [f"{sum(known) / len(known):.0%}" if known else "", percent("others_left", 0), percent("moved")]
+        rows.append(cells)
+    return [
+        f"`{content['command']}`: means over {', '.join(languages)}; the model trained with InfoNCE.",
+        "",
+        *table([*heads, "of the others', left", "push that goes elsewhere"], rows),
+    ]
+
+
+def _weights_lines(content: Mapping[str, Any]) -> list[str]:
+    rows = (
+        [name, f"{row['below_0_9']:.3%}", f"{row['below_0_5']:.3%}", *(f"{value:.3f}" for value in row["quantiles"])]
+        for name, row in content["rows"].items()
+    )
+    heads = ["row", "below 0.9", "below 0.5", "0.1% quantile", "1%", "10%", "50%", "90%", "99%"]
+    return [
+        f"`{content['command']}`: the weights of negatives, {content['language']}, in batches of "
+        f"{content['batch_size']}.",
+        "",
+        "![Weights of the negatives by row](results/weights.svg)",
+        "",
+        *table(heads, rows),
+    ]
+
+
+def _theory_lines(content: Mapping[str, Any]) -> list[str]:
+    statements = (
+        [name, f"{found['checked']:,}", f"{found['violations']:,}", f"{found['smallest_margin']:.2e}"]
+        for name, found in content["statements"].items()
+    )
+    learned = [
+        [name, *(f"{one[key]:.2f}" for key in ("from_prediction", "from_information", "correlation"))]
+        for name, one in content.get("optima", {}).items()
+    ]
+    heads = ["training with", "from the prediction", "from log p(d\\|q) / p(d)", "correlation with that"]
+    about = [
+        "What a free table of scores learns on distributions that are known: root mean square deviation, in nats, "
+        "from the predicted optimum log p(d|q) / (n(d|q) w), and from what ranks right. Random negatives bias "
+        "nothing, weights write themselves into the scores, and mined negatives hide what is relevant.",
+        "",
+        *table(heads, learned),
+        "",
+    ]
+    information = content["mutual_information"]
+    names = list(information[0]["estimates"])
+    estimates = (
+        [one["batch_size"], f"{one['known']:.2f}", *(f"{one['estimates'][name]['mean']:.2f}" for name in names)]
+        for one in information
+    )
+    return [
+        f"`{content['command']}`",
+        "",
+        *table(["statement", "checked", "violated", "smallest margin"], statements),
+        "",
+        *(about if learned else []),
+        "`log N - loss` against a known mutual information, means in nats:",
+        "",
+        *table(["N", "known", *names], estimates),
+    ]
+
+
+def _step_lines(content: Mapping[str, Any]) -> list[str]:
+    rows = (
+        [f"{size['batch_size']:,}", name, f"{found['ms']:.2f}", _ratio(found)]
+        for size in content["steps"]
+        for name, found in size["losses"].items()
+    )
+    lines = [f"`{content['command']}`", "", *table(["batch", "loss", "median ms", "ratio to the host's loss"], rows)]
+    for one in content["bm25"]:
+        times = f"{one['ms']:.2f} ms; `rank_bm25` takes {_ratio(one)} times that."
+        lines += ["", f"BM25 in a batch of {one['batch_size']:,}: {times}"]
+    return lines
+
+
+def _memory_lines(content: Mapping[str, Any]) -> list[str]:
+    names = list(content["sizes"][0]["ratio_to_host"])
+    ratios = ((size["batch_size"], size["ratio_to_host"]) for size in content["sizes"])
+    rows = ([f"{size:,}", *(f"{found[n]:.3f}" if n in found else "" for n in names)] for size, found in ratios)
+    head = f"`{content['command']}`: peak of a process that makes one step, as ratio to the host's."
+    return [head, "", *table(["batch", *names], rows)]
+
+
+def _cost_lines(content: Mapping[str, Any]) -> list[str]:
+    mined, built = content["mining"], content["build"]
+    rows = [
+        [
+            f"mining {mined['package']}, {mined['functions_per_second']:,.0f} functions a second",
+            "parsing",
+            _ratio(mined),
+        ],
+        [f"a table of {built['texts']:,} texts", "`model.encode`", _ratio(built)],
+        ["its size on disk", "the vectors alone", f"{built['bytes_to_vectors']:.3f}"],
+    ]
+    rows += [
+        [f"looking {one['batch']} of {one['keys']:,} keys up", "reading those rows", _ratio(one)]
+        for one in content["look_up"]
+    ]
+    return [f"`{content['command']}`", "", *table(["what", "natural limit", "ratio (quartiles)"], rows)]
+
+
+def _corpora_lines(content: Mapping[str, Any]) -> list[str]:
+    heads = ["language", "train", "validation", "test", "documentation shared", "code shared", "removable"]
+    rows = (
+        [
+            language,
+            *(f"{entry['rows'][split]:,}" for split in ("train", "validation", "test")),
+            *(f"{entry[share]:.1%}" for share in ("shared_documentation", "shared_code", "removable")),
+        ]
+        for language, entry in content["languages"].items()
+    )
+    return [f"`python -m evaluation corpora`, version {content['version']}.", "", *table(heads, rows)]
+
+
+OTHERS = (
+    ("Where training pushes", "push.json", _push_lines),
+    ("The weights", "weights.json", _weights_lines),
+    ("What of the theory holds", "theory.json", _theory_lines),
+    ("Time of a step, MiniLM of three layers", "step_time.json", _step_lines),
+    ("Time of a step, a tiny model", "step_time_sizes.json", _step_lines),
+    ("Peak memory of a step", "memory.json", _memory_lines),
+    ("Tables and mining", "costs.json", _cost_lines),
+    ("The corpora", "corpora.json", _corpora_lines),
+)
+
+
+def replace_between_markers(path: Path, name: str, lines: Sequence[str]) -> None:
+    """Replace what is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a file.
+
+    Args:
+        path: The file.
+        name: Of the markers.
+        lines: The new content.
+
+    Raises:
+        UsageError: The file has not exactly one of each, in this order.
+    """
+    text = path.read_text()
+    begin, end = (f"<!-- {name}:{which} -->" for which in ("begin", "end"))
+    head, found, rest = text.partition(begin)
+    _, also, tail = rest.partition(end)
+    if not (found and also) or text.count(begin) + text.count(end) != 2:
+        raise UsageError(f"{path} must have the markers {begin} and {end} once each, in this order.")
+    path.write_text("\n".join([f"{head}{begin}", "", *lines, "", f"{end}{tail}"]))
+
+
+def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Make a Markdown table."""
+    return [f"| {' | '.join(map(str, row))} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def _title(entry: Mapping[str, Any]) -> str:
+    share = "" if entry["share"] is None else f", {entry['share']:.0%} duplicates"
+    return f"{entry['model']}, {entry['regime']}{share}"
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    return entry["row"] + (f" (against {entry['against']})" if entry["against"] != "info-nce" else "")
+
+
+def _alone(summary: Summary, entry: Mapping[str, Any]) -> str:
+    """Name the languages of a mean where others have more: it is no match for the rows around it."""
+    here = [e for e in summary["entries"] if e["language"] != ALL and all(e[k] == entry[k] for k in _PLACE)]
+    own = {e["language"] for e in here if e["row"] == entry["row"]}
+    return "" if own == {e["language"] for e in here} else f" ({', '.join(sorted(own))} alone)"
+
+
+def _points(entry: Mapping[str, Any], metric: str, which: str = "difference") -> str:
+    if which not in entry:
+        return ""
+    mean, low, high = (100 * entry[which][metric][name] for name in ("mean", "low", "high"))
+    text = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _ratio(found: Mapping[str, Any]) -> str:
+    low, high = found["quartiles"]
+    return f"{found['ratio']:.2f} ({low:.2f} - {high:.2f})"

@@ -1,0 +1,1 @@
+"""One run, from a line of a plan to a line of results."""

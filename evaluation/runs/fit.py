@@ -1,0 +1,109 @@
+"""Training as every row gets it: the same pairs in the same batches, by the host's trainer and one schedule."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback
+
+from evaluation import UsageError
+
+
+def training_order(rows: Dataset, *, batch_size: int, steps: int, seed: int, group_by: str | None = None) -> list[int]:
+    """Lay out which pair is trained on when, so that every loss sees the same pairs in the same batches.
+
+    Args:
+        rows: The training pairs.
+        batch_size: Pairs a batch.
+        steps: Batches.
+        seed: Of the order; every pass over the pairs has one of its own.
+        group_by: A column: pairs with one value of it are put side by side, and whole batches are shuffled then.
+
+    Returns:
+        ``batch_size * steps`` row numbers.
+
+    Raises:
+        UsageError: There are fewer pairs than a batch holds.
+    """
+    if len(rows) < batch_size:
+        raise UsageError(f"batch_size={batch_size} is more than the {len(rows)} training pairs: take smaller batches.")
+    generator = np.random.default_rng(seed)
+    groups = None if group_by is None else pd.factorize(np.asarray(rows[group_by]))[0]
+    order: list[int] = []
+    while len(order) < batch_size * steps:
+        shuffled = generator.permutation(len(rows))
+        if groups is not None:
+            place = generator.permutation(groups.max() + 1)[groups[shuffled]]
+            shuffled = shuffled[np.argsort(place, kind="stable")]
+        batches = shuffled[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)
+        if groups is not None:
+            batches = generator.permutation(batches)
+        order += batches.flatten().tolist()
+    return order[: batch_size * steps]
+
+
+def fit(
+    model: SentenceTransformer,
+    loss: nn.Module,
+    rows: Dataset,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    bf16: bool = False,
+) -> None:
+    """Train once on rows in their order: the texts ``query``, ``code``, ``negative*``, and ``label`` if there is one.
+
+    Args:
+        model: The model.
+        loss: The loss.
+        rows: Laid out by :func:`training_order`.
+        batch_size: Pairs a step.
+        learning_rate: Peak of a linear schedule that warms up over the first tenth.
+        seed: Of dropout.
+        bf16: Train with autocast to bfloat16.
+    """
+    others = sorted(name for name in rows.column_names if name.startswith("negative"))
+    others += [name for name in rows.column_names if name == "label"]
+    model.model_card_data.generate_widget_examples = False
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                output_dir=folder,
+                num_train_epochs=1,
+                per_device_train_batch_size=batch_size,
+                learning_rate=learning_rate,
+                lr_scheduler_type="linear",
+                warmup_steps=max(1, len(rows) // batch_size // 10),
+                batch_sampler=_InGivenOrder,
+                dataloader_drop_last=True,
+                dataloader_pin_memory=model.device.type != "cpu",
+                use_cpu=model.device.type == "cpu",
+                bf16=bf16,
+                seed=seed,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=rows.select_columns(["query", "code", *others]),
+            loss=loss,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+
+class _InGivenOrder(DefaultBatchSampler):
+    """Batches of successive rows: the order is the dataset's."""
+
+    def __init__(self, dataset: Dataset, **options: Any) -> None:
+        super().__init__(SequentialSampler(dataset), **options)

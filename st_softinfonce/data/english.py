@@ -1,0 +1,112 @@
+"""Which documentation is English, judged by a text, its file and its package together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+_LANGUAGES = (
+    "en",
+    "de",
+    "fr",
+    "es",
+    "pt",
+    "it",
+    "nl",
+    "ca",
+    "ro",
+    "sv",
+    "da",
+    "no",
+    "fi",
+    "pl",
+    "cs",
+    "hu",
+    "tr",
+    "id",
+)
+# Two of them make a text English: no other language uses these words.
+_ENGLISH = frozenset("the and to with from that this given whether by be are not which its of when".split())
+_WORD = re.compile(r"[a-z]+")
+_CERTAIN = 6.0
+_PRIOR = 3.0  # mining looks for English, so that a text of which nothing is known passes for it
+_PRIOR_TEXTS = 4
+_MOST = 4.0  # what a file and its package can say at most for or against a text
+
+
+class EnglishFilter:
+    """Judges documentation by how likely it is in English and in 17 other languages that use Latin letters.
+
+    A text's score is the log odds of English against the likeliest other language, by py3langid's naive Bayes
+    classifier, divided by the square root of its length (as py3langid does to make odds of lengths comparable). Short
+    texts have scores near 0: "Validates a signature" might be French. So the mean score of the texts of the same
+    file, and of those of its package so far, are added, up to 4 in either direction; a sentence that is clearly of one
+    language outweighs them.
+
+    Texts must come in a fixed order, since those of a package's earlier files speak for its later ones.
+
+    Example:
+        >>> english = EnglishFilter()
+        >>> english.judge("shop", [english_score("Validates a signature.")])
+        [True]
+        >>> english.judge("shop", [english_score("Devuelve la lista ordenada de usuarios.")])
+        [False]
+    """
+
+    def __init__(self) -> None:
+        self._packages: dict[str, tuple[float, int]] = defaultdict(lambda: (_PRIOR * _PRIOR_TEXTS, _PRIOR_TEXTS))
+
+    def judge(self, package: str, scores: Sequence[float]) -> list[bool]:
+        """Judge the documentation of a file.
+
+        Args:
+            package: The file's package; whatever tells packages apart.
+            scores: What `english_score` says of its texts.
+
+        Returns:
+            For each text, whether it is English.
+        """
+        if not scores:
+            return []
+        total, count = self._packages[package]
+        self._packages[package] = total, count = total + sum(scores), count + len(scores)
+        in_file = (sum(scores) + _PRIOR * _PRIOR_TEXTS) / (len(scores) + _PRIOR_TEXTS)
+        around = max(-_MOST, min(_MOST, (in_file + total / count) / 2))
+        return [score + around > 0 for score in scores]
+
+
+def is_english(text: str) -> bool:
+    """Judge a text of which neither file nor package is known; what is not certain passes for English."""
+    return english_score(text) + _PRIOR > 0
+
+
+def english_score(text: str) -> float:
+    """Score how much more likely a text is English than in the likeliest other language.
+
+    Args:
+        text: The text.
+
+    Returns:
+        Above 0 if English is likelier; within 3 of 0 nothing is certain.
+    """
+    words = _WORD.findall(text.lower())
+    if len(_ENGLISH.intersection(words)) > 1:
+        return _CERTAIN
+    identifier = load_identifier()
+    ranked = dict(identifier.rank(text))
+    english = ranked.pop("en")
+    return float(english - max(ranked.values())) / math.sqrt(len(text.encode(errors="replace")) or 1)
+
+
+@lru_cache(maxsize=1)
+def load_identifier() -> LanguageIdentifier:
+    """Load what `english_score` judges texts by, which takes a second."""
+    # One of its own: py3langid's is shared with whoever uses it in this process.
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    identifier.set_languages(_LANGUAGES)
+    return identifier

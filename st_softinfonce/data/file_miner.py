@@ -1,0 +1,176 @@
+"""Mine single files: all that does not depend on the other files, and so can be done in any process."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from st_softinfonce.data.deadline import Deadline, TimeLimitError
+from st_softinfonce.data.docstrings import make_query, query_rule
+from st_softinfonce.data.english import english_score, load_identifier
+from st_softinfonce.data.languages import load_miners
+from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
+from st_softinfonce.data.minhash import band_keys
+from st_softinfonce.data.reading import read_source
+
+_COUNTS = ("min_query_tokens", "max_query_tokens", "min_code_lines", "max_file_bytes", "max_archive_bytes")
+
+
+@dataclass(frozen=True)
+class MiningOptions:
+    """The options of `mine_pairs` that files are mined by, checked."""
+
+    min_query_tokens: int = 3
+    max_query_tokens: int = 256
+    min_code_lines: int = 3
+    max_file_bytes: int = 1_000_000
+    max_archive_bytes: int = 1 << 32
+    seconds_per_file: float | None = 10.0
+    undocumented: bool = False
+
+    def __post_init__(self) -> None:  # noqa: D105
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}: give a larger one.")
+        if self.max_query_tokens < self.min_query_tokens:
+            raise ValueError(
+                f"max_query_tokens must be at least min_query_tokens ({self.min_query_tokens}), "
+                f"got {self.max_query_tokens}: raise the one or lower the other."
+            )
+        seconds = self.seconds_per_file
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf
+        ):
+            raise ValueError(
+                f"seconds_per_file must be a positive number of seconds, got {seconds!r}: None sets no limit."
+            )
+
+
+@dataclass(frozen=True)
+class MinedFunction:
+    """A function that is fit for a row.
+
+    Args:
+        name: Its name as qualified inside its file.
+        query: Its query; empty if it has none and is only a candidate.
+        code: Its code.
+        key: The same for functions of one language whose code differs in white space alone.
+        bands: Its `band_keys`, as bytes.
+        score_index: Where its query's score stands in the file's `scores`; None for a candidate.
+    """
+
+    name: str
+    query: str
+    code: str
+    key: bytes
+    bands: bytes = b""
+    score_index: int | None = None
+
+
+@dataclass
+class MinedFile:
+    """What was found in one file.
+
+    Args:
+        rule: The rule of `FILE_RULES` that skips it, or None.
+        has_error: Whether some part of it does not parse.
+        functions_seen: All its functions.
+        dropped: The rules that drop functions, and how many of them.
+        functions: The others.
+        scores: The `english_score` of each query that is fit but for its language, also where the code is not.
+    """
+
+    rule: str | None = None
+    has_error: bool = False
+    functions_seen: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    functions: list[MinedFunction] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def drop(self, rule: str) -> None:
+        """Count a function under the rule that drops it."""
+        self.dropped[rule] = self.dropped.get(rule, 0) + 1
+
+
+class FileMiner:
+    """Mines files, one process for itself.
+
+    Args:
+        languages: The languages to mine.
+        options: What they are mined by.
+    """
+
+    def __init__(self, languages: Sequence[str], options: MiningOptions) -> None:
+        self._miners = load_miners(languages)
+        self._options = options
+        load_identifier()  # not in the time of the first file
+
+    def mine(self, files: Sequence[tuple[str, str]]) -> list[MinedFile]:
+        """Mine some files.
+
+        Args:
+            files: Place and language of each.
+
+        Returns:
+            What was found, in the same order.
+        """
+        mined = [self._mine(Path(place), language) for place, language in files]
+        keys = band_keys([function.code for file in mined for function in file.functions])
+        rows = iter(keys)
+        for file in mined:
+            file.functions = [replace(function, bands=next(rows).tobytes()) for function in file.functions]
+        return mined
+
+    def _mine(self, place: Path, language: str) -> MinedFile:
+        options, miner = self._options, self._miners[language]
+        rule, text = read_source(place, miner, options.max_file_bytes)
+        if rule is not None:
+            return MinedFile(rule)
+        deadline = Deadline(options.seconds_per_file)
+        try:
+            return self._functions(text, language, miner, deadline)
+        except TimeLimitError:
+            return MinedFile("time_limit")
+        except (MemoryError, RecursionError):
+            return MinedFile("crashed")
+
+    def _functions(self, text: str, language: str, miner: LanguageMiner, deadline: Deadline) -> MinedFile:
+        parsed = miner.parse(text, deadline)
+        file = MinedFile(has_error=parsed.has_error)
+        for function in parsed.functions:
+            deadline.check()
+            file.functions_seen += 1
+            rule, query, code = self._examine(function, file.scores)
+            if rule is None:
+                # White space is no difference.
+                words = "\0".join((language, *code.split()))
+                key = hashlib.blake2b(words.encode(), digest_size=16).digest()
+                index = len(file.scores) - 1 if query else None
+                file.functions.append(MinedFunction(function.name, query, code, key, score_index=index))
+            else:
+                file.drop(rule)
+        return file
+
+    def _examine(self, function: FoundFunction, scores: list[float]) -> tuple[str | None, str, str]:
+        """The rule that drops a function, or None; its query, whose score is appended, and its code."""
+        options = self._options
+        rule, query = function.rule, ""
+        if rule is None:
+            query = make_query(function.doc)
+            rule = query_rule(query, options.min_query_tokens, options.max_query_tokens)
+        if rule is not None:
+            if not options.undocumented or (rule != "no_docstring" and not rule.startswith("query_")):
+                return rule, "", ""
+            query = ""
+        if query:
+            scores.append(english_score(query))
+        code = function.extract()
+        if code is None:
+            return "syntax_error", "", ""
+        if code.lines < options.min_code_lines:
+            return "trivial", "", ""
+        return None, query, code.text

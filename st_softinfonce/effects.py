@@ -1,0 +1,180 @@
+"""What treatments made of the negatives of a block, counted in one way for every report and log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["EFFECTS", "SOFTENED_BELOW", "EffectSums", "Effects", "effect_of"]
+
+# A weight below this, or more than the rest of 1 as a share of the positive's target, is worth speaking of.
+SOFTENED_BELOW = 0.9
+# What can have happened to a negative; 0 is "left alone", so these are numbered from 1.
+EFFECTS = ("masked", "promoted", "taught", "softened")
+_MASKED, _PROMOTED, _TAUGHT, _SOFTENED = range(1, 5)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What treatments do to the negatives of a query, on average.
+
+    Attributes:
+        negatives: Negatives of a query.
+        masked: Share of the negatives that are taken out.
+        softened: Share of the negatives that stay, without a target, at a weight below 0.9.
+        promoted: Share of the negatives with more than a tenth of their positive's target: positives as well, or
+            what a teacher favours.
+        weight_mean: Mean weight of a negative; 0 for one that is taken out.
+        effective_negatives: Mean over queries of ``(sum of weights)^2 / sum of squared weights``, which is the number
+            of negatives where all weights are equal.
+        target: Share of the targets that negatives have.
+        untouched_queries: Share of the queries none of whose negatives is masked, softened or promoted.
+    """
+
+    negatives: float
+    masked: float
+    softened: float
+    promoted: float
+    weight_mean: float
+    effective_negatives: float
+    target: float
+    untouched_queries: float
+
+    @property
+    def treated(self) -> float:
+        """How many negatives of a query are masked, softened or promoted."""
+        return self.negatives * (self.masked + self.softened + self.promoted)
+
+    @classmethod
+    def of(cls, log_weights: Tensor | None, targets: Tensor | None, positives: Tensor, negative: Tensor) -> Effects:
+        """Count one block.
+
+        Args:
+            log_weights: As for :meth:`EffectSums.add`, like the others.
+            targets: Likewise.
+            positives: Likewise.
+            negative: Likewise, with at least one negative.
+
+        Returns:
+            What happened to its negatives.
+        """
+        sums = EffectSums()
+        sums.add(log_weights, targets, positives, negative)
+        effects = sums.read()
+        assert effects is not None  # something was added
+        return effects
+
+
+class EffectSums:
+    """Sums over the negatives of many blocks; they stay on their device until they are read."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def add(
+        self,
+        log_weights: Tensor | None,
+        targets: Tensor | None,
+        positives: Tensor,
+        negative: Tensor,
+        *,
+        holds_targets: bool = True,
+    ) -> None:
+        """Count a block, without waiting for its device.
+
+        Args:
+            log_weights: ``(N, M)``; ``None``: all weights are 1.
+            targets: ``(N, M)``; ``None``: all of a row's target is its positive's.
+            positives: ``(N,)`` columns.
+            negative: ``(N, M)`` bool, which entries are negatives.
+            holds_targets: Whether the loss has targets in this block; if not, ``targets`` is not read.
+        """
+        # float32 would round sums over many steps; Apple's devices have nothing wider.
+        wide = torch.float32 if negative.device.type == "mps" else torch.float64
+        targets = targets if holds_targets else None
+        effect = effect_of(log_weights, targets, positives, negative)
+        weights = negative.float() if log_weights is None else log_weights.detach().exp() * negative
+        total = weights.sum(dim=1, dtype=wide)  # (N,)
+        squares = weights.square().sum(dim=1, dtype=wide)
+        squares = squares.clamp(min=torch.finfo(wide).tiny)  # a row may be masked altogether
+        rows = torch.full_like(total[0], len(negative))
+        of_negatives = torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide)
+        sums = torch.stack(
+            [
+                rows,
+                negative.sum(dtype=wide),
+                (effect == _MASKED).sum(dtype=wide),
+                (effect == _SOFTENED).sum(dtype=wide),
+                (effect == _PROMOTED).sum(dtype=wide),
+                total.sum(),
+                (total.square() / squares).sum(),
+                of_negatives,
+                rows if holds_targets else torch.zeros_like(rows),
+                (effect == 0).all(dim=1).sum(dtype=wide),
+            ]
+        )
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def read(self) -> Effects | None:
+        """Wait for the sums, and begin anew.
+
+        Returns:
+            What was seen since the last time; ``None`` if there were no negatives.
+        """
+        if self._sums is None:
+            return None
+        sums, self._sums = self._sums.tolist(), None
+        rows, negatives, masked, softened, promoted, weight, effective, target, targeted, untouched = sums
+        if negatives == 0:
+            return None
+        return Effects(
+            negatives=negatives / rows,
+            masked=masked / negatives,
+            softened=softened / negatives,
+            promoted=promoted / negatives,
+            weight_mean=weight / negatives,
+            effective_negatives=effective / rows,
+            target=target / max(targeted, 1),
+            untouched_queries=untouched / rows,
+        )
+
+
+def effect_of(
+    log_weights: Tensor | None,
+    targets: Tensor | None,
+    positives: Tensor,
+    negative: Tensor,
+    promotions: Tensor | None = None,
+) -> Tensor:
+    """Tell what happened to each negative of a block.
+
+    A negative that has lost its weight is masked. One with more than a tenth of its positive's target is promoted, or
+    taught if ``promotions`` does not say so. One of the others with a weight below 0.9 is softened.
+
+    Args:
+        log_weights: ``(N, M)``; ``None``: all weights are 1.
+        targets: ``(N, M)``; ``None``: all of a row's target is its positive's.
+        positives: ``(N,)`` columns.
+        negative: ``(N, M)`` bool, which entries are negatives.
+        promotions: ``(N, M)``, the targets without those of a teacher; ``None``: all targets are promotions.
+
+    Returns:
+        ``(N, M)`` uint8, 0 or one more than the place in :data:`EFFECTS`.
+    """
+    effect = torch.zeros_like(negative, dtype=torch.uint8)
+    if log_weights is not None:
+        effect = effect.masked_fill(log_weights.exp() < SOFTENED_BELOW, _SOFTENED)
+    if targets is not None:
+        effect = effect.masked_fill(_notable(targets, positives), _PROMOTED if promotions is None else _TAUGHT)
+    if promotions is not None:
+        effect = effect.masked_fill((effect == _TAUGHT) & _notable(promotions, positives), _PROMOTED)
+    if log_weights is not None:
+        effect = effect.masked_fill(log_weights == -torch.inf, _MASKED)
+    return effect.masked_fill(~negative, 0)
+
+
+def _notable(targets: Tensor, positives: Tensor) -> Tensor:
+    """Tell which targets are more than a tenth of the positive's, ``(N, M)``."""
+    return targets > (1 - SOFTENED_BELOW) * targets.gather(1, positives.unsqueeze(1))

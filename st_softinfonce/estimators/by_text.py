@@ -1,0 +1,142 @@
+"""What a user knows about texts, found again by what the model in training reads of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Generic, Literal, TypeVar
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.vectors import content_keys
+
+Value = TypeVar("Value")
+_CHUNK = 4096
+# So many columns are looked up before it is worth a warning that none of their texts was found.
+_COLUMNS_WITHOUT_A_HIT = 5
+
+
+class ByText(Generic[Value]):
+    """Anything a user knows about texts: original text, id, package, label, found by a text's tokens.
+
+    An estimator is given what the model in training reads of a text (:class:`TextColumn`), not the text. This finds
+    what belongs to it, by the ids that the model reads, on their device. Texts that the model reads alike (they
+    differ only beyond its truncation, say) but that have different values are left out, as nobody could tell which
+    it is; ``ambiguous`` counts them. If none of the first texts looked up is found, a warning says so: the texts, or
+    how they are preprocessed, are probably not those of the training data.
+
+    Args:
+        values: Text to value.
+        model: The model in training: its tokenizer and maximum length decide what is read of a text.
+        role: Whether the texts are queries or documents: a Router model, and a multi-vector one, reads them
+            differently.
+        max_length: As given to the trainer, if it is, for all texts or by task: it decides where they are truncated.
+        prompt: The column's prompt as given to the trainer, if it is: it takes up length.
+        task: The column's task as given to the trainer's ``router_mapping``, if it is.
+
+    Attributes:
+        values: The values that can be found, each once a text; their places are what :meth:`index` returns.
+        ambiguous: How many texts were left out.
+
+    Raises:
+        ValueError: ``values`` is empty, or a text is not a string.
+
+    Example:
+        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.WordLevel({"sort": 0, "list": 1, "file": 2}))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
+        >>> package = ByText({"sort list": "algorithms", "list file": "storage"}, model)
+        >>> package.of(TextColumn.from_texts(["list file", "sort file"], tokenizer))
+        ['storage', None]
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Value],
+        model: SentenceTransformer,
+        *,
+        role: Literal["query", "document"] = "document",
+        max_length: int | Mapping[str, int] | None = None,
+        prompt: str | None = None,
+        task: str | None = None,
+    ) -> None:
+        if not isinstance(values, Mapping) or not values:
+            raise ValueError(f"values must map at least one text to a value, got {type(values).__name__} of none.")
+        texts = list(values)
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"values must have texts as keys, got {text!r}. Turn it round if needed: text to value."
+                )
+        keys: list[Tensor] = []
+        for start in range(0, len(texts), _CHUNK):
+            column = TextColumn.as_read_by(
+                model, texts[start : start + _CHUNK], role=role, max_length=max_length, prompt=prompt, task=task
+            )
+            keys.append(content_keys(column.key_ids).cpu())
+        place_of: dict[int, int] = {}
+        ambiguous: set[int] = set()
+        found = list(values.values())
+        for place, key in enumerate(torch.cat(keys).tolist()):
+            if found[place_of.setdefault(key, place)] != found[place]:
+                ambiguous.add(key)
+        kept = sorted(key for key in place_of if key not in ambiguous)
+        self.values: list[Value] = [found[place_of[key]] for key in kept]
+        self.ambiguous = sum(key in ambiguous for key in torch.cat(keys).tolist())
+        # One more than there are keys, so that there is always one to compare with.
+        self._keys = torch.tensor([*kept, torch.iinfo(torch.int64).max], dtype=torch.int64)
+        self._columns = 0
+        self._hits: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return how many texts can be found."""
+        return len(self.values)
+
+    def index(self, column: TextColumn) -> Tensor:
+        """Find the texts of a column, on their device and without waiting for it.
+
+        Args:
+            column: ``n`` texts.
+
+        Returns:
+            ``(n,)`` int64: the place of each text's value in :attr:`values`, -1 where there is none.
+        """
+        if self._keys.device != column.device:
+            self._keys = self._keys.to(column.device)
+        keys = content_keys(column.key_ids)
+        place = torch.searchsorted(self._keys, keys).clamp(max=len(self.values))
+        index = place.masked_fill((self._keys[place] != keys) | (place == len(self.values)), -1)
+        self._watch(index)
+        return index
+
+    def of(self, column: TextColumn) -> list[Value | None]:
+        """Find the values of a column's texts. Waits for the device.
+
+        Args:
+            column: ``n`` texts.
+
+        Returns:
+            A value a text, ``None`` where there is none.
+        """
+        return [None if place < 0 else self.values[place] for place in self.index(column).tolist()]
+
+    def _watch(self, index: Tensor) -> None:
+        """Warn once if none of the first columns holds a text that is known; later columns are not looked at."""
+        if self._columns >= _COLUMNS_WITHOUT_A_HIT or torch.compiler.is_compiling():
+            return
+        hits = (index >= 0).sum()
+        self._hits = hits if self._hits is None else self._hits.to(hits.device) + hits
+        self._columns += 1
+        if self._columns == _COLUMNS_WITHOUT_A_HIT and int(self._hits) == 0:
+            warnings.warn(
+                f"None of the texts in the first {self._columns} columns looked up is among the {len(self):,} known "
+                "ones. Give the texts as they are in the training data, and role, max_length, prompt and task as "
+                "given to the trainer.",
+                UserWarning,
+                stacklevel=2,
+            )

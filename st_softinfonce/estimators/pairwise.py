@@ -1,0 +1,350 @@
+"""Estimators that must see both texts together, affordable because they see only each query's likely candidates."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from st_softinfonce._checks import check_choice, check_count
+from st_softinfonce.estimators.base import (
+    COMPARES_TEXTS,
+    Compares,
+    Representation,
+    SimilarityEstimator,
+    bound_to_batch,
+    checked_representation,
+    checked_similarity,
+    map_rows,
+    without_gradient,
+)
+from st_softinfonce.estimators.registry import get_estimator
+from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.treatments import Treatment, as_treatments
+from st_softinfonce.vectors import content_keys
+
+# What tells one text from another: of which tokenizer and role it is, and a hash of its tokens.
+_Key = tuple[int, int]
+
+
+class PairwiseEstimator(SimilarityEstimator):
+    """An estimator that must see both texts together, such as a cross-encoder.
+
+    An author implements :meth:`score` and sets ``treatment``. To score every pair of a batch would cost far more than
+    training on it, so a cheap estimator chooses each query's most similar candidates, and only those are scored, all
+    of a group of rows in one call. Scores are kept: a pair that comes again (in evaluation, in the other direction,
+    inside a wrapper loss) is not scored again. Every step waits for the device.
+
+    Texts are what the model in training reads, decoded: truncated, lower-cased by an uncased tokenizer. The query's
+    positive may be among the candidates chosen. An empty text is never chosen.
+
+    Args:
+        compares: See :class:`SimilarityEstimator`.
+        candidates_per_query: At least 1. Candidates with different texts to score for each query.
+        shortlist: The cheap estimator, or its name; by default BM25. Its ``compares`` is not asked.
+        scores_kept: At least 0. Pairs to keep the score of; the oldest go first. 100,000 take about 20 MB.
+
+    Attributes:
+        not_scored: Similarity of the candidates that are not chosen. By default -inf, which is "never relevant".
+
+    Raises:
+        ValueError: An option is out of range.
+
+    Example:
+        >>> from st_softinfonce.treatments import Soften
+        >>> class SameLength(PairwiseEstimator):
+        ...     treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
+        ...
+        ...     def score(self, queries, candidates):
+        ...         return torch.tensor([-abs(float(len(q) - len(c))) for q, c in zip(queries, candidates)])
+        >>> SameLength(candidates_per_query=4).get_config_dict()["shortlist"]
+        'bm25'
+    """
+
+    not_scored: ClassVar[float] = -math.inf
+
+    def __init__(
+        self,
+        *,
+        compares: Compares = "documents",
+        candidates_per_query: int = 8,
+        shortlist: str | SimilarityEstimator | None = None,
+        scores_kept: int = 100_000,
+    ) -> None:
+        check_choice("compares", compares, COMPARES_TEXTS)
+        check_count("candidates_per_query", candidates_per_query)
+        check_count("scores_kept", scores_kept, 0)
+        self.compares = compares
+        self.candidates_per_query = candidates_per_query
+        self.scores_kept = scores_kept
+        self.shortlist = get_estimator("bm25", compares=compares) if shortlist is None else get_estimator(shortlist)
+        if self.shortlist.compares == "scores":
+            raise ValueError(
+                f"shortlist must compare texts, got {self.shortlist.name!r}, which compares the model's scores."
+            )
+        # Keys and token ids of the texts, and what the cheap estimator represents.
+        self.padding = (None, -1, self.shortlist.padding)
+        self._kinds: list[tuple[Any, str]] = []
+        self._scores: OrderedDict[tuple[_Key, _Key], float] = OrderedDict()
+        self._batch: _Shortlist | None = None
+
+    @classmethod
+    def from_function(
+        cls,
+        function: Callable[[Sequence[str], Sequence[str]], Tensor | Sequence[float]],
+        treatment: Treatment,
+        **options: Any,
+    ) -> PairwiseEstimator:
+        """Make an estimator of a plain function, without a class of your own.
+
+        Args:
+            function: ``function(queries, candidates)``, two lists of as many texts, returns a number for each pair,
+                higher is more relevant: a list, an array or a tensor.
+            treatment: What follows from the scores by default; it suits their scale.
+            **options: As for the class.
+
+        Returns:
+            An estimator with the function's name.
+
+        Raises:
+            TypeError: ``function`` cannot be called, or ``treatment`` is none.
+
+        Example:
+            >>> from st_softinfonce.treatments import Mask
+            >>> def same_start(queries, candidates):
+            ...     return [float(q[:9] == c[:9]) for q, c in zip(queries, candidates)]
+            >>> PairwiseEstimator.from_function(same_start, Mask(above=0.5), compares="queries").name
+            'same_start'
+        """
+        if not callable(function):
+            raise TypeError(f"function must be a function of two lists of texts, got {type(function).__name__}.")
+        (treatment,) = as_treatments("treatment", (treatment,))
+        return _OfFunction(function, treatment, **options)
+
+    @abstractmethod
+    def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
+        """Score pairs of texts, without gradient.
+
+        Args:
+            queries: ``n`` texts.
+            candidates: ``n`` texts, each to be judged for the query at its place.
+
+        Returns:
+            ``(n,)`` floating point, higher is more relevant.
+        """
+
+    def attach(self, model: nn.Module) -> None:
+        """Introduce the cheap estimator to the model in training.
+
+        Args:
+            model: The model in training.
+        """
+        self.shortlist.attach(model)
+
+    def represent(self, column: TextColumn) -> Representation:
+        """Return what the texts can be decoded from again, and what the cheap estimator represents.
+
+        Args:
+            column: ``n`` texts.
+
+        Returns:
+            Keys ``(n, 2)`` int64 (which tokenizer and role, and a hash of the content), the content token ids
+            ``(n, length)``, and the cheap estimator's representation.
+
+        Raises:
+            ValueError: The column has no tokenizer.
+        """
+        if column.tokenizer is None:
+            raise ValueError(f"tokenizer is None: {self.name} needs the texts, which only a tokenizer can decode.")
+        kinds = [tokenizer is column.tokenizer and role == column.role for tokenizer, role in self._kinds]
+        if not any(kinds):
+            self._kinds.append((column.tokenizer, column.role))
+            kinds.append(True)
+        keys = content_keys(column.content_ids)
+        keys = torch.stack([torch.full_like(keys, kinds.index(True)), keys], dim=1)
+        return keys, column.content_ids, checked_representation(self.shortlist, column)
+
+    def for_batch(self, candidates: Any, known: Tensor | None = None) -> SimilarityEstimator:
+        """Number the different texts of a batch, from which each query's candidates are chosen.
+
+        Args:
+            candidates: Representations of all the ``m`` candidates of the batch.
+            known: ``(m,)`` bool: which of them may be chosen; ``None``: all.
+
+        Returns:
+            An estimator that chooses from these candidates, whatever part of them it is asked for.
+        """
+        keys, ids, representations = candidates
+        usable = _not_empty(ids) if known is None else _not_empty(ids) & known
+        first: dict[_Key, int] = {}
+        for row, (key, chosen) in enumerate(zip(_keys(keys), usable.tolist(), strict=True)):
+            if chosen:
+                first.setdefault(key, row)
+        rows = torch.tensor(list(first.values()), dtype=torch.int64, device=keys.device)
+        texts = map_rows(lambda part: part[rows], representations)
+        bound = copy.copy(self)
+        bound._batch = _Shortlist(
+            bound_to_batch(self.shortlist, texts) if first else self.shortlist,
+            texts,
+            (keys[rows], ids[rows]),
+            {key: number for number, key in enumerate(first)},
+        )
+        return bound
+
+    def similarity(self, queries: Any, candidates: Any) -> Tensor:
+        """Score each query's most similar candidates.
+
+        Args:
+            queries: Representations of ``n`` texts.
+            candidates: Representations of ``m`` texts.
+
+        Returns:
+            ``(n, m)`` float32, :attr:`not_scored` for all others.
+
+        Raises:
+            ValueError: :meth:`score` or the cheap estimator breaks its contract.
+        """
+        if self._batch is None:
+            return self.for_batch(candidates).similarity(queries, candidates)
+        (query_keys, query_ids, query_rows), (keys, *_) = queries, candidates
+        numbers = self._batch.numbers
+        columns: dict[int, list[int]] = {}
+        for column, key in enumerate(_keys(keys)):
+            if key in numbers:
+                columns.setdefault(numbers[key], []).append(column)
+        similarity = torch.full((len(query_keys), len(keys)), self.not_scored)
+        if columns and len(query_keys):
+            filled = _not_empty(query_ids).tolist()
+            chosen = [
+                (row, number)
+                for row, choice in enumerate(self._choose(query_rows))
+                for number in choice
+                if number in columns and filled[row]
+            ]
+            scores = self._scores_of(chosen, query_keys, query_ids)
+            cells = [
+                (row, column, score)
+                for (row, number), score in zip(chosen, scores, strict=True)
+                for column in columns[number]
+            ]
+            if cells:
+                rows, places, values = zip(*cells, strict=True)
+                similarity[list(rows), list(places)] = torch.tensor(values)
+        return similarity.to(query_keys.device)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the options worth reading in a model card, as JSON primitives.
+
+        Returns:
+            The public options, and what chooses the candidates.
+        """
+        return super().get_config_dict() | {
+            "shortlist": self.shortlist.name,
+            "shortlist_options": self.shortlist.get_config_dict(),
+        }
+
+    def _choose(self, queries: Representation) -> list[list[int]]:
+        """Number each query's most similar texts of the batch."""
+        assert self._batch is not None
+        cheap = checked_similarity(self._batch.estimator, queries, self._batch.representations)
+        if bool(cheap.isnan().any()):
+            raise ValueError(f"shortlist {self.shortlist.name!r} of {self.name} returned nan. Take another estimator.")
+        # A stable sort: of equally similar texts the same are chosen, however many rows are asked for at a time.
+        values, numbers = cheap.sort(dim=1, descending=True, stable=True)
+        most = self.candidates_per_query
+        return [
+            [number for value, number in zip(*row, strict=True) if value > -math.inf]
+            for row in zip(values[:, :most].tolist(), numbers[:, :most].tolist(), strict=True)
+        ]
+
+    def _scores_of(self, chosen: list[tuple[int, int]], keys: Tensor, ids: Tensor) -> list[float]:
+        """Score pairs of (row of the queries, number of the text), those never seen before in one call."""
+        assert self._batch is not None
+        query_keys, text_keys = _keys(keys), list(self._batch.numbers)
+        pairs = [(query_keys[row], text_keys[number]) for row, number in chosen]
+        scores = {pair: self._scores[pair] for pair in pairs if pair in self._scores}
+        missing = {pair: place for pair, place in zip(pairs, chosen, strict=True) if pair not in scores}
+        if missing:
+            rows, numbers = zip(*missing.values(), strict=True)
+            with torch.no_grad():
+                texts = self._decode(keys, ids, rows), self._decode(*self._batch.texts, numbers)
+                new = dict(zip(missing, self._checked_scores(self.score(*texts), *texts), strict=True))
+            scores |= new
+            self._scores.update(new)
+            while len(self._scores) > self.scores_kept:
+                self._scores.popitem(last=False)
+        return [scores[pair] for pair in pairs]
+
+    def _checked_scores(self, scores: object, queries: list[str], candidates: list[str]) -> list[float]:
+        asked = (
+            f"{self.name}.score() must return a floating-point tensor with one number for each of {len(queries)} pairs"
+        )
+        if not isinstance(scores, Tensor):
+            raise ValueError(f"{asked}, got {type(scores).__name__}.")
+        if scores.shape != (len(queries),) or not scores.is_floating_point():
+            raise ValueError(f"{asked}, got {scores.dtype} of shape {tuple(scores.shape)}.")
+        values: list[float] = without_gradient(scores, f"{self.name}.score()").tolist()
+        for value, query, candidate in zip(values, queries, candidates, strict=True):
+            if math.isnan(value) or value == math.inf:
+                raise ValueError(
+                    f"{asked}, got {value} for {query[:80]!r} and {candidate[:80]!r}. Return -inf for a pair that is "
+                    "never relevant."
+                )
+        return values
+
+    def _decode(self, keys: Tensor, ids: Tensor, wanted: Sequence[int]) -> list[str]:
+        different = sorted(set(wanted))
+        kinds = keys[different, 0].tolist()
+        texts: dict[int, str] = {}
+        for kind in set(kinds):
+            places = [place for place, its in zip(different, kinds, strict=True) if its == kind]
+            content = ids[places]
+            features = {"input_ids": content.clamp(min=0), "attention_mask": content >= 0}
+            column = TextColumn(features, self._kinds[kind][0], special_ids=())
+            texts |= zip(places, column.texts, strict=True)
+        return [texts[place] for place in wanted]
+
+
+class _OfFunction(PairwiseEstimator):
+    def __init__(self, function: Callable[..., Any], treatment: Treatment, **options: Any) -> None:
+        super().__init__(**options)
+        self.treatment = treatment
+        self._function = function
+        vars(self)["name"] = getattr(function, "__name__", type(function).__name__)
+
+    def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
+        scores = self._function(queries, candidates)
+        if isinstance(scores, Tensor):
+            return scores
+        try:
+            return torch.as_tensor(scores, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.name} must return a number for each of {len(queries)} pairs, got {type(scores).__name__}: "
+                f"{error}."
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Shortlist:
+    """The different texts of a batch: for the cheap estimator, to decode (keys and ids), and their numbers by key."""
+
+    estimator: SimilarityEstimator
+    representations: Representation
+    texts: tuple[Tensor, Tensor]
+    numbers: dict[_Key, int]
+
+
+def _keys(keys: Tensor) -> list[_Key]:
+    return [(kind, key) for kind, key in keys.tolist()]
+
+
+def _not_empty(ids: Tensor) -> Tensor:
+    return (ids >= 0).any(dim=1)

@@ -1,0 +1,100 @@
+"""The queries of mined hard negatives, so that an estimator of queries can judge them too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from st_softinfonce.estimators.base import join_rows
+from st_softinfonce.estimators.by_text import ByText
+from st_softinfonce.estimators.text_column import TextColumn
+
+__all__ = ["KnownQueries"]
+
+_CHUNK = 4096
+
+
+class KnownQueries:
+    """The query of each document that has one.
+
+    A mined hard negative is some other query's positive, and where false negatives live. Knowing that query, an
+    estimator that compares queries can judge it like any negative of the batch. What is not known is left alone: it
+    keeps weight 1, and does not count among the negatives that the others' weights are made from.
+
+    Args:
+        query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
+            mined from. Documents with different queries that the model reads alike count as not known.
+        model: The model in training: its tokenizer makes both.
+        max_length: As given to the trainer, if it is, for all texts or by task: it decides where they are truncated.
+        prompt: The documents' prompt as given to the trainer, if it is: it takes up length.
+        task: The documents' task as given to the trainer's ``router_mapping``, if it is.
+        query_prompt: The queries' prompt, likewise.
+        query_task: The queries' task, likewise.
+
+    Raises:
+        ValueError: ``query_of`` is empty, or holds something else than texts.
+
+    Example:
+        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> tokenizer = Tokenizer(models.WordLevel({"def": 0, "sort": 1, "list": 2}))
+        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
+        >>> known = KnownQueries({"def sort": "sort list"}, model)
+        >>> queries, found = known.of(TextColumn.from_texts(["def sort", "def list"], tokenizer))
+        >>> queries.texts, found.tolist()
+        (['sort list', ''], [True, False])
+    """
+
+    def __init__(
+        self,
+        query_of: Mapping[str, str],
+        model: SentenceTransformer,
+        *,
+        max_length: int | Mapping[str, int] | None = None,
+        prompt: str | None = None,
+        task: str | None = None,
+        query_prompt: str | None = None,
+        query_task: str | None = None,
+    ) -> None:
+        if not query_of:
+            raise ValueError("query_of must map at least one document to its query, got none.")
+        bad = next((query for query in query_of.values() if not isinstance(query, str)), None)
+        if bad is not None:
+            raise ValueError(f"query_of must map documents to queries, texts both, got the query {bad!r}.")
+        self._by_document = ByText(query_of, model, max_length=max_length, prompt=prompt, task=task)
+        queries = self._by_document.values or [""]
+        columns = [
+            TextColumn.as_read_by(
+                model,
+                queries[start : start + _CHUNK],
+                role="query",
+                max_length=max_length,
+                prompt=query_prompt,
+                task=query_task,
+            )
+            for start in range(0, len(queries), _CHUNK)
+        ]
+        ids = join_rows([column.content_ids.cpu() for column in columns], -1)
+        assert isinstance(ids, Tensor)  # of tensors, not of tuples
+        self._ids = ids
+        self.documents = len(query_of)
+
+    def of(self, documents: TextColumn) -> tuple[TextColumn, Tensor]:
+        """Find the queries of a column of documents, on their device and without waiting for it.
+
+        Args:
+            documents: ``n`` documents.
+
+        Returns:
+            Their queries as a column, empty where unknown; and which are known ``(n,)``, bool.
+        """
+        if self._ids.device != documents.device:
+            self._ids = self._ids.to(documents.device)
+        place = self._by_document.index(documents)
+        found = place >= 0
+        ids = self._ids[place.clamp(min=0)].masked_fill(~found.unsqueeze(1), -1)  # (n, longest known query)
+        features = {"input_ids": ids.clamp(min=0), "attention_mask": ids >= 0}
+        return TextColumn(features, documents.tokenizer, special_ids=(), role="query"), found

@@ -1,0 +1,220 @@
+"""A user's pairs in batches, as training sees them, and what an estimator says of each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from st_softinfonce._checks import check_count
+from st_softinfonce.estimators.base import (
+    Representation,
+    SimilarityEstimator,
+    bound_to_batch,
+    checked_representation,
+    checked_similarity,
+    map_rows,
+)
+from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.functional import check_similarity
+
+__all__ = ["PairTexts", "batch_similarities", "negatives_of"]
+
+Role = Literal["query", "document"]
+# A few queries at a time: an estimator's intermediate results can be much larger than the similarities.
+_CHUNK = 256
+
+
+class PairTexts:
+    """The texts of a dataset of pairs, preprocessed as the trainer does it.
+
+    Args:
+        pairs: The columns ``query`` and ``code``, or else the first two columns.
+        model: The model to train.
+        tokenizer: A tokenizer instead, for estimators that compare texts; texts are truncated to ``max_length`` alone.
+        prompts: As in the training arguments: one for both columns, or by column.
+        router_mapping: As in the training arguments: the task by column.
+        max_length: As in the training arguments, in tokens: one for both columns, or by task.
+
+    Attributes:
+        columns: The names of the two columns.
+        queries: The texts of the first.
+        documents: The texts of the second.
+
+    Raises:
+        ValueError: There are fewer than two columns, one holds something else than texts, not exactly one of
+            ``model`` and ``tokenizer`` is given, or an option names another column.
+    """
+
+    def __init__(
+        self,
+        pairs: Dataset,
+        *,
+        model: nn.Module | None = None,
+        tokenizer: Any = None,
+        prompts: str | Mapping[str, str] | None = None,
+        router_mapping: Mapping[str, str] | None = None,
+        max_length: int | Mapping[str, int] | None = None,
+    ) -> None:
+        if not isinstance(pairs, Dataset):
+            raise ValueError(f"pairs must be a datasets.Dataset, got {type(pairs).__name__}: choose one split.")
+        if (model is None) == (tokenizer is None):
+            raise ValueError(
+                "Give exactly one of model and tokenizer, got "
+                f"{'neither' if model is None else 'both'}: an estimator sees the texts as the model in training does."
+            )
+        names = pairs.column_names
+        if len(names) < 2:
+            raise ValueError(f"pairs must have two text columns, got {names}: add the missing one.")
+        self.columns = ("query", "code") if {"query", "code"} <= set(names) else (names[0], names[1])
+        plain = pairs.with_format(None)
+        self.queries: list[str] = list(plain[self.columns[0]])
+        self.documents: list[str] = list(plain[self.columns[1]])
+        for name, texts in zip(self.columns, (self.queries, self.documents), strict=True):
+            for row, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise ValueError(
+                        f"pairs must hold texts, got a {type(text).__name__} in the column {name!r}, row {row}. "
+                        "Filter such rows out, or select the two columns of texts."
+                    )
+        for option, value in (("prompts", prompts), ("router_mapping", router_mapping)):
+            if isinstance(value, Mapping) and not set(value) <= set(self.columns):
+                raise ValueError(f"{option} must be by column, of {self.columns}, got {sorted(value)}.")
+            if value and tokenizer is not None:
+                raise ValueError(f"{option} needs the model, got {value!r} with a tokenizer. Give model instead.")
+        if tokenizer is not None and isinstance(max_length, Mapping):
+            raise ValueError(f"max_length must be an integer with a tokenizer, got {max_length!r}: no tasks.")
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self._prompts = prompts
+        self._tasks = router_mapping or {}
+        self._max_length = max_length
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.queries)
+
+    def column(self, rows: list[int], role: Role) -> TextColumn:
+        """Make the column of a batch.
+
+        Args:
+            rows: The pairs of the batch.
+            role: Their queries, or their documents.
+
+        Returns:
+            The column, on the model's device.
+        """
+        texts = self._texts(rows, role)
+        if self.model is None:
+            return TextColumn.from_texts(texts, self.tokenizer, max_length=self._longest(None), role=role)
+        return TextColumn.as_read_by(self.model, texts, role=role, max_length=self._max_length, **self._read(role))
+
+    def embeddings(self, rows: list[int], role: Role) -> Tensor:
+        """Embed the texts of a batch by the model as it is, for estimators that compare its scores.
+
+        Args:
+            rows: The pairs of the batch.
+            role: Their queries, or their documents.
+
+        Returns:
+            ``(n, D)`` on the model's device.
+
+        Raises:
+            ValueError: There is no model.
+        """
+        if self.model is None:
+            raise ValueError("tokenizer has no embeddings to compare: the estimator needs model.")
+        read = {name: value for name, value in self._read(role).items() if value is not None}
+        if (longest := self._longest(read.get("task"))) is not None:
+            read["processing_kwargs"] = {"text": {"max_length": longest, "truncation": True}}
+        was_training = self.model.training
+        # Without a prompt, encode() would take the model's own, which the trainer does not.
+        options = {"prompt": "", **read, "convert_to_tensor": True, "show_progress_bar": False}
+        embeddings: Tensor = self.model.encode(self._texts(rows, role), **options)
+        self.model.train(was_training)
+        return embeddings
+
+    def _texts(self, rows: list[int], role: Role) -> list[str]:
+        source = self.queries if role == "query" else self.documents
+        return [source[row] for row in rows]
+
+    def _longest(self, task: str | None) -> int | None:
+        return self._max_length.get(task or "") if isinstance(self._max_length, Mapping) else self._max_length
+
+    def _read(self, role: Role) -> dict[str, Any]:
+        name = self.columns[role == "document"]
+        prompt = self._prompts.get(name) if isinstance(self._prompts, Mapping) else self._prompts
+        return {"prompt": prompt, "task": self._tasks.get(name)}
+
+
+def batch_similarities(
+    estimator: SimilarityEstimator, texts: PairTexts, batch_size: int, *, batches: int, seed: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Go through pairs in batches of random order, as training does.
+
+    Args:
+        estimator: Compares them.
+        texts: The pairs.
+        batch_size: At least 2.
+        batches: At least 1; beyond the data's end a new order begins.
+        seed: Of the order: the same for every estimator.
+
+    Yields:
+        The rows of a batch, and their similarities ``(batch_size, batch_size)``; each row's positive is on the
+        diagonal.
+
+    Raises:
+        ValueError: A number is out of range, there are fewer pairs than a batch, or the estimator breaks its
+            contract.
+    """
+    check_count("batch_size", batch_size, 2)
+    check_count("batches", batches)
+    if len(texts) < batch_size:
+        remedy = "give a smaller batch_size" if len(texts) > 1 else "there is nothing to compare"
+        raise ValueError(f"pairs must fill a batch of {batch_size}, got {len(texts)}: {remedy}.")
+    generator = torch.Generator().manual_seed(seed)
+    in_a_pass = len(texts) // batch_size
+    order: list[int] = []
+    for number in range(batches):
+        if number % in_a_pass == 0:
+            order = torch.randperm(len(texts), generator=generator).tolist()
+        start = (number % in_a_pass) * batch_size
+        rows = order[start : start + batch_size]
+        queries, candidates = _represent(estimator, texts, rows)
+        bound = bound_to_batch(estimator, candidates)
+        chunks = [slice(at, min(at + _CHUNK, batch_size)) for at in range(0, batch_size, _CHUNK)]
+        similarity = torch.cat(
+            [checked_similarity(bound, map_rows(lambda part: part[chunk], queries), candidates) for chunk in chunks]  # noqa: B023
+        )
+        own = torch.arange(batch_size, device=similarity.device)
+        check_similarity(f"similarity of the estimator {estimator.name!r}", similarity, own, anywhere=True)
+        yield rows, similarity
+
+
+def negatives_of(matrix: Tensor, positives: Tensor) -> Tensor:
+    """Drop each row's positive.
+
+    Args:
+        matrix: ``(N, M)``.
+        positives: ``(N,)`` columns.
+
+    Returns:
+        ``(N, M - 1)``, the columns in order.
+    """
+    columns = torch.arange(matrix.size(1) - 1, device=matrix.device)
+    return matrix.gather(1, columns + (columns >= positives.unsqueeze(1)))
+
+
+def _represent(
+    estimator: SimilarityEstimator, texts: PairTexts, rows: list[int]
+) -> tuple[Representation, Representation]:
+    if estimator.compares == "scores":
+        return texts.embeddings(rows, "query"), texts.embeddings(rows, "document")
+    first: Role = "document" if estimator.compares == "positives" else "query"
+    queries = checked_representation(estimator, texts.column(rows, first))
+    if estimator.compares != "documents":
+        return queries, queries
+    return queries, checked_representation(estimator, texts.column(rows, "document"))

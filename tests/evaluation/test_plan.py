@@ -1,0 +1,89 @@
+"""What a TOML file asks for, and what is refused in one."""
+
+import pytest
+from bench import PLAN, tomllib
+
+from evaluation import UsageError
+from evaluation.environment import CONFIGS
+from evaluation.runs.plan import Config, Plan
+
+TEACHER = "trained-model = {{ learning_rate = 0.01, batch_size = 8, steps = 4 }}"
+ALL = sorted(path.stem for path in CONFIGS.glob("*.toml"))
+
+
+def make_plan(text=PLAN, *changes):
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return Plan(Config("tiny", tomllib.loads(text.format(corpus="x", model="static"))), lambda language, limit: "data")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('rows = "all"', 'rows = ["other"]', r"rows has 'other', but there is no \[rows.other\]"),
+        ("epochs = 1", "epoch = 1", "has 'epoch'; known are"),
+        ('languages = ["python"]\nmetric', "metric", r"\[tuning\] must name languages and a metric"),
+        (TEACHER, "", "'soft-teacher' needs 'trained-model'"),
+        ("seeds = [1, 2]", "", "has no 'seeds'"),
+        ('base = "{model}"', "", "has no 'base'"),
+    ],
+    ids=["row", "option", "tuning", "teacher", "seeds", "base"],
+)
+def test_a_wrong_file_is_refused(old, new, message):
+    with pytest.raises(UsageError, match=message):
+        make_plan(PLAN, (old, new))
+
+
+def test_what_is_not_toml_is_refused(tmp_path):
+    (tmp_path / "bad.toml").write_text("[corpus")
+    with pytest.raises(UsageError, match=r"bad\.toml is not TOML"):
+        Config.read(tmp_path / "bad.toml")
+
+
+def test_languages_and_rows_can_be_left_out():
+    plan = make_plan(PLAN, ('languages = ["python"]\nregimes', 'languages = ["python", "go"]\nregimes'))
+    assert {cell.language for cell in plan.cells()} == {"python", "go"}
+    plan.config.keep(languages=["go"], rows=["info-nce"])
+    assert {(cell.language, cell.row) for cell in plan.cells()} == {("go", "info-nce")}
+
+
+def test_a_regime_may_have_its_own_scales_which_need_tuning():
+    scales = ("epochs = 1", "epochs = 1\nscales = [5.0, 50.0]")
+    plan = make_plan(PLAN, scales)
+    cell = next(cell for cell in plan.cells() if cell.row == "info-nce")
+    points = [(run.settings["learning_rate"], run.settings["scale"]) for run in plan.tuning_runs(cell)]
+    assert points == [(0.01, 5.0), (0.01, 50.0), (0.1, 5.0), (0.1, 50.0)]
+    assert plan.test_runs(cell, {})[0].settings["regime"] == {"name": "random", "batch_size": 8, "epochs": 1}
+    with pytest.raises(UsageError, match="must name languages and a metric"):
+        make_plan(PLAN, scales, ("[0.01, 0.1]", "[0.1]"), ('metric = "mrr_at_1000_duplicates"', ""))
+
+
+def test_other_data_and_other_settings_are_other_runs():
+    def keys(plan):
+        return {run.key for run in plan.all_runs({})}
+
+    same = keys(make_plan())
+    assert same == keys(make_plan())
+    assert len(same & keys(make_plan(PLAN, ("epochs = 1", "epochs = 2")))) == 1  # zero-shot knows no regime
+    assert not same & keys(Plan(make_plan().config, lambda language, limit: "other data"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_plans_of_the_repository_are_valid(name):
+    plan = Plan(Config.read(CONFIGS / f"{name}.toml"), lambda language, limit: "data")
+    cells = list(plan.cells())
+    assert cells
+    for cell in cells:
+        seeds = [run.settings["seed"] for run in plan.test_runs(cell, {})]
+        assert seeds == [None] or len(set(seeds)) >= (2 if name == "smoke" or cell.model == "minilm-3" else 3)
+
+
+def test_all_plans_read_the_corpus_that_the_command_writes():
+    assert {Config.read(CONFIGS / f"{name}.toml").corpus["folder"] for name in ALL} == {"output/corpora"}
+
+
+def test_both_budgets_have_the_same_rows():
+    cpu, gpu = (Config.read(CONFIGS / f"{name}.toml").content for name in ("cpu", "gpu"))
+    assert cpu["rows"] == gpu["rows"]
+    assert cpu["tuning"] == gpu["tuning"]

@@ -1,0 +1,98 @@
+"""Where training pushes, and the weights of a plan's rows."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from bench import make_pairs
+from datasets import Dataset
+
+from evaluation.__main__ import main
+from evaluation.runs.plan import Config, Plan
+from evaluation.runs.train import Bench
+from evaluation.studies.gradient_push import compare_pushes, pushes
+from evaluation.studies.weights import Weigher, soft_runs
+from st_softinfonce.functional import soft_info_nce
+
+
+def first_weights(bench, row, batch_size=8):
+    """The weights of a row's first batch, and the options that they were made with."""
+    shared = Bench(Config.read(bench.path), bench.runs / "tiny")
+    runs = soft_runs(Plan(Config.read(bench.path), shared.corpus.fingerprint))
+    weigher = Weigher.of(shared, runs[row], batch_size)
+    ((_, weights),) = weigher.batches(1)
+    return weights, weigher.options
+
+
+def test_weights_are_made_with_the_rows_own_options(bench):
+    bench.edit(
+        (
+            'estimator = "bm25"\ntreatment = "soften"',
+            'estimator = "bm25"\ntreatment = { name = "soften", min_weight = 0.9 }',
+        )
+    )
+    weights, options = first_weights(bench, "soft-bm25")
+    assert options == {"alpha": 1.5, "beta": 0.5, "temperature": 1.0, "min_weight": 0.9}
+    assert weights.min() == pytest.approx(0.9)
+    bench.edit(("min_weight = 0.9", "alpha = 0.0"))
+    assert first_weights(bench, "soft-bm25")[0].tolist() == [[1.0] * 8] * 8
+
+
+def test_rows_with_hardness_have_the_weights_of_those_without(bench):
+    row = '[rows.soft-hard]\nloss = "SoftInfoNCELoss"\nestimator = "bm25"\ntreatment = "soften"\n'
+    row += 'options = { hardness_mode = "all_negatives", hardness_strength = 5.0 }\n'
+    bench.edit(("[[matrix]]", f"{row}[[matrix]]"))
+    runs = soft_runs(Plan(Config.read(bench.path), lambda language, limit: "data"))
+    assert list(runs) == ["soft-bm25", "soft-teacher"]
+
+
+def test_measured_weights_are_drawn_and_one_batch_is_shown(bench):
+    options = ["--output", str(bench.runs), "--results", str(bench.results), "--batch-size", "8"]
+    assert main(["figures", "--weights", str(bench.path), *options]) == 0
+    content = json.loads((bench.results / "weights.json").read_text())
+    assert list(content["rows"]) == ["soft-bm25", "soft-teacher"]
+    assert content["rows"]["soft-bm25"]["below_0_9"] > 0
+    assert "soft-teacher" in (bench.results / "weights.svg").read_text()
+    assert "One batch of 8, weighed by soft-bm25" in (bench.runs / "tiny" / "case_study.html").read_text()
+
+
+def test_a_push_is_the_gradient_of_the_loss_by_the_score():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(5, 5, generator=generator, dtype=torch.float64) + 0.1
+    weights.fill_diagonal_(1.0)
+    for given in (None, weights):
+        (gradient,) = torch.autograd.grad(5 * soft_info_nce(scores, None if given is None else given.log()), scores)
+        torch.testing.assert_close(pushes(scores.detach(), given), gradient.fill_diagonal_(0.0))
+
+
+def test_sums_tell_relevant_from_other_negatives():
+    plain = torch.tensor([[0.0, 0.4, 0.4], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    weighted = torch.tensor([[0.0, 0.1, 0.3], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    relevant = torch.zeros(3, 3, dtype=torch.bool)
+    relevant[0, 1] = True
+    assert compare_pushes(plain, weighted, relevant) == pytest.approx(
+        {"plain": 0.8, "weighted": 0.4, "plain_relevant": 0.4, "weighted_relevant": 0.1, "moved": 0.25, "batches": 1}
+    )
+
+
+def test_pushes_are_measured_for_every_row_and_state(bench):
+    train = make_pairs("one", 0, 40).to_dict()
+    train["query"][1::2] = train["query"][::2]  # half of the queries, each twice
+    pq.write_table(Dataset.from_dict(train).data.table, bench.corpus / "python" / "train-00000.parquet")
+    options = ["--output", str(bench.runs), "--results", str(bench.results), "--batch-sizes", "8", "40"]
+    assert main(["push", str(bench.path), *options]) == 0
+    entries = json.loads((bench.results / "push.json").read_text())["entries"]
+    assert sorted((entry["batch_size"], entry["state"], entry["row"]) for entry in entries) == [
+        (size, state, row)
+        for size in (8, 40)
+        for state in ("base", "trained")
+        for row in ("soft-bm25", "soft-teacher")
+    ]
+    for entry in entries:
+        if entry["batch_size"] == 40:
+            assert entry["queries_with_a_relevant_negative"] == 1
+        assert 0 < entry["share_on_relevant"] < 1
+        if entry["row"] == "soft-bm25":  # the same query: the most similar there is
+            assert entry["relevant_left"] < entry["others_left"]

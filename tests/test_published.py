@@ -1,0 +1,525 @@
+"""Each published way to handle negatives is an estimator and a treatment: equal to its class, or to its formula."""
+
+import pytest
+import reference as loops
+import reference_losses as reference
+import torch
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, make_tokenizer, run
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import (
+    CachedGISTEmbedLoss,
+    GISTEmbedLoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.util import dot_score
+from test_losses import Table
+from transformers import BertConfig, BertModel
+
+from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss
+from st_softinfonce.estimators import (
+    BM25Estimator,
+    IdenticalEstimator,
+    KnownRelevanceEstimator,
+    TrainedModelEstimator,
+)
+from st_softinfonce.treatments import Distill, Mask, Promote, Soften
+
+ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+COLUMNS = [QUERIES, DOCUMENTS, NEGATIVES, NEGATIVES[::-1]]
+# What half precision may move the cosine of two vectors by: the table holds such. Thresholds must be further off.
+HALF_PRECISION = 2 * 2**-11
+
+kinds = pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
+negatives = pytest.mark.parametrize("negatives", [0, 1, 2], ids=lambda count: f"negatives={count}")
+
+
+@pytest.fixture
+def model(transformer_model):
+    """In float64, so that only a difference in what is computed can show."""
+    return transformer_model.double()
+
+
+def make_guide(folder, vocabulary=()):
+    """A teacher with other weights than the student, whose similarities are well apart."""
+    torch.manual_seed(39)
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(list(vocabulary))
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=1.0,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    transformer = Transformer(str(folder))
+    return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def guide_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("guide")
+
+
+@pytest.fixture(scope="module")
+def guide(guide_folder):
+    return make_guide(guide_folder).eval()
+
+
+def make(cached, model, estimator, treatment=None, **options):
+    """Plain, or cached in chunks that do not divide the batch."""
+    if cached:
+        return CachedSoftInfoNCELoss(model, estimator, treatment, mini_batch_size=3, **options)
+    return SoftInfoNCELoss(model, estimator, treatment, **options)
+
+
+def similarities(guide, texts=COLUMNS):
+    with torch.no_grad():
+        return [guide(column)["sentence_embedding"] for column in features(guide, texts)]
+
+
+def assert_differ(one, other):
+    assert abs(one[0] - other[0]) > 1e-4
+
+
+MARGINS = {
+    "absolute-0": (0.0, False),
+    "absolute": (0.05, False),
+    "relative-0": (0.0, True),
+    "relative": (0.1, True),
+}
+
+
+class TestGISTEmbed:
+    """(trained-model with cosines, Mask by margin) is GISTEmbedLoss, except where its blocks hold something else."""
+
+    margins = pytest.mark.parametrize(("margin", "relative"), MARGINS.values(), ids=MARGINS.keys())
+    # contrast_anchors, contrast_positives, the number of negatives. With negatives, doc_to_doc holds more than
+    # contrast_positives does.
+    BLOCKS = (
+        (False, False, 0),
+        (True, False, 0),
+        (False, True, 0),
+        (True, True, 0),
+        (False, False, 1),
+        (True, False, 1),
+        (True, False, 2),
+    )
+    blocks = pytest.mark.parametrize(
+        ("anchors", "positives", "columns"), BLOCKS, ids=lambda value: str(value).lower()[:5]
+    )
+
+    def ours(self, cached, model, guide, margin, relative, anchors=False, positives=False, temperature=0.05):
+        directions = ["query_to_doc", *["query_to_query"] * anchors, *["doc_to_doc"] * positives]
+        teacher = TrainedModelEstimator(guide, normalize=True)
+        treatment = Mask(margin=margin, relative=relative)
+        return make(cached, model, teacher, treatment, scale=1 / temperature, directions=directions)
+
+    def host(self, cached, model, guide, margin, relative, anchors=False, positives=False, temperature=0.05):
+        options = {"contrast_anchors": anchors, "contrast_positives": positives, "margin": margin}
+        options |= {"margin_strategy": "relative" if relative else "absolute", "temperature": temperature}
+        if cached:
+            return CachedGISTEmbedLoss(model, guide, mini_batch_size=3, **options)
+        return GISTEmbedLoss(model, guide, **options)
+
+    @kinds
+    @margins
+    @blocks
+    def test_equals_the_hosts_loss_and_the_formula(
+        self, model, guide, cached, margin, relative, anchors, positives, columns
+    ):
+        texts = COLUMNS[: 2 + columns]
+        batch = features(model, texts)
+        options = {"margin": margin, "relative": relative, "anchors": anchors, "positives": positives}
+        ours = run(model, self.ours(cached, model, guide, **options), batch)
+        directions = ("query_to_doc", *["query_to_query"] * anchors, *["doc_to_doc"] * positives)
+        formula, distances = reference.guided(similarities(guide, texts), 0.05, margin, relative, directions)
+        assert_same(ours, run(model, reference.written(model, formula), batch))
+        # Something is masked, something is not, and nothing hangs on half precision.
+        assert 0 < sum(distance > 0 for distance in distances) < len(distances)
+        assert min(map(abs, distances)) > HALF_PRECISION
+        if cached or columns < 2:  # GISTEmbedLoss itself takes one negative at most
+            assert_same(ours, run(model, self.host(cached, model, guide, **options), batch))
+        unguided = make(cached, model, None, scale=20.0, directions=directions)
+        assert_differ(ours, run(model, unguided, batch))
+
+    @kinds
+    def test_equals_the_hosts_loss_where_the_guide_has_another_vocabulary(self, model, cached, tmp_path):
+        guide = make_guide(tmp_path, ["another"]).eval()
+        options = {"margin": 0.05, "relative": False, "anchors": True, "positives": True}
+        host = self.host(cached, model, guide, **options)
+        assert host.must_retokenize
+        batch = features(model, COLUMNS[:2])
+        assert_same(run(model, self.ours(cached, model, guide, **options), batch), run(model, host, batch))
+
+    def test_with_negatives_doc_to_doc_holds_more_than_contrast_positives(self, model, guide):
+        """The host compares a positive with the other positives, we with every document of the other queries."""
+        texts = COLUMNS[:3]
+        batch = features(model, texts)
+        options = {"margin": 0.05, "relative": False, "positives": True}
+        ours = run(model, self.ours(False, model, guide, **options), batch)
+        host = run(model, self.host(False, model, guide, **options), batch)
+        formula, _ = reference.guided(similarities(guide, texts), 0.05, 0.05, False, ("query_to_doc", "doc_to_doc"))
+        assert_same(ours, run(model, reference.written(model, formula), batch))
+        assert_differ(ours, host)
+        assert ours[0] > host[0]  # by what the further candidates add
+
+    def test_a_query_is_no_candidate_for_itself_where_its_positive_is_a_copy_of_it(self, model, guide):
+        """The host's mask drops a query's own copy as 1 > the threshold; a positive with similarity 1 keeps it."""
+        texts = [QUERIES, [QUERIES[0], *DOCUMENTS[1:]]]
+        batch = features(model, texts)
+        options = {"margin": 0.0, "relative": False, "anchors": True}
+        formula, _ = reference.guided(similarities(guide, texts), 0.05, 0.0, False, ("query_to_doc", "query_to_query"))
+        ours = run(model, self.ours(False, model, guide, **options), batch)
+        assert_same(ours, run(model, reference.written(model, formula), batch))
+        # The host's first row has its positive twice, once as a negative: its loss is at least log 2.
+        host = run(model, self.host(False, model, guide, **options), batch)
+        assert host[0] > ours[0] + 0.01
+
+    @kinds
+    def test_a_negative_margin_beyond_what_a_copy_has_keeps_no_query_as_its_own_negative(self, model, guide, cached):
+        """Thresholds above 1 mask nothing: ours is then InfoNCE over the same candidates."""
+        batch = features(model, COLUMNS[:2])
+        ours = run(model, self.ours(cached, model, guide, margin=-3.0, relative=False, anchors=True), batch)
+        plain = make(cached, model, None, directions=("query_to_doc", "query_to_query"))
+        assert_same(ours, run(model, plain, batch))
+        host = run(model, self.host(cached, model, guide, margin=-3.0, relative=False, anchors=True), batch)
+        assert host[0] > ours[0] + 0.1  # each query is there a negative of itself
+
+
+class TestHardness:
+    @kinds
+    @pytest.mark.parametrize("mode", ["in_batch_negatives", "hard_negatives", "all_negatives"])
+    def test_equals_the_formula(self, model, cached, mode):
+        """Lan et al. (2025), Eq. 5; that it equals the host's is in test_host_equality."""
+
+        def formula(queries, *documents):
+            size, losses = len(queries), []
+            for i, row in enumerate(reference.rows_of(queries, documents, 20.0)):
+                logits = []
+                for _, j, logit in row:
+                    hard = {
+                        "in_batch_negatives": j % size != i,
+                        "hard_negatives": j % size == i and j != i,
+                        "all_negatives": j != i,
+                    }[mode]
+                    logits.append(logit + (5.0 * logit.item() / 20.0 if hard else 0.0))
+                losses.append(torch.logsumexp(torch.stack(logits), 0) - row[i][2])
+            return sum(losses) / size
+
+        batch = features(model, COLUMNS)
+        ours = run(model, make(cached, model, None, hardness_mode=mode, hardness_strength=5.0), batch)
+        assert_same(ours, run(model, reference.written(model, formula), batch))
+        assert_differ(ours, run(model, make(cached, model, None), batch))
+
+    @kinds
+    def test_what_is_masked_stays_masked(self, model, cached):
+        teacher = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
+        options = {"hardness_mode": "all_negatives", "hardness_strength": 5.0}
+        batch = features(model, COLUMNS[:3])
+        loss = make(cached, model, Table(teacher, "documents"), Mask(top_k=15), **options)
+        assert loss(batch, None) == 0  # only the positive is left
+
+
+class TestSelfMask:
+    @pytest.fixture
+    def model(self, tmp_path):
+        """A student that finds some candidates more similar than the positive by more than 0.1."""
+        return make_guide(tmp_path).double().eval()
+
+    @kinds
+    @negatives
+    @pytest.mark.parametrize("directions", [("query_to_doc",), ALL_DIRECTIONS], ids=["one-way", "four-ways"])
+    @pytest.mark.parametrize("margin", [0.1, 1e-3], ids=["default", "small"])
+    def test_equals_the_formula(self, model, cached, negatives, directions, margin):
+        batch = features(model, COLUMNS[: 2 + negatives])
+        formula = reference.self_masked(margin, 20.0, directions)
+        treatment = None if margin == 0.1 else Mask(margin=-margin)
+        ours = run(model, make(cached, model, "self", treatment, directions=directions), batch)
+        assert_same(ours, run(model, reference.written(model, formula), batch))
+        columns = torch.eye(8).split(8) * (2 + negatives)
+        assert (
+            0 < formula.masked < sum(map(len, reference.rows_of(columns[0], columns[1:], 1.0, directions=directions)))
+        )
+        assert_differ(ours, run(model, make(cached, model, None, directions=directions), batch))
+
+    def test_equals_the_formula_by_dot_products(self, model):
+        batch = features(model, COLUMNS[:3])
+        formula = reference.self_masked(0.5, 0.3, ALL_DIRECTIONS, reference.dot)
+        options = {"scale": 0.3, "similarity_fct": dot_score, "directions": ALL_DIRECTIONS}
+        ours = run(model, SoftInfoNCELoss(model, "self", Mask(margin=-0.5), **options), batch)
+        assert_same(ours, run(model, reference.written(model, formula), batch))
+        assert formula.masked > 0
+
+
+class TestThePaper:
+    """The numbers of the authors' own code, by way of the losses: the scores come as embeddings, E @ I."""
+
+    def step(self, model, case, treatment):
+        size = case["N"]
+        scores = torch.tensor(case["S"], dtype=torch.float64, requires_grad=True)
+        similarity = torch.tensor(case["sim"], dtype=torch.float64)
+        loss = SoftInfoNCELoss(model, Table(similarity, "queries"), treatment, scale=1.0, similarity_fct=dot_score)
+        texts = [[f"read {'list ' * (i % 3)}" for i in range(size)]] * 2
+        asked = loss.ask(features(model, texts))
+        value = loss.compute_loss_from_embeddings([scores, torch.eye(size, dtype=torch.float64)], asked)
+        (gradient,) = torch.autograd.grad(value, scores)
+        return value.detach(), gradient
+
+    def compare(self, found, record):
+        value, gradient = found
+        expected = float(record.get("exact_loss", record["loss"]))
+        torch.testing.assert_close(value.item(), expected, rtol=1e-9, atol=1e-9)
+        rows = record.get("exact_grad", record["grad"])
+        expected_gradient = torch.tensor([[float(number) for number in row] for row in rows], dtype=torch.float64)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-9)
+
+    def usable(self, record):
+        return not {"nonfinite_loss", "nonfinite_grad"} & set(record["flags"]) or "exact_grad" in record
+
+    def test_cancellation(self, static_model, reference_cases):
+        compared = 0
+        for case in reference_cases["batches"]:
+            for rule, records in (("top_k", case["fnc_topk"]), ("ratio", case["fnc_threshold"])):
+                for record in records:
+                    if record.get("tie_at_cut") or not self.usable(record):
+                        continue
+                    if "negative_positive_similarity" in record["flags"]:
+                        continue  # where the paper's rule turns round, ours takes nothing out
+                    treatment = Mask(**{rule: record["k"] if rule == "top_k" else record["ratio"]})
+                    self.compare(self.step(static_model, case, treatment), record)
+                    compared += 1
+        assert compared > 50
+
+    @pytest.mark.filterwarnings("ignore::st_softinfonce.functional.SmallBatchWarning")
+    def test_softening(self, static_model, reference_cases):
+        compared = 0
+        for case in reference_cases["batches"]:
+            for setting in case["by_setting"]:
+                record = setting["soft_infonce"]
+                if float(setting["normalizer"]) < 1e-9 or not self.usable(record):
+                    continue  # rows with too few negatives are plain InfoNCE here
+                treatment = Soften(setting["alpha"], setting["beta"], setting["t"], min_weight=setting["clip_min"])
+                self.compare(self.step(static_model, case, treatment), record)
+                compared += 1
+        assert compared > 50
+
+    def test_without_a_treatment(self, static_model, reference_cases):
+        for case in reference_cases["batches"]:
+            if self.usable(case["infonce"]):
+                size = case["N"]
+                scores = torch.tensor(case["S"], dtype=torch.float64)
+                loss = SoftInfoNCELoss.paper(static_model, None)
+                value = loss.compute_loss_from_embeddings([scores, torch.eye(size, dtype=torch.float64)])
+                expected = float(case["infonce"].get("exact_loss", case["infonce"]["loss"]))
+                torch.testing.assert_close(value.item(), expected, rtol=1e-9, atol=1e-9)
+
+    @kinds
+    @pytest.mark.parametrize("rule", [{"top_k": 2}, {"ratio": 0.4}], ids=["top-2", "ratio"])
+    def test_cancellation_equals_the_formula_with_negatives(self, model, cached, rule):
+        teacher = torch.rand(8, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        batch = features(model, COLUMNS[:3])
+        ours = run(model, make(cached, model, Table(teacher, "documents"), Mask(**rule)), batch)
+        formula = reference.cancelled(teacher.tolist(), 20.0, **rule)
+        assert_same(ours, run(model, reference.written(model, formula), batch))
+
+
+class _AfterPooling(torch.nn.Module):
+    """Drops some of the embedding's entries, so that equal texts differ."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, features, **_):
+        return features | {"sentence_embedding": self.dropout(features["sentence_embedding"])}
+
+
+class TestSeveralPositives:
+    # Two pairs share a document, three queries a group.
+    DOCUMENTS = (DOCUMENTS[0], DOCUMENTS[1], DOCUMENTS[0], *DOCUMENTS[3:])
+    GROUPS = (0, 1, 0, 2, 1, 3, 0, 4)
+
+    @kinds
+    def test_copies_of_the_positive_share_its_target(self, model, cached):
+        texts = [QUERIES, list(self.DOCUMENTS), [self.DOCUMENTS[1], *NEGATIVES[1:]]]
+        flat = texts[1] + texts[2]
+        relevant = [[flat[i] == document for document in flat] for i in range(8)]
+        assert sum(map(sum, relevant)) == 8 + 2 + 1
+        batch = features(model, texts)
+        ours = run(model, make(cached, model, "identical", Promote()), batch)
+        formula = reference.several_positives(relevant, 20.0)
+        # Copies have one score, so that sharing the target among them alone is no change; dropout makes it one.
+        assert_same(ours, run(model, reference.written(model, formula), batch))
+        drop = torch.nn.Dropout(0.3).train()
+        model.add_module("drop", _AfterPooling(drop))
+        torch.manual_seed(0)
+        shared = run(model, make(False, model, "identical", Promote()), batch)
+        torch.manual_seed(0)
+        assert_differ(shared, run(model, make(False, model, None), batch))
+
+    @kinds
+    @pytest.mark.parametrize("compares", ["positives", "queries"])
+    def test_known_groups_are_supervised_contrastive_learning(self, model, cached, compares):
+        documents = [document if i != 2 else "def list path" for i, document in enumerate(self.DOCUMENTS)]
+        keys = documents if compares == "positives" else QUERIES
+        estimator = KnownRelevanceEstimator(dict(zip(keys, self.GROUPS, strict=True)), model, compares=compares)
+        relevant = [[one == other for other in self.GROUPS] for one in self.GROUPS]
+        batch = features(model, [QUERIES, documents])
+        ours = run(model, make(cached, model, estimator, Promote()), batch)
+        # The estimator's similarities, and so the targets, are in float32.
+        formula = reference.several_positives(relevant, 20.0)
+        assert_same(ours, run(model, reference.written(model, formula), batch), rtol=1e-6, atol=1e-7)
+        # Taken out instead, they are no candidates at all.
+        masked = run(model, make(cached, model, estimator), batch)
+        gone = [[float(same) for same in row] for row in relevant]
+
+        def formula(queries, *columns):
+            losses = []
+            for i, row in enumerate(reference.rows_of(queries, columns, 20.0)):
+                logits = [logit for _, j, logit in row if j == i or not gone[i][j]]
+                losses.append(torch.logsumexp(torch.stack(logits), 0) - row[i][2])
+            return sum(losses) / len(losses)
+
+        assert_same(masked, run(model, reference.written(model, formula), batch))
+        assert_differ(ours, masked)
+
+    def test_copies_taken_out_are_no_candidates(self, model):
+        texts = [QUERIES, list(self.DOCUMENTS)]
+        ours = run(model, SoftInfoNCELoss(model, IdenticalEstimator()), features(model, texts))
+        teacher = [[1.0 if one == other else 0.0 for other in self.DOCUMENTS] for one in self.DOCUMENTS]
+        formula = reference.cancelled(teacher, 20.0, ratio=1.0)
+        assert_same(ours, run(model, reference.written(model, formula), features(model, texts)))
+
+
+class TestListwiseDistillation:
+    @kinds
+    @negatives
+    @pytest.mark.parametrize(("share", "temperature"), [(0.5, 0.05), (1.0, 0.5)], ids=["default", "all-the-teachers"])
+    def test_equals_the_formula(self, model, guide, cached, negatives, share, temperature):
+        texts = COLUMNS[: 2 + negatives]
+        batch = features(model, texts)
+        teacher = TrainedModelEstimator(guide, normalize=True)
+        # What is distilled is what the table holds, in half precision.
+        of_queries, *of_documents = (column.half() for column in similarities_normalized(guide, texts))
+        rows = (of_queries.float() @ torch.cat(of_documents).float().T).tolist()
+        ours = run(model, make(cached, model, teacher, Distill(share=share, temperature=temperature)), batch)
+        formula = reference.listwise(rows, share, temperature, 20.0)
+        # The teacher's float32 similarities come off a matrix product whose order of addition is not fixed.
+        assert_same(ours, run(model, reference.written(model, formula), batch), rtol=1e-5, atol=1e-7)
+        assert_differ(ours, run(model, make(cached, model, None), batch))
+
+    @kinds
+    def test_a_masked_candidate_has_no_target(self, model, cached):
+        teacher = torch.randn(8, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        treatments = [Mask(top_k=3), Distill(share=0.5, temperature=0.7)]
+        batch = features(model, COLUMNS[:3])
+        gone = set()
+        for i, row in enumerate(teacher.tolist()):
+            gone |= {(i, j) for j in sorted((j for j in range(16) if j != i), key=lambda j, r=row: -r[j])[:3]}
+        formula = reference.listwise(teacher.tolist(), 0.5, 0.7, 20.0, taken_out=gone)
+        for order in (treatments, treatments[::-1]):
+            ours = run(model, make(cached, model, Table(teacher, "documents"), order), batch)
+            assert_same(ours, run(model, reference.written(model, formula), batch))
+
+    @kinds
+    def test_several_estimators_take_out_before_one_is_distilled(self, model, cached):
+        """DESIGN's second form: copies are taken out by one estimator, another's ranking is learnt of what remains."""
+        teacher = torch.randn(8, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        documents = list(TestSeveralPositives.DOCUMENTS)
+        texts = [QUERIES, documents, NEGATIVES]
+        flat = documents + NEGATIVES
+        gone = {(i, j) for i in range(8) for j in range(16) if j != i and flat[i] == flat[j]}
+        assert len(gone) == 2
+        treatments = [(Table(teacher, "documents"), Distill(temperature=0.7)), ("identical", Mask(above=0.5))]
+        ours = run(model, make(cached, model, "bm25", treatments=treatments), features(model, texts))
+        formula = reference.listwise(teacher.tolist(), 0.5, 0.7, 20.0, taken_out=gone)
+        assert_same(ours, run(model, reference.written(model, formula), features(model, texts)))
+
+
+def similarities_normalized(guide, texts):
+    return [torch.nn.functional.normalize(column, dim=-1) for column in similarities(guide, texts)]
+
+
+class TestSoftening:
+    """Eq. 4 of the paper over four directions, by what each block holds."""
+
+    OPTIONS = (1.3, 0.7, 0.5, 0.1)
+
+    def judged(self, table, directions, columns, compares):
+        size = 8
+        documents = size * columns
+        one_way = table[:size, size : size + documents] if compares == "documents" else table[:size, :size]
+        unknown = [None] * (documents - one_way.size(1))
+        rows = {"query_to_doc": [row + unknown for row in one_way.tolist()]}
+        if compares == "documents":
+            square = table.clone()
+            back = square[:size, size : 2 * size].T
+            queries, both = square[:size, :size], square[size : 2 * size, size : size + documents]
+        else:
+            back, queries, both = one_way.T, one_way, None
+        rows["doc_to_query"] = back.tolist()
+        rows["query_to_query"] = queries.tolist()
+        rows["doc_to_doc"] = both.tolist() if both is not None else rows["query_to_doc"]
+        # A query's own documents are no candidates there, and count nowhere.
+        rows["doc_to_doc"] = [
+            [value if j % size != i or j == i else None for j, value in enumerate(row)]
+            for i, row in enumerate(rows["doc_to_doc"])
+        ]
+        return {direction: rows[direction] for direction in ALL_DIRECTIONS if direction in directions}
+
+    @kinds
+    @negatives
+    @pytest.mark.parametrize("compares", ["queries", "documents"])
+    @pytest.mark.parametrize(
+        ("directions", "partition"),
+        [
+            (("query_to_doc",), "joint"),
+            (("query_to_doc", "doc_to_query"), "joint"),
+            (("query_to_doc", "doc_to_query"), "per_direction"),
+            (ALL_DIRECTIONS, "joint"),
+            (("doc_to_doc", "query_to_doc"), "joint"),
+        ],
+        ids=["one-way", "both-ways", "both-ways-apart", "four-ways", "documents"],
+    )
+    def test_equals_the_formula(self, model, cached, negatives, compares, directions, partition):
+        columns = 1 + negatives
+        generator = torch.Generator().manual_seed(1)
+        table = torch.randn(8 * (1 + columns), 8 * (1 + columns), generator=generator, dtype=torch.float64)
+        batch = features(model, COLUMNS[: 1 + columns])
+        alpha, beta, temperature, least = self.OPTIONS
+        options = {"directions": directions, "partition_mode": partition}
+        loss = make(cached, model, Table(table, compares), Soften(alpha, beta, temperature, least), **options)
+        judged = self.judged(table, directions, columns, compares)
+        formula = reference.softened(judged, self.OPTIONS, 20.0, apart=partition == "per_direction")
+        assert_same(run(model, loss, batch), run(model, reference.written(model, formula), batch))
+        assert_differ(run(model, loss, batch), run(model, make(cached, model, None, **options), batch))
+
+    @kinds
+    def test_bm25_by_documents_equals_the_formula_on_its_own_scores(self, model, cached):
+        words = [[word for word in text.split() if word in model.tokenizer.get_vocab()] for text in QUERIES]
+        scores = loops.bm25(words, [text.split() for text in DOCUMENTS + NEGATIVES], 1.2, 0.75)
+        treatment = Soften(1.3, 0.7, 0.5)
+        batch = features(model, COLUMNS[:3])
+        ours = run(model, make(cached, model, BM25Estimator(compares="documents", tokens="all"), treatment), batch)
+        formula = reference.softened({"query_to_doc": scores}, self.OPTIONS, 20.0)
+        assert_same(ours, run(model, reference.written(model, formula), batch), rtol=1e-5, atol=1e-7)
+
+
+def test_the_formulas_without_anything_are_the_hosts_loss(model):
+    """Guards the formulas themselves."""
+    batch = features(model, COLUMNS)
+    host = run(model, MultipleNegativesRankingLoss(model, directions=ALL_DIRECTIONS), batch)
+    nothing = reference.self_masked(10.0, 20.0, ALL_DIRECTIONS)
+    assert_same(run(model, reference.written(model, nothing), batch), host)
+    host = run(model, MultipleNegativesRankingLoss(model), batch)
+    for formula in (
+        reference.several_positives([[False] * 24] * 8, 20.0),
+        reference.listwise([[0.0] * 24] * 8, 0.0, 1.0, 20.0),
+        reference.cancelled([[0.0] * 8 + [0.0] * 16] * 8, 20.0, top_k=0),
+    ):
+        assert_same(run(model, reference.written(model, formula), batch), host)
