@@ -130,8 +130,13 @@ def overview(summary: Summary) -> list[str]:
             else f"{100 * entry['scores'][METRIC]:.1f}"
         )
     titles = list(dict.fromkeys(map(_title, whole)))
+    named: dict[str, set[str]] = defaultdict(set)
+    for entry in summary["entries"]:
+        named[_title(entry)] |= {entry["language"]} - {ALL}
+    every = set().union(*named.values())
+    heads = [t if named[t] == every else f"{t} ({', '.join(sorted(named[t]))} alone)" for t in titles]
     return table(
-        [NAMES[METRIC], *titles], ([row, *(cells.get(t, "") for t in titles)] for row, cells in by_row.items())
+        [NAMES[METRIC], *heads], ([row, *(cells.get(t, "") for t in titles)] for row, cells in by_row.items())
     )
 
 
