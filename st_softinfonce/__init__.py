@@ -6,30 +6,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from st_softinfonce.calibration import calibrate
+    # With their own names as aliases, which is how type checkers know that they are public.
+    from st_softinfonce.calibration import calibrate as calibrate
     from st_softinfonce.estimators import (
-        BM25Estimator,
-        ByText,
-        CrossEncoderEstimator,
-        IdenticalEstimator,
-        KnownRelevanceEstimator,
-        MixtureEstimator,
-        NearDuplicateEstimator,
-        PairwiseEstimator,
-        SelfEstimator,
-        SimCSEEstimator,
-        SimilarityEstimator,
-        TextColumn,
-        TrainedModelEstimator,
-        get_estimator,
-        list_estimators,
+        BM25Estimator as BM25Estimator,
+        ByText as ByText,
+        CrossEncoderEstimator as CrossEncoderEstimator,
+        IdenticalEstimator as IdenticalEstimator,
+        KnownRelevanceEstimator as KnownRelevanceEstimator,
+        MixtureEstimator as MixtureEstimator,
+        NearDuplicateEstimator as NearDuplicateEstimator,
+        PairwiseEstimator as PairwiseEstimator,
+        SelfEstimator as SelfEstimator,
+        SimCSEEstimator as SimCSEEstimator,
+        SimilarityEstimator as SimilarityEstimator,
+        TextColumn as TextColumn,
+        TrainedModelEstimator as TrainedModelEstimator,
+        get_estimator as get_estimator,
+        list_estimators as list_estimators,
     )
-    from st_softinfonce.evaluators import CodeRetrievalEvaluator
-    from st_softinfonce.inspection import inspect_pairs
-    from st_softinfonce.known_queries import KnownQueries
-    from st_softinfonce.losses import CachedSoftInfoNCELoss, SoftInfoNCELoss
-    from st_softinfonce.posterior import RelevancePosterior
-    from st_softinfonce.treatments import Discount, Distill, Mask, Promote, Soften, Treatment
+    from st_softinfonce.evaluators import CodeRetrievalEvaluator as CodeRetrievalEvaluator
+    from st_softinfonce.inspection import inspect_pairs as inspect_pairs
+    from st_softinfonce.known_queries import KnownQueries as KnownQueries
+    from st_softinfonce.losses import (
+        CachedSoftInfoNCELoss as CachedSoftInfoNCELoss,
+        SoftInfoNCELoss as SoftInfoNCELoss,
+    )
+    from st_softinfonce.posterior import RelevancePosterior as RelevancePosterior
+    from st_softinfonce.treatments import (
+        Discount as Discount,
+        Distill as Distill,
+        Mask as Mask,
+        Promote as Promote,
+        Soften as Soften,
+        Treatment as Treatment,
+    )
 
     __version__: str
 

@@ -5,8 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from st_softinfonce.data import MiningReport, Source, mine_pairs, mine_to_parquet, mining
-from st_softinfonce.data import parquet as module
+from st_softinfonce.data import MiningReport, Source, mine_pairs, mine_to_parquet, mining, parquet as module
 
 
 def function(name, body="total = first + second"):

@@ -39,8 +39,8 @@ from st_softinfonce import (
     Treatment,
     calibrate,
     get_estimator,
+    losses as own_losses,
 )
-from st_softinfonce import losses as own_losses
 
 ORACLE = "oracle"
 TREATMENTS: dict[str, type[Treatment]] = {

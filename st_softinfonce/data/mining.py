@@ -18,8 +18,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from st_softinfonce.data.archives import EXTENSIONS as ARCHIVES
-from st_softinfonce.data.archives import is_archive
+from st_softinfonce.data.archives import EXTENSIONS as ARCHIVES, is_archive
 from st_softinfonce.data.discovery import Source, SourceFile, find_files, note_problem
 from st_softinfonce.data.duplicates import NearDuplicateIndex
 from st_softinfonce.data.english import EnglishFilter
