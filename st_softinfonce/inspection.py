@@ -20,7 +20,7 @@ from tqdm import tqdm
 from st_softinfonce._checks import check_count
 from st_softinfonce.effects import EFFECTS, SOFTENED_BELOW, EffectSums, effect_of
 from st_softinfonce.estimators.base import SimilarityEstimator
-from st_softinfonce.estimators.words import split_words
+from st_softinfonce.estimators.words import says_something, split_words
 from st_softinfonce.losses.soft_info_nce import OneOrSeveral, read_judges
 from st_softinfonce.pair_batches import PairTexts, batch_similarities
 from st_softinfonce.treatments import Distill, combine
@@ -83,7 +83,8 @@ class Inspection:
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
             f'<h1>{html.escape(title)}</h1><dl>{numbers}</dl><div class="plots">{plots}</div>'
             "<p>Each query on the left meets the document on the right as a negative. There is one row for each two "
-            "queries; words that both queries have are marked.</p>"
+            "queries; words that both queries have are marked, "
+            "but for those that say nothing, such as 'the'.</p>"
             f"{''.join(parts) or '<p>No negative is treated.</p>'}</body></html>\n",
             encoding="utf-8",
         )
@@ -291,7 +292,8 @@ def _histogram(name: str, counts: np.ndarray, edges: np.ndarray) -> str:
 
 
 def _pair(number: int, row: dict[Any, Any]) -> str:
-    words = set(split_words(row["query"])) & set(split_words(row["negative_query"]))
+    shared = set(split_words(row["query"])) & set(split_words(row["negative_query"]))
+    words = set(filter(says_something, shared))
 
     def mark(word: re.Match[str]) -> str:
         text = html.escape(word[0])
