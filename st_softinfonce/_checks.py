@@ -78,7 +78,7 @@ def check_share(name: str, value: object, *, zero: bool = False, hint: str = "")
     return float(value)
 
 
-def check_count(name: str, value: object, least: int = 1, *, optional: bool = False) -> None:
+def check_count(name: str, value: object, least: int = 1, *, optional: bool = False, hint: str = "") -> None:
     """Refuse a value that is not an integer of at least so many.
 
     Args:
@@ -86,6 +86,7 @@ def check_count(name: str, value: object, least: int = 1, *, optional: bool = Fa
         value: Its value.
         least: The smallest that is allowed.
         optional: Whether ``None`` is allowed.
+        hint: A sentence to end the message with.
 
     Raises:
         ValueError: Naming the argument and its value.
@@ -94,7 +95,9 @@ def check_count(name: str, value: object, least: int = 1, *, optional: bool = Fa
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         alternative = " or None" if optional else ""
-        raise ValueError(f"{name} must be an integer of at least {least}{alternative}, got {value!r}.")
+        raise ValueError(
+            f"{name} must be an integer of at least {least}{alternative}, got {value!r}.{' ' * bool(hint)}{hint}"
+        )
 
 
 def check_choice(name: str, value: object, allowed: Collection[object]) -> None:

@@ -13,6 +13,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from st_softinfonce._checks import check_count
 from st_softinfonce.data.minhash import THRESHOLD, band_keys, mix, shingles
 
 _BATCH = 2_000
@@ -70,8 +71,7 @@ def limit_duplicates(pairs: Dataset, per_group: int = 1) -> Dataset:
         >>> limit_duplicates(Dataset.from_dict({"code": ["a", "b", "a"], "duplicate_group": [7, 8, 7]}))["code"][:]
         ['a', 'b']
     """
-    if isinstance(per_group, bool) or not isinstance(per_group, int) or per_group < 1:
-        raise ValueError(f"per_group must be an integer of at least 1, got {per_group!r}: 1 keeps one of each group.")
+    check_count("per_group", per_group, hint="1 keeps one of each group.")
     if "duplicate_group" not in pairs.column_names:
         raise ValueError(
             f"pairs must have the column 'duplicate_group', got {pairs.column_names}: "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from st_softinfonce._checks import check_count
 from st_softinfonce.data.deadline import Deadline, TimeLimitError
 from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.english import english_score, load_identifier
@@ -33,9 +34,7 @@ class MiningOptions:
 
     def __post_init__(self) -> None:  # noqa: D105
         for name in _COUNTS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}: give a larger one.")
+            check_count(name, getattr(self, name), hint="Give a larger one.")
         if self.max_query_tokens < self.min_query_tokens:
             raise ValueError(
                 f"max_query_tokens must be at least min_query_tokens ({self.min_query_tokens}), "

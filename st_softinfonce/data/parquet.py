@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from st_softinfonce._checks import check_count
 from st_softinfonce.data.file_miner import MiningOptions
 from st_softinfonce.data.mining import BATCH_ROWS, SCHEMA, Mining, Paths
 from st_softinfonce.data.mining_report import MiningReport
@@ -80,10 +81,7 @@ def mine_to_parquet(
         OSError: If the folder cannot be written, or there is no space to unpack an archive.
         ValueError: If `output` is empty, as `mine_pairs`, and if `rows_per_shard` is not positive.
     """
-    if isinstance(rows_per_shard, bool) or not isinstance(rows_per_shard, int) or rows_per_shard < 1:
-        raise ValueError(
-            f"rows_per_shard must be an integer of at least 1, got {rows_per_shard!r}: give a larger one."
-        )
+    check_count("rows_per_shard", rows_per_shard, hint="Give a larger one.")
     if not os.fspath(output):
         raise ValueError("output must be a folder to make, got an empty name: give e.g. 'pairs'.")
     options = MiningOptions(

@@ -150,11 +150,6 @@ class TextColumn:
         return self.input_ids.masked_fill(~self._mask_without(self.special_ids - self._unknown_ids), -1)
 
     @property
-    def has_unknown(self) -> Tensor:
-        """Which texts ``(n,)`` hold a token that the tokenizer does not know, so that others may read the same."""
-        return (self.key_ids != self.content_ids).any(dim=1)
-
-    @property
     def empty(self) -> Tensor:
         """Which texts ``(n,)`` have no token at all, not even an unknown one; bool."""
         return ~self._mask_without(self.special_ids - self._unknown_ids).any(dim=1)
