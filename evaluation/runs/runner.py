@@ -57,7 +57,7 @@ def run(given: argparse.Namespace) -> int:
     config.machine |= {name: getattr(given, name) for name in ("processes", "threads") if getattr(given, name)}
     output = given.output or OUTPUT / config.name
     if given.list:
-        store, plan = Store(output), Plan(config, Bench(config, output, given.corpus).corpus.fingerprint)
+        store, plan = Store(output), Bench(config, output, given.corpus).plan()
         progress = Progress(plan, store.read())
         print(*progress.left, progress.summary(), sep="\n")
         return 0
@@ -80,7 +80,7 @@ def run_plan(config: Config, output: Path, *, corpus: str | None = None, say: Ca
         How many runs failed.
     """
     bench = Bench(config, output, corpus)
-    plan = Plan(config, bench.corpus.fingerprint)
+    plan = bench.plan()
     failures = 0
     with Store(output) as store, _workers(config, output, corpus, bench) as make:
         results = store.read()
@@ -89,7 +89,8 @@ def run_plan(config: Config, output: Path, *, corpus: str | None = None, say: Ca
         for place in places:  # whole, one after the other: its results can be looked at while the rest runs
             cells = [cell for cell in plan.cells() if (cell.model, cell.regime) == place]
             # Tuning first: what it chooses says which runs on the test packages there are.
-            for stage in (plan.tuning_runs, partial(plan.test_runs, results=results)):
+            stages = [partial(stage, results=results) for stage in (plan.choice_runs, plan.test_runs)]
+            for stage in (plan.tuning_runs, *stages):
                 runs = {run.key: run for cell in cells for run in stage(cell) if run.key not in results}
                 for made, result in make(list(runs.values())):
                     if "error" in result:

@@ -108,7 +108,7 @@ class _Identified:
         return isinstance(other, _Identified) and self.pairs._fingerprint == other.pairs._fingerprint
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _task(identified: _Identified, queries: int | None, language: str) -> GradedCodeRetrieval:
     pairs = identified.pairs
     count = len(pairs) if queries is None else min(queries, len(pairs))

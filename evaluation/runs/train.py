@@ -10,11 +10,12 @@ from typing import Any
 
 from datasets import disable_progress_bars
 
-from evaluation.corpus.load import Corpus, check_packages
+from evaluation.corpus.load import Corpus, check_packages, fingerprint
+from evaluation.corpus.other_queries import load_other_queries
 from evaluation.runs.base_models import load_model
 from evaluation.runs.fit import fit, training_order
 from evaluation.runs.losses import labels_of, make_loss
-from evaluation.runs.plan import Config
+from evaluation.runs.plan import BEST_BY, Config, Plan
 from evaluation.runs.score import Scores, score
 from evaluation.runs.teachers import Teachers
 
@@ -33,7 +34,15 @@ class Bench:
         self.device: str | None = config.machine.get("device")
         self.batch_size: int = config.machine.get("evaluation_batch_size", 128)
         self.corpus = Corpus(folder or config.corpus["folder"], config.corpus.get("candidates"))
+        others = config.corpus.get("other_queries")
+        self.other_queries = load_other_queries(others) if others else {}
+        self.config = config
         self.teachers = Teachers(output / "cache", self.corpus, device=self.device, batch_size=self.batch_size)
+
+    def plan(self) -> Plan:
+        """List the runs of the plan's file on these data."""
+        others = {name: fingerprint(pairs) for name, pairs in self.other_queries.items()}
+        return Plan(self.config, self.corpus.fingerprint, others)
 
 
 def train_and_score(settings: Mapping[str, Any], bench: Bench) -> tuple[Scores, dict[str, float]]:
@@ -44,7 +53,8 @@ def train_and_score(settings: Mapping[str, Any], bench: Bench) -> tuple[Scores, 
         bench: Corpus and teachers.
 
     Returns:
-        Scores, and the seconds that preparing, training and evaluating took.
+        Scores, with the duplicates-aware MRR on each set of other queries, and the seconds that preparing, training
+        and evaluating took.
 
     Raises:
         NotApplicable: The row has no meaning here.
@@ -75,6 +85,9 @@ def train_and_score(settings: Mapping[str, Any], bench: Bench) -> tuple[Scores, 
         times["train"] = time.perf_counter()
 
     scores = score(model, held_out, settings["corpus"]["queries"], language, batch_size=bench.batch_size)
+    for name in settings.get("other_queries", ()):
+        other = score(model, bench.other_queries[name], None, name, batch_size=bench.batch_size)
+        scores.means[name], scores.values[name] = other.means[BEST_BY], other.values[BEST_BY]
     times["evaluate"] = time.perf_counter()
     ends = list(times.values())
     spent = [end - start for start, end in pairwise(ends)]
