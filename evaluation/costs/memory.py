@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -58,20 +58,20 @@ def _measure_size(given: argparse.Namespace, batch_size: int) -> dict[str, Any]:
             before, peak = json.loads(output.splitlines()[-1])
             peaks[name].append(peak)
             added[name].append(peak - before)
-    whole = {name: statistics.median(values) for name, values in peaks.items()}
-    step = {name: statistics.median(values) for name, values in added.items()}
-    print(f"peak memory of one step, batch {batch_size}, mini-batches of {mini_batch_size}")
-    for name in names:
-        ratios = f"{whole[name] / whole[HOST]:.3f} times the host's, {step[name] / step[HOST]:.2f} of the step alone"
-        print(f"{name:28} {whole[name]:6.0f} MiB, {ratios}", flush=True)
+    print(f"batch {batch_size}, mini-batches of {mini_batch_size}: {peaks} MiB", flush=True)
     return {
         "batch_size": batch_size,
         "mini_batch_size": mini_batch_size,
         "peak_mib": peaks,
         "added_by_step_mib": added,
-        "ratio_to_host": {name: value / whole[HOST] for name, value in whole.items()},
-        "ratio_of_step": {name: value / step[HOST] for name, value in step.items()},
+        "ratio_to_host": _to_host(peaks),
+        "ratio_of_step": _to_host(added),
     }
+
+
+def _to_host(values: Mapping[str, list[float]]) -> dict[str, float]:
+    host = statistics.median(values[HOST])
+    return {name: statistics.median(several) / host for name, several in values.items()}
 
 
 def _step(name: str, batch_size: int, mini_batch_size: int | None) -> None:
@@ -101,7 +101,7 @@ def _model() -> SentenceTransformer:
     with tempfile.TemporaryDirectory() as folder:
         BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
         fast.save_pretrained(folder)
-        transformer = Transformer(str(Path(folder)))
+        transformer = Transformer(folder)
     return SentenceTransformer(modules=[transformer, Pooling(64)], device="cpu")
 
 

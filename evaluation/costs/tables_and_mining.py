@@ -43,15 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Measure mining, building, and looking up in tables of every size."""
     torch.set_num_threads(1)
-    mined, built = mine(), build(given.texts)
-    print(f"mining {mined['functions_per_second']:,.0f} functions/s, {mined['ratio']:.2f} times parsing alone")
-    print(f"building a table of {built['texts']:,} texts: {built['ratio']:.2f} times model.encode; ", end="")
-    print(f"{built['mib_per_100000_texts']:.0f} MiB per 100,000, {built['bytes_to_vectors']:.3f} times the vectors")
-    looked_up = []
-    for keys in given.keys:
-        looked_up.append(found := look_up(keys, given.rounds))
-        print(f"{BATCH} of {keys:,} keys: {found['ms']:.3f} ms, {found['ratio']:.2f} times the rows", flush=True)
-    return {"mining": mined, "build": built, "look_up": looked_up}
+    look_ups = [look_up(keys, given.rounds) for keys in given.keys]
+    return {"mining": mine(), "build": build(given.texts), "look_up": look_ups}
 
 
 def look_up(keys: int, rounds: int) -> dict[str, Any]:
@@ -97,7 +90,6 @@ def build(texts: int) -> dict[str, Any]:
         "texts": len(distinct),
         "bytes": sizes[-1],
         "bytes_to_vectors": sizes[-1] / (2 * model.get_embedding_dimension() * len(distinct)),
-        "mib_per_100000_texts": sizes[-1] / len(distinct) * 100_000 / 2**20,
         **timed,
     }
 

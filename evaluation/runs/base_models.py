@@ -9,8 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
-PACKAGED = "all-MiniLM-L6-v2"
-DEFAULT_LAYERS = {"minilm-3": 3}
+_PACKAGED = {"static": None, "minilm": None, "minilm-3": 3}  # all-MiniLM-L6-v2, and how many layers are kept
 _MOST_REMEMBERED = 50_000
 _remembered: dict[int | None, dict[str, list[int]]] = {}
 
@@ -23,19 +22,17 @@ def load_model(settings: Mapping[str, Any], device: str | None = None) -> Senten
             ``"minilm-3"`` (its first 3 layers), or a name or path; ``max_tokens`` cuts texts; ``layers`` keeps that
             many of the first layers; ``dimensions`` keeps that many principal ones of static embeddings.
         device: Where to; ``None`` takes what torch finds.
-
-    Returns:
-        The model.
     """
-    base = settings["base"]
+    base, max_tokens = settings["base"], settings.get("max_tokens")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    packaged = base in ("static", "minilm", "minilm-3")
-    model = SentenceTransformer(_packaged_path() if packaged else base, device="cpu" if base == "static" else device)
+    model = SentenceTransformer(
+        _packaged_path() if base in _PACKAGED else base, device="cpu" if base == "static" else device
+    )
     if base == "static":
-        model = _static(model, settings.get("max_tokens"), settings.get("dimensions"))
-    elif settings.get("max_tokens") is not None:
-        model.max_seq_length = settings["max_tokens"]
-    layers = settings.get("layers", DEFAULT_LAYERS.get(base))
+        model = _static(model, max_tokens, settings.get("dimensions"))
+    elif max_tokens is not None:
+        model.max_seq_length = max_tokens
+    layers = settings.get("layers", _PACKAGED.get(base))
     if layers is not None:
         encoder = model[0].model
         encoder.encoder.layer = encoder.encoder.layer[:layers]
@@ -71,7 +68,7 @@ class _Encoding(NamedTuple):
 class _RememberingTokenizer:
     """The packaged model's tokenizer, which tokenizes each text once a process.
 
-    Every run reads the same texts, every epoch again, and a static model does little else than read them.
+    Every run reads the same texts, in every epoch again, and a static model does little else.
     """
 
     def __init__(self, tokenizer: Any, known: dict[str, list[int]]) -> None:
@@ -79,7 +76,7 @@ class _RememberingTokenizer:
         self._known = known
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_tokenizer":
+        if name.startswith("__") or name == "_tokenizer":  # copying asks for these before there is a tokenizer
             raise AttributeError(name)
         return getattr(self._tokenizer, name)
 
