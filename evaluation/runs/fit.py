@@ -81,7 +81,7 @@ def fit(
                 learning_rate=learning_rate,
                 lr_scheduler_type="linear",
                 warmup_steps=max(1, len(rows) // batch_size // 10),
-                batch_sampler=_InGivenOrder,
+                batch_sampler=_in_given_order,
                 dataloader_drop_last=True,
                 dataloader_pin_memory=model.device.type != "cpu",
                 use_cpu=model.device.type == "cpu",
@@ -99,8 +99,5 @@ def fit(
         trainer.train()
 
 
-class _InGivenOrder(DefaultBatchSampler):
-    """Batches of successive rows: the order is the dataset's."""
-
-    def __init__(self, dataset: Dataset, **options: Any) -> None:
-        super().__init__(SequentialSampler(dataset), **options)
+def _in_given_order(dataset: Dataset, **options: Any) -> DefaultBatchSampler:
+    return DefaultBatchSampler(SequentialSampler(dataset), **options)

@@ -99,7 +99,11 @@ def test_edges(ours, oracle, options):
 
 @pytest.mark.parametrize(
     ("loss", "key"),
-    [("InBatchBCELoss", "bce"), ("WeightedInfoNCELoss", "weighted_infonce"), ("KLRegularizedInfoNCELoss", "kl_regularized")],
+    [
+        ("InBatchBCELoss", "bce"),
+        ("WeightedInfoNCELoss", "weighted_infonce"),
+        ("KLRegularizedInfoNCELoss", "kl_regularized"),
+    ],
 )
 def test_losses_train_on_the_estimators_similarities(static_model, loss, key):
     columns = [
