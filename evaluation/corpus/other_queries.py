@@ -1,4 +1,4 @@
-"""Queries of other kinds than documentation: tasks put to programmers, intents of cheat sheets, and snippets described.
+"""Queries of other kinds than documentation: tasks for programmers, intents of cheat sheets, described snippets.
 
     python -m evaluation corpora --other-queries
 
@@ -57,7 +57,7 @@ def _before_examples(text: str) -> str:
 
 
 def _actionsheets(path: Path) -> Iterator[_Pair]:
-    """Yield what each entry of the sheets on Python does, with the sheet and sections that it stands in, and its code."""
+    """Yield what each entry of the sheets on Python does, after its sheet and sections, and its code."""
     with zipfile.ZipFile(path) as archive:
         for name in sorted(archive.namelist()):
             if name.startswith("actionsheets/data/python/") and name.endswith(".toml"):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+from torch import Tensor, nn
 
 _PACKAGED = {"static": None, "minilm": None, "minilm-3": 3}  # all-MiniLM-L6-v2, and how many layers are kept
 _MOST_REMEMBERED = 50_000
@@ -57,8 +58,41 @@ def _static(model: SentenceTransformer, max_tokens: int | None, dimensions: int 
     else:
         tokenizer.enable_truncation(max_length=max_tokens)
     words = StaticEmbedding(tokenizer, embedding_weights=weights)
+    words.embedding = _Bag.from_pretrained(words.embedding.weight.data, freeze=False)
     words.tokenizer = _RememberingTokenizer(tokenizer, _remembered.setdefault(max_tokens, {}))
     return SentenceTransformer(modules=[words, Normalize()])
+
+
+class _Bag(nn.EmbeddingBag):
+    """The host's means of token embeddings, whose gradients are added where they belong.
+
+    PyTorch's own makes a dense gradient of the whole vocabulary for each column of a batch, and adds them up: with
+    four negatives that is most of a step.
+    """
+
+    def forward(self, input: Tensor, offsets: Tensor) -> Tensor:  # type: ignore[override]
+        """Compute the mean embedding of each text, ``(n, D)``, of token ids ``(T,)`` and where each text begins."""
+        found: Tensor = _Means.apply(self.weight, input, offsets)
+        return found
+
+
+class _Means(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, weight: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
+        context.weight = weight
+        context.save_for_backward(ids, offsets)
+        return nn.functional.embedding_bag(ids, weight, offsets, mode="mean")
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        ids, offsets = context.saved_tensors
+        weight = context.weight
+        lengths = torch.diff(offsets, append=offsets.new_tensor([len(ids)]))
+        each = (gradient / lengths.clamp(min=1).unsqueeze(1)).repeat_interleave(lengths, dim=0)
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        weight.grad.index_add_(0, ids, each)
+        return None, None, None
 
 
 class _Encoding(NamedTuple):

@@ -254,14 +254,15 @@ class Plan:
 
     def choice_runs(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> list[Run]:
         """List the runs on validation packages that choose between the ``choices`` of a cell's row."""
-        tuning = self.config.tuning
-        place = replace(cell, regime=tuning.get("choices_regime", cell.regime))
+        tuning, rows = self.config.tuning, self._rows(cell)
+        if len(rows) == 1:
+            return []
+        place = replace(cell, regime=tuning["choices_regime"])
         rate, scale = self._chosen_rate(cell, results)
         return [
             self._run("tune", place, language, cell.share, rate, scale, tuning["seed"], row)
-            for row in self._rows(cell)
+            for row in rows
             for language in tuning["languages"]
-            if len(self._rows(cell)) > 1
         ]
 
     def test_runs(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> list[Run]:
