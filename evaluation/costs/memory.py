@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -48,8 +48,7 @@ def _measure_size(given: argparse.Namespace, batch_size: int) -> dict[str, Any]:
     mini_batch_size = given.mini_batch_size if batch_size >= given.cached_from else None
     # The guided loss holds (rows, n, D) at once, and its steps grow out of all proportion to the others'.
     names = [HOST, UNWEIGHTED, *ESTIMATORS, *([GUIDED] if batch_size <= MOST_GUIDED else [])]
-    peaks: dict[str, list[float]] = {name: [] for name in names}
-    added: dict[str, list[float]] = {name: [] for name in names}
+    peaks, added = defaultdict(list), defaultdict(list)
     for _ in range(given.repeats):
         for name in names:
             options = [name, str(batch_size), json.dumps(mini_batch_size)]
@@ -58,20 +57,19 @@ def _measure_size(given: argparse.Namespace, batch_size: int) -> dict[str, Any]:
             before, peak = json.loads(output.splitlines()[-1])
             peaks[name].append(peak)
             added[name].append(peak - before)
-    print(f"batch {batch_size}, mini-batches of {mini_batch_size}: {peaks} MiB", flush=True)
+    print(f"batch {batch_size}, mini-batches of {mini_batch_size}: {dict(peaks)} MiB", flush=True)
+
+    def to_host(values: dict[str, list[float]]) -> dict[str, float]:
+        return {name: statistics.median(values[name]) / statistics.median(values[HOST]) for name in names}
+
     return {
         "batch_size": batch_size,
         "mini_batch_size": mini_batch_size,
         "peak_mib": peaks,
         "added_by_step_mib": added,
-        "ratio_to_host": _to_host(peaks),
-        "ratio_of_step": _to_host(added),
+        "ratio_to_host": to_host(peaks),
+        "ratio_of_step": to_host(added),
     }
-
-
-def _to_host(values: Mapping[str, list[float]]) -> dict[str, float]:
-    host = statistics.median(values[HOST])
-    return {name: statistics.median(several) / host for name, several in values.items()}
 
 
 def _step(name: str, batch_size: int, mini_batch_size: int | None) -> None:

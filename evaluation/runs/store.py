@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ class Store:
 def write_values(folder: Path, key: str, queries: list[str], values: Mapping[str, np.ndarray]) -> None:
     """Write a run's numbers of every query, by metric; its line is written after them."""
     target = folder / "values" / f"{key}.npz"
-    temporary = target.with_name(f".{key}-{uuid.uuid4().hex}.npz")
+    temporary = target.with_name(f".{key}.npz")
     with temporary.open("wb") as file:
         np.savez_compressed(file, queries=np.array(queries), **{k: v.astype(np.float32) for k, v in values.items()})
         file.flush()
