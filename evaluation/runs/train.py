@@ -15,7 +15,7 @@ from evaluation.corpus.other_queries import load_other_queries
 from evaluation.runs.base_models import load_model
 from evaluation.runs.fit import fit, training_order
 from evaluation.runs.losses import labels_of, make_loss
-from evaluation.runs.plan import BEST_BY, Config, Plan
+from evaluation.runs.plan import BEST_BY, Config, Plan, teacher_of
 from evaluation.runs.score import Scores, score
 from evaluation.runs.teachers import Teachers
 
@@ -66,7 +66,10 @@ def train_and_score(settings: Mapping[str, Any], bench: Bench) -> tuple[Scores, 
     held_out = splits["validation" if settings["stage"] == "tune" else "test"]
     check_packages({"train": splits["train"], "held-out pairs": held_out}, language)
 
-    model = load_model(settings["model"], bench.device)
+    if "loss" not in settings["row"] and "estimator" in settings["row"]:  # the teacher itself
+        model = bench.teachers.load(teacher_of(settings["row"]["estimator"]), settings)
+    else:
+        model = load_model(settings["model"], bench.device)
     if "loss" in settings["row"]:
         pairs = bench.corpus.training_pairs(settings)
         if regime.get("negatives"):
