@@ -18,8 +18,12 @@ INK = "#797979"
 COLOURS = ("#2F81C5", "#D55E00", "#009E73", "#B565A7", "#A8820F", INK)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 COLUMNS = 4
-# Rows of the figure of gains, and what they are called with a teacher of the student's own kind.
-GAINS = {"distill": "distill-own", "mask-relative": "mask-own", "soft-trained-model": "soft-own"}
+# Rows of the figure of gains, and what they are called with a teacher of the student's own kind and with a tuned one.
+GAINS = {
+    "distill": ("distill-own", "distill-tuned"),
+    "mask-relative": ("mask-own", "mask-tuned"),
+    "soft-trained-model": ("soft-own", "soft-tuned"),
+}
 
 mpl.rcParams.update(
     {
@@ -86,16 +90,15 @@ def headline_figure(summary: Mapping[str, Any]) -> Figure:
 def gain_figure(summary: Mapping[str, Any]) -> Figure:
     """Draw the gain over the best InfoNCE row against the number of mined negatives, and against the teacher.
 
-    A teacher's strength is its own score on the same queries: of all-MiniLM as it is, or of a model of the student's
-    own kind that was trained with InfoNCE.
+    A teacher's strength is its own score on the same queries: of all-MiniLM as it is, of the same fine-tuned on the
+    training pairs, or of a model of the student's own kind that was trained with InfoNCE.
     """
     found = {
         (entry["model"], entry["regime"], entry["row"], entry["language"]): entry
         for entry in summary["entries"]
         if entry["language"] != ALL
     }
-    languages = sorted({place[3] for place in found if place[1] == "mined-8"})
-    strengths = {"mined-4": ("minilm", "random", "zero-shot"), "mined-4-own": ("static", "random", "info-nce")}
+    languages = ("python", "java")
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     counts, teachers = figure.subplots(1, 2, sharey=True)
     series = [(row, language) for row in GAINS for language in languages]
@@ -106,9 +109,15 @@ def gain_figure(summary: Mapping[str, Any]) -> Figure:
             entry = found.get(("static", regime, row, language))
             if entry is not None and "to_best" in entry:
                 _interval(counts, entry, place + shift, **shown)
-        for regime, teacher in strengths.items():
-            own = GAINS[row] if regime == "mined-4-own" else row
-            entry, strength = found.get(("static", regime, own, language)), found.get((*teacher, language))
+        own, tuned = GAINS[row]
+        for regime, name, teacher in (
+            ("mined-4", row, "minilm"),
+            ("mined-4-own", own, "info-nce"),
+            ("mined-4", tuned, "minilm-tuned"),
+        ):
+            entry, strength = (
+                found.get(("static", *place, language)) for place in ((regime, name), ("random", teacher))
+            )
             if entry is not None and "to_best" in entry and strength is not None:
                 _interval(teachers, entry, 100 * strength["scores"][METRIC] + shift, **shown)
     counts.set_xticks(range(4), ["0", "1", "4", "8"])

@@ -28,11 +28,12 @@ _PLACE = ("model", "regime", "share")
 # The plan, model and regime of the README's table, and what its rows are called there.
 HEADLINE, HEADLINE_PLACE = "mined", ("static", "mined-4")
 METHODS = {
-    "distill": "`Distill`, a stronger teacher's ranking as targets",
-    "mask-relative": "`Mask(relative=True)`, NV-Retriever's rule by that teacher",
-    "gist": "GISTEmbed's rule by that teacher",
-    "hardness": "hardness weighting (LLaVE, EmbeddingGemma)",
-    "soft-trained-model": "the paper's `Soften` by that teacher",
+    "distill-tuned": "`Distill`: targets of a teacher fine-tuned on the pairs",
+    "distill": "`Distill`: targets of a teacher as it is",
+    "mask-tuned": "`Mask(relative=True)`, NV-Retriever's rule, fine-tuned teacher",
+    "mask-relative": "`Mask(relative=True)`, teacher as it is",
+    "gist": "GISTEmbed's rule, teacher as it is",
+    "soft-trained-model": "`Soften`, the paper's weights, teacher as it is",
     "info-nce": "InfoNCE",
 }
 

@@ -386,10 +386,8 @@ def teacher_of(estimator: str | Mapping[str, Any]) -> str:
 
 
 def teachers_of(row: Mapping[str, Any], regime: Mapping[str, Any]) -> set[str]:
-    """Say which of ``TEACHERS`` a row needs: for its estimator, or to mine the regime's negatives."""
-    if "loss" not in row:
-        return set()
-    names = {regime.get("mined_by")} if regime.get("negatives") else set()
+    """Say which of ``TEACHERS`` a row needs: for its estimator, to be scored itself, or to mine negatives."""
+    names = {regime.get("mined_by")} if regime.get("negatives") and "loss" in row else set()
     if "estimator" in row:
         parts = name_and_options(row["estimator"])[1].get("parts", ())
         names |= {teacher_of(one) for one in (row["estimator"], *parts)}

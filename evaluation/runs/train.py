@@ -15,7 +15,7 @@ from evaluation.corpus.other_queries import load_other_queries
 from evaluation.runs.base_models import load_model
 from evaluation.runs.fit import fit, training_order
 from evaluation.runs.losses import labels_of, make_loss
-from evaluation.runs.plan import BEST_BY, Config, Plan
+from evaluation.runs.plan import BEST_BY, Config, Plan, teacher_of
 from evaluation.runs.score import Scores, make_task, score
 from evaluation.runs.teachers import Teachers
 from st_softinfonce.tasks import GradedCodeRetrieval
@@ -74,7 +74,10 @@ def train_and_score(settings: Mapping[str, Any], bench: Bench) -> tuple[Scores, 
     split = "validation" if settings["stage"] == "tune" else "test"
     splits = bench.corpus.splits(language, limits["train_pairs"])
     check_packages({"train": splits["train"], "held-out pairs": splits[split]}, language)
-    model = load_model(settings["model"], bench.device)
+    if "loss" not in settings["row"] and "estimator" in settings["row"]:  # the teacher itself
+        model = bench.teachers.load(teacher_of(settings["row"]["estimator"]), settings)
+    else:
+        model = load_model(settings["model"], bench.device)
     if "loss" in settings["row"]:
         pairs = bench.corpus.training_pairs(settings)
         if regime.get("negatives"):
