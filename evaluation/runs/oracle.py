@@ -1,8 +1,8 @@
 """Estimators that know the answer: which training documents are relevant to a query besides its own.
 
-``oracle`` knows all that documentation and duplicates show: no estimator can do better at finding false negatives, and
-what InfoNCE gains without them is the most there is to gain from finding them. ``duplicates`` knows the duplicate
-groups of mining alone, as any user can.
+``oracle`` knows what documentation, equal code and duplicates show. No estimator can find false negatives better, so
+its gain over InfoNCE is the most that finding them can bring. ``duplicates`` knows the duplicate groups of mining
+alone, as any user can.
 """
 
 from __future__ import annotations

@@ -3,11 +3,10 @@
     python -m evaluation push cpu                               # batches of 64 and 1,024 of every language
     python -m evaluation push cpu --batch-sizes 256 --languages python
 
-InfoNCE pushes query i away from its negatives, from negative j by ``p[i, j]``, the softmax of its scores: that is the
-gradient's part of the negative, so that the shares of ``p`` are the shares of what training does to them. Soft-InfoNCE
-has ``p`` of the weighted softmax instead. The scores are those of the base model and of the plan's model trained with
-InfoNCE, the relevant negatives are those that documentation and duplicates show (evaluation/runs/oracle.py). Writes
-evaluation/results/push.json.
+The gradient of InfoNCE pushes query i away from its negative j by ``p[i, j]``, the softmax of the query's scores; that
+of Soft-InfoNCE by the softmax of the weighted scores. Scores come from the base model, and from the plan's model
+trained with InfoNCE. Relevant negatives are those that documentation and duplicates show (evaluation/runs/oracle.py).
+Writes evaluation/results/push.json.
 """
 
 from __future__ import annotations
