@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from evaluation.costs import memory, tables_and_mining, timing
+from evaluation.costs import KINDS, memory, tables_and_mining, timing
 from evaluation.costs.losses import GUIDED, HOST, UNWEIGHTED, make_losses
+from evaluation.environment import HERE, RESULTS, write_result
 from st_softinfonce import Distill
 
 
@@ -50,3 +51,11 @@ def test_the_memory_of_a_step_is_measured_before_and_after(capsys):
     memory._step(HOST, 8, 4)
     before, peak = json.loads(capsys.readouterr().out)
     assert 0 < before <= peak
+
+
+@pytest.mark.parametrize("file", [*(file for _, file in KINDS.values()), "theory.json"])
+def test_a_result_is_shown_as_the_page_has_it(tmp_path, capsys, file):
+    content = json.loads((RESULTS / file).read_text())
+    write_result(tmp_path / "new.json", content, file)
+    assert json.loads((tmp_path / "new.json").read_text()) == content
+    assert capsys.readouterr().out in (HERE / "RESULTS.md").read_text()
