@@ -53,9 +53,9 @@ def score(model: SentenceTransformer, task: GradedCodeRetrieval, *, batch_size: 
             model,
             tasks=[task],
             cache=None,  # models share a name with the one that they were fine-tuned from
-            encode_kwargs={"batch_size": batch_size},
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
             co2_tracker=False,
-            show_progress_bar=False,
+            show_progress_bar=False,  # of the tasks alone
         )
     (reported,) = result.task_results[0].scores["test"]
     (ranks,) = reciprocal_ranks(task, found).values()
