@@ -89,7 +89,7 @@ def run_plan(config: Config, output: Path, *, corpus: str | None = None, say: Ca
         for place in places:  # whole, one after the other: its results can be looked at while the rest runs
             cells = [cell for cell in plan.cells() if (cell.model, cell.regime) == place]
             # Tuning first: what it chooses says which runs on the test packages there are.
-            stages = [partial(stage, results=results) for stage in (plan.choice_runs, plan.test_runs)]
+            stages = [partial(stage, results=results) for stage in (plan.choice_runs, plan.rate_runs, plan.test_runs)]
             for stage in (plan.tuning_runs, *stages):
                 runs = {run.key: run for cell in cells for run in stage(cell) if run.key not in results}
                 for made, result in make(list(runs.values())):
