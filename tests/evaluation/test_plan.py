@@ -137,9 +137,10 @@ def test_with_mined_negatives_a_row_chooses_its_own_rate_between_a_models_rates(
         ("[rows.zero-shot]", "[regimes.mined]\nbatch_size = 8\nepochs = 1\nnegatives = 1\n[rows.zero-shot]"),
         ('regimes = ["random"]', 'regimes = ["random", "mined"]'),
     )
-    plan = make_plan(PLAN.replace("mined_by", ""), *changes)
+    plan = make_plan(PLAN, *changes)
     cells = {(cell.row, cell.regime): cell for cell in plan.cells()}
-    found = {run.key: {"scores": {METRIC: -run.settings["learning_rate"]}} for run in plan.all_runs({})}
+    tuned = plan.tuning_runs(cells["soft-bm25", "random"])
+    found = {run.key: {"scores": {METRIC: -run.settings["learning_rate"]}} for run in tuned}
     assert not plan.rate_runs(cells["soft-bm25", "random"], found)
     runs = plan.rate_runs(cells["soft-bm25", "mined"], found)
     assert {run.settings["regime"]["name"] for run in runs} == {"mined"}
