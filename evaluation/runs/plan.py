@@ -33,7 +33,7 @@ _SECTIONS = {
     "duplicates": {"shares", "queries", "groups_from"},
 }
 _TABLES = {
-    "models": {"base", "layers", "dimensions", "max_tokens", "train_pairs", "learning_rates", *TEACHERS},
+    "models": {"base", "layers", "dimensions", "max_tokens", "train_pairs", "learning_rates", "row_rates", *TEACHERS},
     "regimes": {
         *("batch_size", "epochs", "cached", "mini_batch_size", "group_by", "scales"),
         *("negatives", "mined_by", "relative_margin"),
@@ -55,7 +55,8 @@ class Config:
         machine: ``processes``, ``threads``, ``device``, ``bf16``.
         tuning: Languages, scales and metric that settings are chosen by; with ``row`` and ``regime``, every row and
             regime gets the learning rate and scale that are best for these. A row's ``choices`` are tables of
-            ``treatment``, ``options`` and so on in the place of its own; one is chosen in ``choices_regime``.
+            ``treatment``, ``options`` and so on in the place of its own; one is chosen in ``choices_regime``. There a
+            row then chooses between a model's ``row_rates``, for all regimes but ``regime``.
         duplicates: ``shares`` of renamed copies to train with, or ``None``.
     """
 
@@ -273,13 +274,30 @@ class Plan:
             results: By key; those of tuning choose the settings by their mean over languages. While one is missing,
                 the settings are the first ones.
         """
+        row = self._chosen_row(cell, results)
+        rate, scale = self._chosen_rate(cell, results)
+        rate = self._best(self.rate_runs(cell, results), results, lambda run: run.settings["learning_rate"]) or rate
+        seeds: Sequence[int | None] = cell.seeds if self._is_trained(cell) else [None]
+        return [self._run("test", cell, cell.language, cell.share, rate, scale, seed, row) for seed in seeds]
+
+    def rate_runs(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> list[Run]:
+        """List the runs on validation packages that choose a row's own learning rate, with its chosen options."""
+        tuning = self.config.tuning
+        rates = self.config.content["models"][cell.model].get("row_rates", ())
+        if not self._is_trained(cell) or cell.regime == tuning.get("regime"):
+            return []
+        place = replace(cell, regime=tuning.get("choices_regime", cell.regime))
+        row, (_, scale) = self._chosen_row(cell, results), self._chosen_rate(cell, results)
+        return [
+            self._run("tune", place, language, cell.share, rate, scale, tuning["seed"], row)
+            for rate in rates
+            for language in tuning["languages"]
+        ]
+
+    def _chosen_row(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         rows = self._rows(cell)
         best = self._best(self.choice_runs(cell, results), results, lambda run: rows.index(run.settings["row"]))
-        rate, scale = self._chosen_rate(cell, results)
-        seeds: Sequence[int | None] = cell.seeds if self._is_trained(cell) else [None]
-        return [
-            self._run("test", cell, cell.language, cell.share, rate, scale, seed, rows[best or 0]) for seed in seeds
-        ]
+        return rows[best or 0]
 
     def _chosen_rate(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, float | None]:
         def point(run: Run) -> tuple[float | None, float | None]:
@@ -310,7 +328,8 @@ class Plan:
         runs = [
             run
             for cell in self.cells()
-            for run in (*self.tuning_runs(cell), *self.choice_runs(cell, results), *self.test_runs(cell, results))
+            for stage in (self.choice_runs, self.rate_runs, self.test_runs)
+            for run in (*self.tuning_runs(cell), *stage(cell, results))
         ]
         return list({run.key: run for run in runs}.values())
 
@@ -347,7 +366,9 @@ class Plan:
             duplicates = {k: v for k, v in (config.duplicates or {}).items() if k != "shares"} | {"share": share}
         settings = {
             "stage": stage,
-            "model": {name: value for name, value in model.items() if name not in ("learning_rates", *TEACHERS)},
+            "model": {
+                name: value for name, value in model.items() if name not in ("learning_rates", "row_rates", *TEACHERS)
+            },
             "language": language,
             "regime": {name: value for name, value in regime.items() if name != "scales"},
             "row": row,

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -28,7 +29,7 @@ import torch
 
 from evaluation.environment import OUTPUT, about, find_config
 from evaluation.runs.losses import NotApplicable
-from evaluation.runs.plan import Cell, Config, Plan, Run
+from evaluation.runs.plan import Config, Plan, Run
 from evaluation.runs.store import Store, write_values
 from evaluation.runs.train import Bench, train_and_score
 
@@ -65,11 +66,8 @@ def run(given: argparse.Namespace) -> int:
     with Store(output) as store, _workers(bench, output, given.corpus) as make:
         results = store.read()
         # Tuning first: its results say which runs on the test packages there are.
-        stages: list[Callable[[Cell], list[Run]]] = [
-            plan.tuning_runs,
-            lambda cell: plan.choice_runs(cell, results),
-            lambda cell: plan.test_runs(cell, results),
-        ]
+        later = (plan.choice_runs, plan.rate_runs, plan.test_runs)
+        stages = [plan.tuning_runs, *(partial(stage, results=results) for stage in later)]
         # One model and regime after the other: their results can be looked at while the rest runs.
         for place in dict.fromkeys((cell.model, cell.regime) for cell in plan.cells()):
             cells = [cell for cell in plan.cells() if (cell.model, cell.regime) == place]

@@ -128,3 +128,27 @@ def test_other_queries_are_part_of_what_a_result_depends_on():
     plan = make_plan()
     with_others = Plan(plan.config, plan.fingerprint, {"human-eval": "abc"})
     assert not {run.key for run in plan.all_runs({})} & {run.key for run in with_others.all_runs({})}
+
+
+def test_with_mined_negatives_a_row_chooses_its_own_rate_between_a_models_rates():
+    changes = (
+        ("learning_rates = [0.01, 0.1]", "learning_rates = [0.01, 0.1]\nrow_rates = [0.01, 0.1]"),
+        ("[tuning]", '[tuning]\nrow = "info-nce"\nregime = "random"\nchoices_regime = "mined"'),
+        ("[rows.zero-shot]", "[regimes.mined]\nbatch_size = 8\nepochs = 1\nnegatives = 1\n[rows.zero-shot]"),
+        ('regimes = ["random"]', 'regimes = ["random", "mined"]'),
+    )
+    plan = make_plan(PLAN, *changes)
+    cells = {(cell.row, cell.regime): cell for cell in plan.cells()}
+    tuned = plan.tuning_runs(cells["soft-bm25", "random"])
+    found = {run.key: {"scores": {METRIC: -run.settings["learning_rate"]}} for run in tuned}
+    assert not plan.rate_runs(cells["soft-bm25", "random"], found)
+    runs = plan.rate_runs(cells["soft-bm25", "mined"], found)
+    assert {run.settings["regime"]["name"] for run in runs} == {"mined"}
+    found |= {run.key: {"scores": {METRIC: run.settings["learning_rate"]}} for run in runs}
+    rates = {
+        place: plan.test_runs(cell, found)[0].settings["learning_rate"]
+        for place, cell in cells.items()
+        if place[0] == "soft-bm25"
+    }
+    assert rates == {("soft-bm25", "random"): 0.01, ("soft-bm25", "mined"): 0.1}
+    assert "row_rates" not in runs[0].settings["model"]
