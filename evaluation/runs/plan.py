@@ -30,7 +30,7 @@ _SECTIONS = {
     "corpus": {"folder", "train_pairs", "validation_queries", "test_queries", "candidates", "other_queries"},
     "machine": {"processes", "threads", "device", "bf16", "evaluation_batch_size"},
     "tuning": {"languages", "seed", "scales", "metric", "row", "regime", "choices_regime"},
-    "duplicates": {"shares", "queries", "groups_from"},
+    "duplicates": {"shares", "queries"},
 }
 _TABLES = {
     "models": {"base", "layers", "dimensions", "max_tokens", "train_pairs", "learning_rates", "row_rates", *TEACHERS},
