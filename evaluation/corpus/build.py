@@ -285,6 +285,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--languages", nargs="+", help="default: all of the description")
     parser.add_argument("--output", type=Path, default=Path("output/corpora"), help="default: %(default)s")
     parser.add_argument("--downloads", type=Path, default=Path("output/downloads"), help="default: %(default)s")
+    parser.add_argument("--other-queries", action="store_true", help="only the sets of queries of other kinds")
     parser.add_argument("--counts", type=Path, metavar="FILE", help="write the counts there too, as JSON")
 
 
@@ -292,6 +293,12 @@ def run(given: argparse.Namespace) -> int:
     """Build the corpora, each language as soon as it can be used."""
     if not sys.stderr.isatty():
         disable_progress_bars()
+    if given.other_queries:
+        from evaluation.corpus.other_queries import build_other_queries
+
+        for name, pairs in build_other_queries(given.downloads, given.output).items():
+            print(f"{name}: {pairs:,} pairs")
+        return 0
     version, corpora = read_corpora(given.packages)
     unknown = sorted(set(given.languages or ()) - set(corpora))
     if unknown:

@@ -25,6 +25,17 @@ SECTIONS = {
     "The static matrix: random batches, one mined negative": ("cpu", "false_negatives", "why", "alpha_beta"),
 }
 _PLACE = ("model", "regime", "share")
+# The plan, model and regime of the README's table, and what its rows are called there.
+HEADLINE, HEADLINE_PLACE = "mined", ("static", "mined-4")
+METHODS = {
+    "distill-tuned": "`Distill`: targets of a teacher fine-tuned on the pairs",
+    "distill": "`Distill`: targets of a teacher as it is",
+    "mask-tuned": "`Mask(relative=True)`, NV-Retriever's rule, fine-tuned teacher",
+    "mask-relative": "`Mask(relative=True)`, teacher as it is",
+    "gist": "GISTEmbed's rule, teacher as it is",
+    "soft-trained-model": "`Soften`, the paper's weights, teacher as it is",
+    "info-nce": "InfoNCE",
+}
 
 
 def results_page(folder: Path) -> str:
@@ -60,7 +71,7 @@ def read_summaries(folder: Path) -> dict[str, Summary]:
 
 
 def readme_lines(folder: Path) -> list[str]:
-    """Make the part of the README: the verdict of each section.
+    """Make the part of the README: what each method gains over the best InfoNCE row, over all languages.
 
     Args:
         folder: Holds the results as JSON.
@@ -68,10 +79,48 @@ def readme_lines(folder: Path) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    lines: list[str] = []
-    for title, summaries in _sections(read_summaries(folder)).items():
-        lines += [f"**{title}**", "", *verdict(summaries.values()), ""]
-    return lines[:-1] or verdict([])
+    summary = read_summaries(folder).get(HEADLINE)
+    if summary is None:
+        return ["Nothing is measured yet."]
+    entries = headline_entries(summary)
+    languages = next(iter(entries.values()))["languages"]
+    by_place = {(entry["row"], entry["language"], _title(entry)): entry for entry in summary["entries"]}
+    rows = []
+    for row, entry in entries.items():
+        each = [by_place[row, language, _title(entry)]["to_best"][METRIC] for language in languages]
+        gains = sum(one["low"] > 0 for one in each)
+        losses = sum(one["high"] < 0 for one in each)
+        known = [name for name in entry["to_best"] if name not in NAMES]
+        other = sum(entry["to_best"][name]["mean"] for name in known) / len(known) if known else None
+        rows.append(
+            [
+                METHODS[row],
+                _points(entry, METRIC, "to_best"),
+                f"{gains} better, {losses} worse",
+                "" if other is None else f"{100 * other:+.1f}",
+            ]
+        )
+    heads = ["four mined negatives and", "points of MRR", f"of {len(languages)} languages", "other queries"]
+    return table(heads, rows)
+
+
+def headline_entries(summary: Summary) -> dict[str, Mapping[str, Any]]:
+    """Find the rows of the headline: their means over all languages, the best first.
+
+    Args:
+        summary: Of the plan ``HEADLINE``.
+
+    Returns:
+        Entries with ``to_best``, by row.
+    """
+    found = {
+        entry["row"]: entry
+        for entry in summary["entries"]
+        if (entry["model"], entry["regime"], entry["language"]) == (*HEADLINE_PLACE, ALL)
+        and entry["row"] in METHODS
+        and "to_best" in entry
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]["to_best"][METRIC]["mean"]))
 
 
 def _sections(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Summary]]:
@@ -166,6 +215,19 @@ def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[
             "language: what a row has to beat. The columns of languages are differences to it.",
             "",
         ]
+    chosen = [
+        f"`{row}` {json.dumps({k: v for k, v in settings.items() if k in ('treatment', 'options')})}"
+        for row, settings in summary["rows"].items()
+        if row in summary.get("chosen", ())
+    ]
+    if chosen:
+        lines += [f"Options chosen on validation packages: {'; '.join(chosen)}.", ""]
+    if any(name not in NAMES for name in summary["entries"][0]["scores"]):
+        lines += [
+            "Columns after the languages: the difference on queries of other kinds, which no model was trained for: "
+            "HumanEval's tasks, intents of cheat sheets, and descriptions of JavaScript snippets.",
+            "",
+        ]
     if has_figure:
         lines += [f"![{name}: differences to InfoNCE](results/{name}.svg)", ""]
     lines += [*overview(summary), ""]
@@ -178,7 +240,8 @@ def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[
         by_language = {(entry["row"], entry["language"]): _points(entry, METRIC, which) for entry in here}
         shown = named if len(named) > 1 else []
         heads = ["row", *(NAMES[metric] for metric in metrics), "MRR - InfoNCE", "nDCG - InfoNCE"]
-        heads += [*(["MRR - best InfoNCE"] if has_best else []), *shown]
+        others = [name for name in here[0]["scores"] if name not in NAMES]
+        heads += [*(["MRR - best InfoNCE"] if has_best else []), *shown, *others]
         whole = sorted((e for e in here if e["language"] == ALL), key=lambda entry: -entry["scores"][METRIC])
         rows = (
             [
@@ -188,6 +251,7 @@ def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[
                 _points(entry, "ndcg_at_10"),
                 *([_points(entry, METRIC, "to_best")] if has_best else []),
                 *(by_language.get((entry["row"], language), "") for language in shown),
+                *(_points(entry, name, which) for name in others),
             ]
             for entry in whole
         )

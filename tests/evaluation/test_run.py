@@ -19,6 +19,7 @@ from evaluation.runs import train
 from evaluation.runs.losses import NotApplicable, make_loss
 from evaluation.runs.oracle import known_relevance, relevance_groups
 from evaluation.runs.plan import METRICS, Config, Plan
+from evaluation.runs.score import make_task, score
 from evaluation.runs.store import Store, write_values
 from st_softinfonce.estimators import TextColumn
 
@@ -300,3 +301,9 @@ def test_values_survive_being_written(tmp_path):
     assert queries == ["a", "b"]
     assert values["m"].tolist() == [0.5, 1.0]
     assert [path.name for path in (tmp_path / "values").iterdir()] == ["k.npz"]
+
+
+def test_scoring_shows_no_progress_bars(static_model, capfd):
+    scores = score(static_model, make_task(make_pairs("one", 0, 8), 4, "python"))
+    assert len(scores.queries) == 4
+    assert capfd.readouterr().err == ""
