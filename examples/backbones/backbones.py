@@ -134,12 +134,15 @@ def training_options(arguments):
 def check_settings(folder, settings):
     """Note what a training in this folder is made with; refuse to go on with one that was made otherwise."""
     file = folder / "settings.json"
-    before = json.loads(file.read_text()) if file.exists() else settings
-    if changed := [f"{key}={before.get(key)!r}, not {settings.get(key)!r}" for key in sorted(before.keys() | settings)
-                   if before.get(key) != settings.get(key)]:  # fmt: skip
-        raise SystemExit(f"{folder} was made with {'; '.join(changed)}: choose another --output, or delete it.")
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings))
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings))
+        return
+    before = json.loads(file.read_text())
+    changed = [name for name in sorted(before.keys() | settings) if before.get(name) != settings.get(name)]
+    if changed:
+        made = "; ".join(f"{name}={before.get(name)!r}, not {settings.get(name)!r}" for name in changed)
+        raise SystemExit(f"{folder} was made with {made}: choose another --output, or delete it.")
 
 
 def fit(
@@ -174,6 +177,7 @@ def fit(
             gradient_accumulation_steps=accumulate,
             learning_rate=learning_rate or backbone.learning_rate,
             bf16=bf16,
+            use_cpu=student.device.type == "cpu",
             router_mapping=TASKS,
             prompts=prompts,
             eval_strategy="epoch",

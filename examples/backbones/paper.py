@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -117,17 +117,22 @@ def settings_of(arguments, name, loss):
 
 def check_sources(arguments):
     """Find out now, not after a day, that data or weights are missing."""
-    try:
-        for language in arguments.languages:
-            load_code_search_net(arguments.data, language, splits=["validation"])
-        for name, weights in arguments.models.items():
-            BACKBONES[name].build(weights, arguments.languages[0])
-        if "simcse" in arguments.losses:
-            SentenceTransformer(arguments.simcse_base)
-    except OSError as error:
-        raise SystemExit(
-            f"{error}\nWithout a network, name folders: --data FOLDER, --models NAME=FOLDER ..., --simcse-base FOLDER."
-        ) from error
+    data, first = arguments.data, arguments.languages[0]
+    sources = [
+        (f"--data {data}", partial(load_code_search_net, data, language, splits=["validation"]))
+        for language in arguments.languages
+    ]
+    for name, weights in arguments.models.items():
+        sources.append((f"--models {name}={weights}", partial(BACKBONES[name].build, weights, first)))
+    if "simcse" in arguments.losses:
+        sources.append((f"--simcse-base {arguments.simcse_base}", partial(SentenceTransformer, arguments.simcse_base)))
+    for option, load_source in sources:
+        try:
+            load_source()
+        except OSError as error:
+            raise SystemExit(
+                f"{option} cannot be loaded: name a folder, or the Hub's with a network. {error}"
+            ) from error
 
 
 def make_simcse(arguments):
