@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from st_softinfonce import SoftInfoNCELoss, TextColumn
 from st_softinfonce.functional import soft_info_nce
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "custom_estimator"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TRAIN = """
 import sys
 from st_softinfonce import *
@@ -37,20 +39,23 @@ model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)
 pairs = {"query": ["read a file", "read the file", "write a list", "sort the list"],
          "code": ["read file", "file read", "write list", "list sort"]}
 before = model[0].embedding.weight.detach().clone()
-loss = SoftInfoNCELoss(model, estimator="shared-words")
+by_name = SoftInfoNCELoss(model, estimator="shared-words")
 features = [model.preprocess(column) for column in pairs.values()]
-weighted = loss([dict(column) for column in features]).item()
+weighted = by_name([dict(column) for column in features]).item()
 plain = SoftInfoNCELoss(model, None)([dict(column) for column in features]).item()
 SentenceTransformerTrainer(
     model=model,
     args=SentenceTransformerTrainingArguments("out", max_steps=2, per_device_train_batch_size=4, learning_rate=0.1,
                                               save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True),
     train_dataset=Dataset.from_dict(pairs),
-    loss=loss,
+    loss=by_name,
 ).train()
+pairs["package"] = ["io", "io", "io", "sort"]
+exec(sys.stdin.read())  # the example's README
+assert loss.get_config_dict()["estimator"] == "same-package"
 info = list_estimators()["shared-words"]
 get_estimator("same-package", package_of={"read file": "io"}, model=model)
-print("RESULT", info.distribution, info.version, info.target, loss.get_config_dict()["estimator"], weighted != plain,
+print("RESULT", info.distribution, info.version, info.target, by_name.get_config_dict()["estimator"], weighted != plain,
       not torch.equal(before, model[0].embedding.weight), sorted(optional))
 """
 
@@ -110,6 +115,7 @@ def test_the_example_installs_and_trains_by_name(tmp_path):
         [sys.executable, "-c", TRAIN],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(installed)},
+        input="\n".join(BLOCK.findall((source / "README.md").read_text())),
         capture_output=True,
         text=True,
     )

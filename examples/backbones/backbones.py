@@ -110,13 +110,11 @@ def add_training_options(parser):
     parser.add_argument("--epochs", type=float, default=30, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, help="pairs a step (default: the paper's)")
     parser.add_argument("--learning-rate", type=float, help="default: the paper's")
-    parser.add_argument(
-        "--bf16", action="store_true", help="compute in bfloat16: about twice as fast, half the memory"
-    )
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, on a GPU that does")
     parser.add_argument(
         "--mini-batch-size",
         type=int,
-        help="embed so many texts at a time: less memory, the same loss, 1.3 times as long",
+        help="embed so many texts at a time: the same loss, less memory, a third longer",
     )
     parser.add_argument(
         "--accumulate",

@@ -147,9 +147,9 @@ def make_simcse(arguments):
         base = SentenceTransformer(arguments.simcse_base)
         base.max_seq_length = min(128, base.max_seq_length or 128)
         with tempfile.TemporaryDirectory(dir=arguments.output) as made:
-            train_simcse(queries, base, output_dir=made, epochs=10, bf16=arguments.bf16).save_pretrained(
-                f"{made}/simcse"
-            )
+            on_cpu = base.device.type == "cpu"
+            encoder = train_simcse(queries, base, output_dir=made, epochs=10, bf16=arguments.bf16, use_cpu=on_cpu)
+            encoder.save_pretrained(f"{made}/simcse")
             if not folder.exists():  # another process may have been faster
                 Path(made, "simcse").rename(folder)
     return folder
