@@ -55,7 +55,8 @@ exec(sys.stdin.read())  # the example's README
 assert loss.get_config_dict()["estimator"] == "same-package"
 info = list_estimators()["shared-words"]
 get_estimator("same-package", package_of={"read file": "io"}, model=model)
-print("RESULT", info.distribution, info.version, info.target, by_name.get_config_dict()["estimator"], weighted != plain,
+print("RESULT", info.distribution, info.version, info.target, by_name.get_config_dict()["estimator"],
+      weighted != plain,
       not torch.equal(before, model[0].embedding.weight), sorted(optional))
 """
 
