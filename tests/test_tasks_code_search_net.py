@@ -27,6 +27,12 @@ from st_softinfonce.data import load_code_search_net  # noqa: E402
 from st_softinfonce.tasks import CodeSearchNetMRR, reciprocal_ranks  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """`datasets` takes a folder of the same name for the same dataset."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
 def encoder_of(tree, languages=LANGUAGES):
     tables = [load_code_search_net(tree, language, splits=["test", "codebase"]) for language in languages]
     return TableEncoder(
