@@ -109,6 +109,7 @@ def test_the_example_installs_and_trains_by_name(tmp_path):
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     subprocess.run(
         [sys.executable, "-m", "pip", "install", *options, "--target", str(installed), str(source)],
+        env=os.environ | {"PATH": ""},  # pip asks a rustc for its version, which writes into the user's home
         check=True,
         capture_output=True,
     )
