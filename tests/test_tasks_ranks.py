@@ -62,7 +62,7 @@ def shared_pairs(n, queries, codes, seed=0):
                 {"code": [f"further {i}" for i in range(60)], "query": ["query 3", None, "query 8"] * 20}
             ),
         ),
-        (shared_pairs(300, 40, 1500), Dataset.from_dict({"code": [f"further {i}" for i in range(1000)]})),
+        (shared_pairs(60, 20, 1500), Dataset.from_dict({"code": [f"further {i}" for i in range(1200)]})),
     ],
     ids=["one", "shared", "corpus", "corpus-with-docs", "past-1000"],
 )

@@ -119,7 +119,7 @@ def check_sources(arguments):
     """Find out now, not after a day, that data or weights are missing."""
     data, first = arguments.data, arguments.languages[0]
     sources = [
-        (f"--data {data}", partial(load_code_search_net, data, language, splits=["validation"]))
+        (f"--data {data}", partial(load_code_search_net, data, language, splits=["validation", "test", "codebase"]))
         for language in arguments.languages
     ]
     for name, weights in arguments.models.items():
