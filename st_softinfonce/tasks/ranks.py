@@ -20,18 +20,18 @@ def reciprocal_ranks(
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Return the reciprocal ranks behind `mrr_at_1000_strict` and `mrr_at_1000_duplicates`, row by row.
 
-    The mean over the rows of a subset is the score that the task reports, and two models' rows have the same ids: this
-    is what a paired test over queries needs.
+    The mean over a subset's rows is the score that the task reports, and two models' rows have the same ids, as a
+    paired test needs.
 
     Args:
-        task: A task of this package, with the data that was evaluated.
-        predictions: The folder that was given to `mteb.evaluate(..., prediction_folder=...)`, of one model alone; the
-            file in it; or what it holds, subset to split to query id to document id to score.
-        split: The split; not needed where the task has one.
+        task: The task that was evaluated.
+        predictions: The folder given to `mteb.evaluate(..., prediction_folder=...)` for one model, the file in it, or
+            its content: subset to split to query id to document id to score.
+        split: Needed only where the task has several.
 
     Returns:
-        Subset, for those in the predictions, to row id to (strict, duplicates-aware) reciprocal rank, 0 past rank
-        1000. A row's id is the query's id where the query has one code of its own, else `QUERY_ID/DOCUMENT_ID`.
+        Subset of the predictions to row id to (strict, duplicates-aware) reciprocal rank, 0 past rank 1000. A row's
+        id is the query's id where the query has one code of its own, else `QUERY_ID/DOCUMENT_ID`.
 
     Raises:
         FileNotFoundError: There are no predictions of this task; mteb writes none for a result from its cache.
@@ -48,19 +48,11 @@ def ndcg_at_10(
 ) -> dict[str, dict[str, float]]:
     """Return the nDCG@10 of every query, whose mean mteb reports, rounded, as `ndcg_at_10`.
 
-    Gains are the grades themselves, discounts are log2(rank + 1), as trec_eval computes them.
-
-    Args:
-        task: As for `reciprocal_ranks`.
-        predictions: As for `reciprocal_ranks`.
-        split: As for `reciprocal_ranks`.
+    Gains are the grades themselves, discounts are log2(rank + 1), as trec_eval computes them. Arguments and errors are
+    those of `reciprocal_ranks`.
 
     Returns:
         Subset to query id to nDCG@10.
-
-    Raises:
-        FileNotFoundError: As for `reciprocal_ranks`.
-        ValueError: As for `reciprocal_ranks`.
     """
     scores = {}
     for subset, table, results in _evaluated(task, predictions, split):

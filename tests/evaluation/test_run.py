@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -181,16 +179,13 @@ def test_a_failed_run_is_reported_and_tried_again(bench, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_a_killed_run_stopped(bench):
+def test_two_processes_go_on_where_a_killed_run_stopped(bench, capfd):
     bench.run("--only", "zero-shot")
     before = bench.lines()
     with (bench.runs / "tiny" / "results.jsonl").open("a") as file:
         file.write('{"key": "unfinish')
-    command = [sys.executable, "-m", "evaluation", "run", str(bench.path), "--output", str(bench.runs / "tiny")]
-    command += ["--processes", "2", "--only", "zero-shot", "info-nce"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    assert "Loading weights" not in finished.stderr
+    assert bench.run("--processes", "2", "--only", "zero-shot", "info-nce") == 0
+    assert "Loading weights" not in capfd.readouterr().err
     assert bench.lines()[: len(before)] == before
     assert len(bench.lines()) == len({result["key"] for result in bench.lines()}) == 5
 
