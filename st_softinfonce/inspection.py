@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -58,6 +59,19 @@ class Inspection:
     summary: dict[str, str]
     histograms: dict[str, tuple[np.ndarray, np.ndarray]]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON primitives.
+
+        Returns:
+            ``summary``, ``histograms`` and ``negatives``, in which ``None`` is a similarity of -inf.
+        """
+        histograms = {
+            name: {"negatives": counts.tolist(), "edges": edges.tolist()}
+            for name, (counts, edges) in self.histograms.items()
+        }
+        negatives = json.loads(self.negatives.to_json(orient="records", double_precision=15))
+        return {"summary": self.summary, "histograms": histograms, "negatives": negatives}
+
     def write_page(self, path: str | os.PathLike[str], *, title: str = "Likely false negatives") -> Path:
         """Write one HTML page that needs nothing else: numbers, histograms, and the texts side by side.
 
@@ -78,6 +92,7 @@ class Inspection:
             pairs = "".join(_pair(number, row) for number, row in enumerate(rows.to_dict("records"), 1))
             parts.append(f"<h2>{str(effect).capitalize()} most: {len(rows)}</h2><p>{_MEANING[str(effect)]}</p>{pairs}")
         target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'

@@ -22,7 +22,7 @@ from tiny_models import make_transformer_model
 
 from st_softinfonce import CachedSoftInfoNCELoss, KnownQueries, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
-from st_softinfonce.estimators.train_simcse import train_simcse
+from st_softinfonce.estimators.simcse_training import train_simcse
 from st_softinfonce.losses import MultiVectorSoftInfoNCELoss
 from st_softinfonce.vectors import TableError
 
