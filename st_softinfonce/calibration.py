@@ -143,8 +143,8 @@ class CalibrationReport:
         ]
         lines = [
             f"{self.estimator}: {self.batches} batches of {self.batch_size}, {self.batch_size - 1} negatives a query",
-            f"{'':32}" + "".join(f"{names[key]:>22}" for key in self.effects),
-            *(f"{name:32}" + "".join(f"{value:>22}" for value in values) for name, values in rows),
+            f"{'':32}" + "".join(f"{names[key]:>24}" for key in self.effects),
+            *(f"{name:32}" + "".join(f"{value:>24}" for value in values) for name, values in rows),
             *(f"{treatment}" for treatment in self.treatments),
         ]
         if self.soften is None:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from st_softinfonce._checks import check_count
-from st_softinfonce.effects import EFFECTS, SOFTENED_BELOW, EffectSums, effect_of
-from st_softinfonce.estimators.base import SimilarityEstimator
+from st_softinfonce.effects import EFFECTS, EffectSums, effect_of
+from st_softinfonce.estimators.base import Compares, SimilarityEstimator
 from st_softinfonce.estimators.words import says_something, split_words
 from st_softinfonce.losses.soft_info_nce import OneOrSeveral, read_judges
 from st_softinfonce.pair_batches import PairTexts, batch_similarities
@@ -32,12 +32,16 @@ _ORIGIN = ("path", "name", "package")
 _BINS = 40
 # What each effect means, for the page.
 _MEANING = {
-    "masked": "Taken out: the query does not learn from this negative at all.",
-    "promoted": "A positive as well: the query is pulled towards this document, by the share of its target given.",
-    "taught": "The query learns to give this document the share of its target that the estimator's ranking gives it.",
-    "softened": "Pushed away less: the negative counts as if it were that many times in the batch (the weight; 1 is "
-    "an ordinary negative).",
+    "masked": "Taken out: the query is not pushed away from this document at all.",
+    "promoted": "Treated as another right answer: the query is pulled towards this document. The target says how "
+    "strongly; those of a query sum to 1, its own document included.",
+    "taught": "The query learns the estimator's ranking: this document gets the target shown. Those of a query sum to "
+    "1, its own document included.",
+    "softened": "Pushed away less: a negative of weight 0.1 counts a tenth of an ordinary one, whose weight is 1.",
 }
+# Where words that the estimator may have matched are marked: in the query, and in this text of the negative. Two
+# documents share too many words for marks to help.
+_MATCHED_IN = {"queries": "negative_query", "documents": "negative_code", "scores": "negative_code"}
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ class Inspection:
         summary: Numbers by their name, for reading.
         histograms: By what is counted, how many negatives are in each bin, and the edges of the bins, as
             ``np.histogram`` returns them.
+        compares: What the first estimator compares, as :attr:`SimilarityEstimator.compares`.
     """
 
     negatives: pd.DataFrame
     summary: dict[str, str]
     histograms: dict[str, tuple[np.ndarray, np.ndarray]]
+    compares: Compares
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON primitives.
@@ -73,7 +79,7 @@ class Inspection:
         return {"summary": self.summary, "histograms": histograms, "negatives": negatives}
 
     def write_page(self, path: str | os.PathLike[str], *, title: str = "Likely false negatives") -> Path:
-        """Write one HTML page that needs nothing else: numbers, histograms, and the texts side by side.
+        """Write one HTML page that needs nothing else: what to make of it, numbers, and the texts side by side.
 
         Args:
             path: Where to; an existing file is replaced.
@@ -82,24 +88,27 @@ class Inspection:
         Returns:
             The path.
         """
+        effects = [(str(effect), rows) for effect, rows in self.negatives.groupby("effect", sort=False)]
+        unused = set(EFFECTS) - {effect for effect, _ in effects}
         numbers = "".join(
             f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
             for name, value in self.summary.items()
+            if name not in unused
         )
         plots = "".join(_histogram(name, *histogram) for name, histogram in self.histograms.items())
         parts = []
-        for effect, rows in self.negatives.groupby("effect", sort=False):
-            pairs = "".join(_pair(number, row) for number, row in enumerate(rows.to_dict("records"), 1))
-            parts.append(f"<h2>{str(effect).capitalize()} most: {len(rows)}</h2><p>{_MEANING[str(effect)]}</p>{pairs}")
+        for effect, rows in effects:
+            pairs = [_pair(number, row, self.compares) for number, row in enumerate(rows.to_dict("records"), 1)]
+            meaning = f"{_MEANING[effect]} The {len(rows)} strongest:"
+            parts.append(f"<h2>{effect.capitalize()}: {self.summary[effect]}</h2><p>{meaning}</p>{''.join(pairs)}")
+        introduction = _INTRODUCTION.replace("MARKS", _MARKS if self.compares in _MATCHED_IN else "")
+        heading = html.escape(title)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
-            f'<h1>{html.escape(title)}</h1><dl>{numbers}</dl><div class="plots">{plots}</div>'
-            "<p>Each query on the left meets the document on the right as a negative. There is one row for each two "
-            "queries; words that both queries have are marked, "
-            "but for those that say nothing, such as 'the'.</p>"
+            f'<h1>{heading}</h1>{introduction}<dl>{numbers}</dl><div class="plots">{plots}</div>'
             f"{''.join(parts) or '<p>No negative is treated.</p>'}</body></html>\n",
             encoding="utf-8",
         )
@@ -190,7 +199,7 @@ def inspect_pairs(
         "effective negatives": f"{effects.effective_negatives:.4g} of {batch_size - 1}",
     }
     histograms = {name: counts.histogram() for name, counts in scan.histograms.items() if counts.total}
-    return Inspection(_with_texts(scan.kept, texts, pairs), summary, histograms)
+    return Inspection(_with_texts(scan.kept, texts, pairs), summary, histograms, judges[0].estimator.compares)
 
 
 class _Scan:
@@ -306,36 +315,55 @@ def _histogram(name: str, counts: np.ndarray, edges: np.ndarray) -> str:
     )
 
 
-def _pair(number: int, row: dict[Any, Any]) -> str:
-    shared = set(split_words(row["query"])) & set(split_words(row["negative_query"]))
-    words = set(filter(says_something, shared))
+def _pair(number: int, row: dict[Any, Any], compares: Compares) -> str:
+    matched_in = _MATCHED_IN.get(compares)
+    words: set[str] = set()
+    if matched_in is not None:
+        words = set(filter(says_something, set(split_words(row["query"])) & set(split_words(row[matched_in]))))
 
     def mark(word: re.Match[str]) -> str:
         text = html.escape(word[0])
         return f"<mark>{text}</mark>" if words & set(split_words(word[0])) else text
 
+    def text(column: str) -> str:
+        value = row[column]
+        return re.sub(r"\w+|\W+", mark, value) if column in ("query", matched_in) else html.escape(value)
+
     def side(prefix: str, heading: str) -> str:
         places = [html.escape(str(row[prefix + name])) for name in _ORIGIN if row.get(prefix + name)]
         origin = f'<p class="origin">{" &middot; ".join(places)}</p>' if places else ""
-        query = re.sub(r"\w+|\W+", mark, row[f"{prefix}query"])
-        code = html.escape(row[f"{prefix}code"])
+        query, code = text(f"{prefix}query"), text(f"{prefix}code")
         return f'<div><h3>{heading}</h3><p class="query">{query}</p>{origin}<pre>{code}</pre></div>'
 
-    numbers = {name: f"{row[name]:.4g}" for name in row if str(name).startswith("similarity")}
-    if row["weight"] < SOFTENED_BELOW or row["effect"] == "softened":
-        numbers = {"weight": f"{row['weight']:.3g}"} | numbers
-    if row["target"] > 0:
-        numbers = {"target": f"{row['target']:.3g}"} | numbers
-    shown = " &middot; ".join(
-        f"{html.escape(str(name)).replace('_', ' ')} <b>{value}</b>" for name, value in numbers.items()
-    )
-    note = "the same query text" if row["query"] == row["negative_query"] else "" if words else "no word in common"
+    names = [name for name in row if str(name).startswith("similarity")]
+    names = ["weight"] * (row["effect"] == "softened") + ["target"] * bool(row["target"] > 0) + names
+    shown = [f"{html.escape(str(name)).replace('_', ' ')} <b>{row[name]:.4g}</b>" for name in names]
+    if row["query"] == row["negative_query"]:
+        shown.append("the same query text")
+    elif matched_in is not None and not words:
+        shown.append("no word in common")
     return (
-        f'<section><p class="numbers"><b>{number}</b> {row["effect"]} &middot; {shown}'
-        f'{" &middot; " * bool(note)}{note}</p><div class="sides">'
-        f"{side('', 'Query and its own document')}{side('negative_', 'Negative')}</div></section>"
+        f'<section><p class="numbers"><b>{number}</b> {" &middot; ".join(shown)}</p><div class="sides">'
+        f"{side('', 'Query and its own document')}{side('negative_', 'Negative: the document of another query')}"
+        "</div></section>"
     )
 
+
+_MARKS = """ Words that both texts share are <mark>marked</mark>; those that say nothing, such as "the", are not."""
+_INTRODUCTION = """<p>In training, every query is pushed away from the documents of the other queries in its batch: its
+negatives. Some of them answer it just as well. Below are those that the estimator takes for relevant, strongest first,
+with what the treatment makes of them.MARKS</p>
+<div class="next"><h2>What to do next</h2><ol>
+<li>Read ten rows. Does the document on the right answer the query on the left?</li>
+<li><b>Mostly yes:</b> these are false negatives. Train with this estimator and treatment:
+<code>SoftInfoNCELoss(model, estimator, treatment)</code>.</li>
+<li><b>Mostly no:</b> the treatment would teach mistakes. Take a stronger estimator, such as
+<code>trained-model</code> with a good retrieval model, or a treatment that treats fewer;
+<code>st-softinfonce calibrate</code> fits two to your data.</li>
+<li><b>The same query text again and again:</b> these are duplicates. Remove them from the data, or add
+<code>("identical", Mask(above=0.5))</code> to <code>treatments</code>.</li>
+<li><b>Hardly any row:</b> your batches hold few false negatives, and a treatment changes little. Mined hard negatives
+hold more.</li></ol></div>"""
 
 _STYLE = """
 :root{color-scheme:light dark;--back:#fff;--text:#1c2128;--soft:#5b6470;--line:#d5dae0;--box:#f5f7f9;--bar:#2f6fb2;
@@ -347,9 +375,12 @@ body{margin:0 auto;max-width:1320px;padding:24px;background:var(--back);color:va
 font:15px/1.5 system-ui,sans-serif}
 h1{font-size:26px;margin:0 0 16px}h2{font-size:20px;margin:32px 0 4px}
 h3{font-size:12px;margin:0;color:var(--soft);text-transform:uppercase;letter-spacing:.04em}
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:10px;margin:0 0 20px}
+dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:10px;margin:0 0 20px}
 dl div{background:var(--box);border:1px solid var(--line);border-radius:6px;padding:8px 12px}
 dt{color:var(--soft);font-size:13px}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
+.next{border-left:4px solid var(--bar);padding:2px 16px;margin:0 0 20px}.next h2{margin:4px 0}
+ol{margin:0;padding-left:20px}code{background:var(--box);border-radius:4px;padding:1px 4px;overflow-wrap:anywhere;
+font:13px ui-monospace,monospace}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:16px;margin:0 0 20px}
 figure{margin:0;background:var(--box);border:1px solid var(--line);border-radius:6px;padding:10px 14px}
 figcaption,.ticks{color:var(--soft);font-size:13px}figcaption b{color:var(--text)}
