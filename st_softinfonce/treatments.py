@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from st_softinfonce._checks import check_positive, check_share
 from st_softinfonce.functional import (
@@ -138,21 +139,12 @@ class Soften(Treatment):
         _as_floats(self, "alpha", "beta", "temperature", "min_weight")
 
     @property
+    @override
     def idle(self) -> bool:
-        """Whether nothing follows: at ``alpha=0``."""
         return self.alpha == 0
 
+    @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        """Compute the logarithms of the weights of Eq. 4.
-
-        Args:
-            similarity: ``(N, M)`` floating point.
-            positives: ``(N,)`` int64.
-            known: ``(M,)`` or ``(N, M)`` bool; the others have weight 1 and do not count as negatives.
-
-        Returns:
-            ``(N, M)``, 0 at the positive.
-        """
         weights = negative_weights(
             similarity,
             alpha=self.alpha,
@@ -190,21 +182,12 @@ class Discount(Treatment):
         _as_floats(self, "min_weight")
 
     @property
+    @override
     def idle(self) -> bool:
-        """Whether nothing follows: at ``min_weight=1``."""
         return self.min_weight == 1
 
+    @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        """Compute the logarithms of the weights.
-
-        Args:
-            similarity: ``(N, M)`` floating point; -inf has weight 1.
-            positives: ``(N,)`` int64.
-            known: Not needed: candidates that are not known have the similarity -inf.
-
-        Returns:
-            ``(N, M)``, 0 at the positive, -inf at weight 0.
-        """
         return posterior_weights(
             similarity, posterior=self.posterior, min_weight=self.min_weight, positives=positives
         ).log()
@@ -244,17 +227,8 @@ class Mask(Treatment):
         check_mask(margin=self.margin, relative=self.relative, top_k=self.top_k, ratio=self.ratio, above=self.above)
         _as_floats(self, "margin", "ratio", "above")
 
+    @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        """Compute 0 for what stays and -inf for what is taken out.
-
-        Args:
-            similarity: ``(N, M)`` floating point; -inf is never taken out.
-            positives: ``(N,)`` int64.
-            known: Not needed: candidates that are not known have the similarity -inf.
-
-        Returns:
-            ``(N, M)``, 0 at the positive.
-        """
         return mask_log_weights(
             similarity,
             margin=self.margin,
@@ -265,12 +239,8 @@ class Mask(Treatment):
             positives=positives,
         )
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the rule for a model card.
-
-        Returns:
-            The treatment's name, and the rule with its value.
-        """
         config = super().get_config_dict()
         return config if self.margin is not None else {k: v for k, v in config.items() if k != "relative"}
 
@@ -303,6 +273,7 @@ class Promote(Treatment):
         check_above(self.above)
         _as_floats(self, "above")
 
+    @override
     def targets(
         self,
         similarity: Tensor,
@@ -311,17 +282,6 @@ class Promote(Treatment):
         log_weights: Tensor | None = None,
         targets: Tensor | None = None,
     ) -> Tensor:
-        """Share each row's target among its positives.
-
-        Args:
-            similarity: ``(N, M)`` floating point; -inf is not relevant.
-            positives: ``(N,)`` int64.
-            log_weights: ``(N, M)``; a candidate with -inf gets nothing.
-            targets: ``(N, M)``, of promotions by other estimators.
-
-        Returns:
-            ``(N, M)``, each row sums to 1.
-        """
         return promoted_targets(
             similarity,
             posterior=self.posterior,
@@ -358,10 +318,11 @@ class Distill(Treatment):
         _as_floats(self, "share", "temperature")
 
     @property
+    @override
     def idle(self) -> bool:
-        """Whether nothing follows: at ``share=0``."""
         return self.share == 0
 
+    @override
     def targets(
         self,
         similarity: Tensor,
@@ -370,17 +331,6 @@ class Distill(Treatment):
         log_weights: Tensor | None = None,
         targets: Tensor | None = None,
     ) -> Tensor:
-        """Mix the estimator's distribution into the targets.
-
-        Args:
-            similarity: ``(N, M)`` floating point, the positive's entry included; -inf gets no share.
-            positives: ``(N,)`` int64.
-            log_weights: ``(N, M)``; a candidate with -inf is left out.
-            targets: ``(N, M)``, of the treatments before this one.
-
-        Returns:
-            ``(N, M)``, each row sums to 1.
-        """
         return distilled_targets(
             similarity,
             share=self.share,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from rank_bm25 import BM25Okapi
 from torch import Tensor
+from typing_extensions import override
 
 from st_softinfonce._checks import check_choice, check_not_negative, check_share, is_number
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
@@ -193,54 +194,27 @@ class BM25Estimator(SimilarityEstimator):
             estimator._count_corpus(tokenizer)
         return estimator
 
+    @override
     def represent(self, column: TextColumn) -> Tensor:
-        """Return the numbers of the column's words, or its content token ids.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            ``(n, length)`` int64, -1 where there is no content.
-        """
         if self._corpus is not None and self._statistics is None:
             self._count_corpus(column.tokenizer)
         return self._ids(column)
 
+    @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Score every candidate for every query.
-
-        Args:
-            queries: ``(n, length)`` token ids, -1 where there is no content.
-            candidates: ``(m, length)`` likewise.
-
-        Returns:
-            ``(n, m)`` BM25 scores.
-        """
         documents = self._documents
         if documents is None or documents.of is not candidates:
             documents = self._weigh(candidates)[1]
         return documents.score(queries)
 
+    @override
     def for_batch(self, candidates: Tensor, known: Tensor | None = None) -> BM25Estimator:
-        """Take the statistics of a batch once, unless a corpus has given them.
-
-        Args:
-            candidates: ``(m, length)`` token ids of all the candidates of the batch.
-            known: ``(m,)`` bool: which of them count; ``None``: all.
-
-        Returns:
-            An estimator that scores any rows or candidates with these statistics.
-        """
         bound = copy.copy(self)
         bound._statistics, bound._documents = self._weigh(candidates, known)
         return bound
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card.
-
-        Returns:
-            ``k1``, ``b``, ``compares``, where the statistics come from, and which tokens count, or the tokenizer.
-        """
         config: dict[str, Any] = {"k1": self.k1, "b": self.b, "compares": self.compares, "statistics": "batch"}
         if self._corpus is not None:
             config |= {"statistics": "corpus", "corpus_size": len(self._corpus.texts), "epsilon": self._corpus.epsilon}

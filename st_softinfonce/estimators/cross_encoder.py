@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
+from typing_extensions import override
 
 from st_softinfonce._checks import check_count
 from st_softinfonce.estimators.base import Compares, SimilarityEstimator
@@ -87,15 +88,8 @@ class CrossEncoderEstimator(PairwiseEstimator):
         self.batch_size = batch_size
         self._teacher = describe_teacher(model, self.encoder)
 
+    @override
     def attach(self, model: nn.Module) -> None:
-        """Refuse to share weights with the model in training; freeze otherwise.
-
-        Args:
-            model: The model in training.
-
-        Raises:
-            ValueError: They share a parameter.
-        """
         super().attach(model)
         training = {id(parameter) for parameter in model.parameters()}
         if any(id(parameter) in training for parameter in self.encoder.parameters()):
@@ -106,16 +100,8 @@ class CrossEncoderEstimator(PairwiseEstimator):
         # Only now: the model in training must not be left frozen by a mistake that was refused.
         self.encoder.eval().requires_grad_(False)
 
+    @override
     def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
-        """Score pairs of texts.
-
-        Args:
-            queries: ``n`` texts.
-            candidates: ``n`` texts.
-
-        Returns:
-            ``(n,)`` in [0, 1].
-        """
         # The trainer's autocast is for the model in training: a teacher's scores do not depend on it.
         with torch.autocast(self.encoder.device.type, enabled=False):
             scores: Tensor = self.encoder.predict(
@@ -127,10 +113,6 @@ class CrossEncoderEstimator(PairwiseEstimator):
             )
         return scores
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card, as JSON primitives.
-
-        Returns:
-            The teacher's name and revision, and those of :class:`PairwiseEstimator`.
-        """
         return self._teacher | super().get_config_dict()

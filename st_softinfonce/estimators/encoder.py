@@ -21,6 +21,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import normalize_embeddings
 from torch import Tensor, nn
 from tqdm import tqdm
+from typing_extensions import override
 
 from st_softinfonce import _host
 from st_softinfonce._checks import check_choice, check_count
@@ -100,15 +101,8 @@ class EncoderEstimator(SimilarityEstimator):
         self._warned_of_misses = False
         self._filled_before = False
 
+    @override
     def attach(self, model: nn.Module) -> None:
-        """Refuse to be the model in training, or to share weights with it.
-
-        Args:
-            model: The model in training.
-
-        Raises:
-            ValueError: They share a parameter.
-        """
         training = {id(parameter) for parameter in model.parameters()}
         if any(id(parameter) in training for parameter in self.encoder.parameters()):
             raise ValueError(
@@ -118,15 +112,8 @@ class EncoderEstimator(SimilarityEstimator):
         # Only now: the model in training must not be left frozen by a mistake that was refused.
         self.encoder.eval().requires_grad_(False)
 
+    @override
     def represent(self, column: TextColumn) -> Tensor:
-        """Return the texts' vectors, from the table where it has them.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            ``(n, D)`` in half precision. nan marks what is missing with ``on_miss="ignore"``.
-        """
         table = self._open_table(column.tokenizer)
         seed = self._seed(column.role, column.tokenizer)
         keys = content_keys(column.key_ids, seed)
@@ -143,16 +130,8 @@ class EncoderEstimator(SimilarityEstimator):
             vectors[missing] = encoded
         return vectors
 
+    @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Compare vectors: the dot product, of normalised vectors for a cosine.
-
-        Args:
-            queries: ``(n, D)``.
-            candidates: ``(m, D)``.
-
-        Returns:
-            ``(n, m)`` float32; -inf where a text is missing from the table.
-        """
         device = queries.device.type
         with torch.autocast(device, enabled=False):
             similarity = queries.float() @ candidates.float().T
@@ -226,12 +205,8 @@ class EncoderEstimator(SimilarityEstimator):
             )
         return len(sharing)
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card, as JSON primitives.
-
-        Returns:
-            The teacher's name, its revision (a commit, or a fingerprint of its weights), and what is compared.
-        """
         return self._teacher | {"compares": self.compares, "vectors": "normalized" if self.normalize else "raw"}
 
     def _open_table(self, tokenizer: Any) -> RepresentationTable:

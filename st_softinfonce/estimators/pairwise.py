@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from st_softinfonce._checks import check_choice, check_count
 from st_softinfonce.estimators.base import (
@@ -140,27 +141,12 @@ class PairwiseEstimator(SimilarityEstimator):
             ``(n,)`` floating point, higher is more relevant.
         """
 
+    @override
     def attach(self, model: nn.Module) -> None:
-        """Introduce the cheap estimator to the model in training.
-
-        Args:
-            model: The model in training.
-        """
         self.shortlist.attach(model)
 
+    @override
     def represent(self, column: TextColumn) -> Representation:
-        """Return what the texts can be decoded from again, and what the cheap estimator represents.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            Keys ``(n, 2)`` int64 (which tokenizer and role, and a hash of the content), the content token ids
-            ``(n, length)``, and the cheap estimator's representation.
-
-        Raises:
-            ValueError: The column has no tokenizer.
-        """
         if column.tokenizer is None:
             raise ValueError(f"tokenizer is None: {self.name} needs the texts, which only a tokenizer can decode.")
         kinds = [tokenizer is column.tokenizer and role == column.role for tokenizer, role in self._kinds]
@@ -171,16 +157,8 @@ class PairwiseEstimator(SimilarityEstimator):
         keys = torch.stack([torch.full_like(keys, kinds.index(True)), keys], dim=1)
         return keys, column.content_ids, checked_representation(self.shortlist, column)
 
+    @override
     def for_batch(self, candidates: Any, known: Tensor | None = None) -> SimilarityEstimator:
-        """Number the different texts of a batch, from which each query's candidates are chosen.
-
-        Args:
-            candidates: Representations of all the ``m`` candidates of the batch.
-            known: ``(m,)`` bool: which of them may be chosen; ``None``: all.
-
-        Returns:
-            An estimator that chooses from these candidates, whatever part of them it is asked for.
-        """
         keys, ids, representations = candidates
         usable = _not_empty(ids) if known is None else _not_empty(ids) & known
         first: dict[_Key, int] = {}
@@ -198,19 +176,8 @@ class PairwiseEstimator(SimilarityEstimator):
         )
         return bound
 
+    @override
     def similarity(self, queries: Any, candidates: Any) -> Tensor:
-        """Score each query's most similar candidates.
-
-        Args:
-            queries: Representations of ``n`` texts.
-            candidates: Representations of ``m`` texts.
-
-        Returns:
-            ``(n, m)`` float32, :attr:`not_scored` for all others.
-
-        Raises:
-            ValueError: :meth:`score` or the cheap estimator breaks its contract.
-        """
         if self._batch is None:
             return self.for_batch(candidates).similarity(queries, candidates)
         (query_keys, query_ids, query_rows), (keys, *_) = queries, candidates
@@ -239,12 +206,8 @@ class PairwiseEstimator(SimilarityEstimator):
                 similarity[list(rows), list(places)] = torch.tensor(values)
         return similarity.to(query_keys.device)
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card, as JSON primitives.
-
-        Returns:
-            The public options, and what chooses the candidates.
-        """
         return super().get_config_dict() | {
             "shortlist": self.shortlist.name,
             "shortlist_options": self.shortlist.get_config_dict(),

@@ -7,7 +7,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from sentence_transformers.util import all_gather_with_grad, get_rank
@@ -34,9 +34,12 @@ from st_softinfonce.treatments import Treatment
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 DIRECTIONS: tuple[Direction, ...] = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 
-
 # Where an answer waits among a batch's features for the next call of a wrapper loss.
 _ASKED = "st_softinfonce_asked"
+# Columns that mining writes beside the texts, and other usual names of what is no text to train on.
+_METADATA = frozenset(
+    {"duplicate_group", "language", "license", "name", "package", "path", "repo", "repository", "url", "version"}
+)
 
 
 class InputWarning(UserWarning):
@@ -115,9 +118,7 @@ class InBatchLoss(nn.Module, ABC):
             ValueError: There are fewer than two columns, or an estimator breaks its contract.
         """
         features = list(sentence_features)
-        asked = self.asked_before(features)
-        if asked is None:
-            asked = self.ask(features, labels)
+        asked = self.ask(features, labels)
         embeddings = _host.embed_columns(self.model, features)
         self.keep_asked(features, asked)
         return self.compute_loss_from_embeddings(embeddings, asked)
@@ -130,34 +131,26 @@ class InBatchLoss(nn.Module, ABC):
             labels: The dataset's labels, if it has any.
 
         Returns:
-            What :meth:`compute_loss_from_embeddings` needs besides the embeddings.
+            What :meth:`compute_loss_from_embeddings` needs besides the embeddings; for a batch that :meth:`keep_asked`
+            has seen, the same again.
 
         Raises:
             ValueError: There are fewer than two columns, or an estimator breaks its contract.
         """
         _check_columns(len(features))
+        owner, asked = features[0].pop(_ASKED, (None, None))
+        if owner is not None and owner() is self:
+            return cast(Asked, asked)
         self._watch.look(self.model, features, labels)
         return Asked(self._represent(judge, features) for judge in self.judges)
-
-    def asked_before(self, features: Sequence[dict[str, Any]]) -> Asked | None:
-        """Take back what :meth:`keep_asked` put into the features of this very batch.
-
-        Args:
-            features: One dict of features a column.
-
-        Returns:
-            The answer, or ``None`` if the batch is new.
-        """
-        owner, asked = features[0].pop(_ASKED, (None, None)) if features else (None, None)
-        return asked if owner is not None and owner() is self else None
 
     def keep_asked(self, features: Sequence[dict[str, Any]], asked: Asked) -> None:
         """Keep an answer for the next call with the same features.
 
-        Wrapper losses (Matryoshka, adaptive layers) call this loss several times with the same dicts, into which the
-        model has written by then, so that a second answer could be another one. As the host's own wrappers do, it is
-        handed on in those dicts; it is put there after the model has run and taken out before, so that no module
-        ever sees it.
+        Wrapper losses (Matryoshka, adaptive layers) call this loss several times with the same dicts. The model has
+        written into them by then, so the estimators could answer differently. As the host's own wrappers do, the
+        answer is handed on in those dicts: it is put there after the model has run and taken out by :meth:`ask`, so
+        that no module ever sees it.
 
         Args:
             features: One dict of features a column.
@@ -249,8 +242,6 @@ class InBatchLoss(nn.Module, ABC):
 
     def _judgements(self, asked: object, queries: Any, documents: Any) -> tuple[Judgement, ...]:
         """Bind each estimator to the whole batch."""
-        if not self.judges:
-            return ()
         if not isinstance(asked, Asked):
             if any(judge.estimator.compares != "scores" for judge in self.judges):
                 names = ", ".join(judge.estimator.name for judge in self.judges)
@@ -260,30 +251,30 @@ class InBatchLoss(nn.Module, ABC):
                     "encoder take SoftSpladeLoss or SoftCSRLoss around it."
                 )
             asked = Asked(None for _ in self.judges)
-        size = documents.size(0)
-        judgements = []
-        for judge, represented in zip(self.judges, asked, strict=True):
-            estimator = judge.estimator
-            if represented is None:
-                own = isinstance(estimator, SelfEstimator)
-                # Copies, so that an estimator cannot write into the embeddings; ours takes the scores instead.
-                copied = (part.detach() if own else part.detach().clone() for part in (queries, documents))
-                own_queries, candidates = copied
-                with leaving_no_trace(estimator, self.model):
-                    bound = estimator if own else bound_to_batch(estimator, candidates)
-                judgements.append(
-                    Judgement(judge, bound, own_queries, candidates, None, size, self._watch, of_scores=own)
-                )
-                continue
+        return tuple(
+            self._judgement(judge, represented, queries, documents)
+            for judge, represented in zip(self.judges, asked, strict=True)
+        )
+
+    def _judgement(self, judge: Judge, represented: Represented | None, queries: Any, documents: Any) -> Judgement:
+        estimator, known = judge.estimator, None
+        takes_scores = isinstance(estimator, SelfEstimator)  # instead of embeddings
+        rows: Representation
+        candidates: Representation
+        if represented is None:
+            # Copies, so that an estimator cannot write into the embeddings.
+            rows, candidates = (
+                part.detach() if takes_scores else part.detach().clone() for part in (queries, documents)
+            )
+        else:
             columns = (represented.queries, *represented.candidates)
             if self.gather_across_devices:
                 columns = tuple(_host.gather_rows(column, estimator.padding) for column in columns)
-            candidates = join_rows(columns[1:], estimator.padding)
+            rows, candidates = columns[0], join_rows(columns[1:], estimator.padding)
             known = self._known(represented, count_rows(columns[1]))
-            with leaving_no_trace(estimator, self.model):
-                bound = bound_to_batch(estimator, candidates, known if represented.known else None)
-            judgements.append(Judgement(judge, bound, columns[0], candidates, known, size, self._watch))
-        return tuple(judgements)
+        with leaving_no_trace(estimator, self.model):
+            bound = estimator if takes_scores else bound_to_batch(estimator, candidates, known)
+        return Judgement(judge, bound, rows, candidates, known, documents.size(0), self._watch)
 
     def _known(self, represented: Represented, positives: int) -> Tensor | None:
         if not represented.known:
@@ -309,7 +300,6 @@ class Judgement:
     known: Tensor | None
     documents: int
     watch: _InputWatch
-    of_scores: bool = False
 
     def blocks(
         self, directions: Sequence[Direction], rows: Tensor, scores: Mapping[Direction, Tensor]
@@ -358,7 +348,7 @@ class Judgement:
         return found
 
     def _similarity(self, direction: Direction, rows: Tensor, scores: Mapping[Direction, Tensor]) -> Tensor:
-        if self.of_scores:
+        if isinstance(self.estimator, SelfEstimator):
             return scores[direction].detach()
 
         def some(representation: Representation) -> Representation:
@@ -512,9 +502,3 @@ class _InputWatch:
         if (kind or message) not in self._warned:
             self._warned.add(kind or message)
             warnings.warn(message, InputWarning, stacklevel=5)
-
-
-# Columns that mining writes beside the texts, and other usual names of what is no text to train on.
-_METADATA = frozenset(
-    {"duplicate_group", "language", "license", "name", "package", "path", "repo", "repository", "url", "version"}
-)

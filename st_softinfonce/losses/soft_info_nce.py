@@ -11,7 +11,7 @@ import torch
 from sentence_transformers.util import cos_sim, dot_score, similarity_fct_name
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from st_softinfonce._checks import check_choice, check_not_negative, check_positive
 from st_softinfonce.estimators.base import SimilarityEstimator, leaving_no_trace
@@ -161,16 +161,8 @@ class SoftInfoNCELoss(InBatchLoss):
             estimator = BM25Estimator(tokens="all")
         return cls(model, estimator, treatment, **{"similarity_fct": dot_score, "scale": 1.0, **options})
 
+    @override
     def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        """Compute the mean loss of some of the batch's rows: score, judge, and put the directions together.
-
-        Args:
-            batch: The whole batch.
-            rows: ``(n,)``, the rows to compute.
-
-        Returns:
-            A scalar.
-        """
         similarity = {direction: self._similarity(batch, rows, direction) for direction in self.directions}
         blocks = self._blocks(batch, rows, similarity)
         for hook in self._block_hooks.values():
@@ -245,12 +237,8 @@ class SoftInfoNCELoss(InBatchLoss):
         self._block_hooks[handle.id] = hook
         return handle
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the settings for the model card, as JSON primitives.
-
-        Returns:
-            The estimator (or all of them) with its options, what follows from it, and the options of the scores.
-        """
         described = [
             {**describe_estimator(judge.estimator), "treatment": describe_treatments(judge.treatments)}
             for judge in self.judges
@@ -326,12 +314,8 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
         super().__init__(model, estimator, treatment, **options)
         self._set_mini_batches(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the settings for the model card, as JSON primitives.
-
-        Returns:
-            Names and values.
-        """
         return super().get_config_dict() | {
             "mini_batch_size": self.mini_batch_size,
             "mini_batch_num_tokens": self.mini_batch_num_tokens,
