@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from st_softinfonce._checks import check_count
 from st_softinfonce.estimators.base import Compares, SimilarityEstimator
-from st_softinfonce.estimators.encoder import describe_teacher
 from st_softinfonce.estimators.pairwise import PairwiseEstimator
+from st_softinfonce.estimators.teacher import describe_teacher, freeze_teacher, load_teacher
 from st_softinfonce.treatments import Soften
 
 
@@ -67,19 +67,7 @@ class CrossEncoderEstimator(PairwiseEstimator):
             scores_kept=scores_kept,
         )
         check_count("batch_size", batch_size)
-        if isinstance(model, CrossEncoder):
-            if model_options:
-                raise ValueError(
-                    f"options {sorted(model_options)} cannot be given with a model that is loaded already."
-                )
-            self.encoder = model
-        elif isinstance(model, (str, os.PathLike)):
-            self.encoder = CrossEncoder(os.fspath(model), **model_options)
-        else:
-            raise TypeError(
-                f"model must be the name or path of a sentence-transformers CrossEncoder, or such a model, got "
-                f"{type(model).__name__}."
-            )
+        self.encoder = load_teacher(model, CrossEncoder, model_options)
         if self.encoder.num_labels != 1:
             raise ValueError(
                 f"model must give a pair one score, got a head of {self.encoder.num_labels} labels, of which none is "
@@ -91,14 +79,7 @@ class CrossEncoderEstimator(PairwiseEstimator):
     @override
     def attach(self, model: nn.Module) -> None:
         super().attach(model)
-        training = {id(parameter) for parameter in model.parameters()}
-        if any(id(parameter) in training for parameter in self.encoder.parameters()):
-            raise ValueError(
-                f"model of the estimator {self.name!r} shares weights with the model in training: it would move with "
-                "every step. Pass copy.deepcopy(model), made before training."
-            )
-        # Only now: the model in training must not be left frozen by a mistake that was refused.
-        self.encoder.eval().requires_grad_(False)
+        freeze_teacher(self.encoder, model, self.name)
 
     @override
     def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:

@@ -181,30 +181,21 @@ class PairwiseEstimator(SimilarityEstimator):
         if self._batch is None:
             return self.for_batch(candidates).similarity(queries, candidates)
         (query_keys, query_ids, query_rows), (keys, *_) = queries, candidates
-        numbers = self._batch.numbers
-        columns: dict[int, list[int]] = {}
-        for column, key in enumerate(_keys(keys)):
-            if key in numbers:
-                columns.setdefault(numbers[key], []).append(column)
-        similarity = torch.full((len(query_keys), len(keys)), self.not_scored)
-        if columns and len(query_keys):
-            filled = _not_empty(query_ids).tolist()
+        texts = self._batch.numbers
+        numbers = [texts.get(key, -1) for key in _keys(keys)]  # of each candidate
+        scores = torch.full((len(query_keys), len(texts) + 1), self.not_scored)  # the last: for no text of the batch
+        if texts and len(query_keys):
+            filled, asked = _not_empty(query_ids).tolist(), set(numbers)
             chosen = [
                 (row, number)
                 for row, choice in enumerate(self._choose(query_rows))
                 for number in choice
-                if number in columns and filled[row]
+                if filled[row] and number in asked
             ]
-            scores = self._scores_of(chosen, query_keys, query_ids)
-            cells = [
-                (row, column, score)
-                for (row, number), score in zip(chosen, scores, strict=True)
-                for column in columns[number]
-            ]
-            if cells:
-                rows, places, values = zip(*cells, strict=True)
-                similarity[list(rows), list(places)] = torch.tensor(values)
-        return similarity.to(query_keys.device)
+            if chosen:
+                rows, places = zip(*chosen, strict=True)
+                scores[rows, places] = torch.tensor(self._scores_of(chosen, query_keys, query_ids))
+        return scores[:, numbers].to(query_keys.device)
 
     @override
     def get_config_dict(self) -> dict[str, Any]:

@@ -599,7 +599,7 @@ def test_options_out_of_range_are_refused(teacher, options, error, message):
 
 
 def test_something_else_than_a_model_is_refused():
-    with pytest.raises(TypeError, match=r"model must be the name or path of a sentence-transformers model.*got int"):
+    with pytest.raises(TypeError, match=r"model must be the name or path of a .* SentenceTransformer.*got int"):
         SimCSEEstimator(3)
 
 
