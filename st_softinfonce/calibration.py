@@ -74,8 +74,8 @@ class CalibrationReport:
         relevant = self.effects["discount"].treated
         if treated > 5 * relevant:
             return (
-                f"{self._asked} treats {treated:.3g} negatives of a query, of which about {relevant:.2g} look "
-                "relevant in absolute terms: report.discount treats those alone."
+                f"{self._asked} treats {treated:.3g} negatives of a query, and about {relevant:.2g} of them "
+                "look relevant in absolute terms: report.discount treats those alone."
             )
         return f"{self._asked} treats about as many negatives as look relevant in absolute terms."
 

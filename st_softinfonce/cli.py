@@ -36,7 +36,7 @@ examples:
 
 Each command has its own --help. Exit status: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
 
-# What a command returns: the JSON document, the text for people, and the problem if it failed all the same.
+# What a command returns: the JSON document, the text for people, and an error to end with, if there is one.
 _Answer = tuple[Any, str, "str | None"]
 
 
@@ -153,7 +153,7 @@ def _calibrate(options: argparse.Namespace) -> _Answer:
 def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Make what the arguments name: estimator, treatment, pairs, and the model or tokenizer that reads them."""
     if options.treatment_option and options.treatment is None:
-        raise ValueError("--treatment-option needs --treatment: options of which one?")
+        raise ValueError("--treatment-option needs --treatment: name the treatment.")
     from st_softinfonce.calibration import make_treatment
     from st_softinfonce.estimators import get_estimator
     from st_softinfonce.pair_batches import read_pairs
@@ -272,7 +272,7 @@ def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
     add("paths", nargs="+", metavar="DATA", help=data + "or sources as for mine")
     add("--estimator", default="bm25", metavar="NAME", help="what judges (default: %(default)s)")
     add("--option", **options, help="of the estimator, e.g. model=FOLDER or compares=documents; repeat for several")
-    add("--treatment", choices=_TREATMENTS, help="what follows (default: the estimator's own); fitted where needed")
+    add("--treatment", choices=_TREATMENTS, help="what to do with what it finds relevant (default: its own)")
     add("--treatment-option", **options, help="of the treatment, e.g. margin=0.05; repeat for several")
     reader = parser.add_mutually_exclusive_group()
     model = f"the model to train, name or folder, by which texts are read as in training (default: {DEFAULT_MODEL})"
@@ -335,8 +335,8 @@ that train with them.""",
         lambda parser: None,
         "list the estimators that are installed",
         """\
-List the estimators that are installed, with the distribution that each comes from and what it says. The name is what
-SoftInfoNCELoss(model, estimator=NAME) and --estimator NAME take. Plugins are not imported for the list.""",
+List the estimators that are installed, with the distribution that each comes from and what it compares. Give the
+name to SoftInfoNCELoss(model, estimator=NAME) and to --estimator. Plugins are not imported for the list.""",
         "estimators",
     ),
 }

@@ -118,7 +118,7 @@ class EffectSums:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def read(self) -> Effects | None:
-        """Wait for the sums, and begin anew.
+        """Wait for the sums, return what they say, and start again from 0.
 
         Returns:
             What was seen since the last time; ``None`` if there were no negatives.

@@ -413,9 +413,9 @@ def temperature_for_share(
     """Find the temperature of :func:`negative_weights` that leaves a share of the negatives with a small weight.
 
     The share first grows with the temperature and then falls to 0 as the weights even out. Of the temperatures that
-    reach the share the largest is taken: it softens the negatives that stand out, and not each row's largest whatever
-    it is. If all large temperatures reach it (negatives of ``-inf`` make the others stand out at any temperature),
-    the smallest of those is taken; if none does (a large batch: the formula softens few of many), the one that comes
+    reach the share the largest is taken: it softens the negatives that stand out, and not simply each row's largest.
+    If all large temperatures reach it (negatives of ``-inf`` make the others stand out at any temperature), the
+    smallest of those is taken; if none does (a large batch: the formula softens few of many), the one that comes
     closest. It is searched on a grid and by bisection, and the host waits for the device.
 
     Args:

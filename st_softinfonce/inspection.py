@@ -152,8 +152,8 @@ def inspect_pairs(
         target), numbers and histograms.
 
     Raises:
-        ValueError: An option is out of range, nothing follows from the estimator, or it is unknown or breaks its
-            contract.
+        ValueError: An option is out of range, the treatment has no effect, or the estimator is unknown or breaks
+            its contract.
         TypeError: Something else than an estimator or a treatment is given.
     """
     judges = read_judges(estimator, treatment, treatments)

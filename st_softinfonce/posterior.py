@@ -193,7 +193,7 @@ def _largest_prior(known: Tensor, random: Tensor) -> float:
     if min(bounds) > _MAX_PRIOR:
         raise ValueError(
             f"prior cannot be estimated: {min(bounds):.0%} of the random pairs score as high as known pairs do. The "
-            "estimator hardly tells them apart; take another, or give the prior if the data are like that."
+            "estimator barely tells them apart; take another one, or give the prior if it really is that high."
         )
     return min(bounds)
 

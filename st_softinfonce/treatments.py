@@ -1,4 +1,4 @@
-"""What follows from an estimator's similarities: each treatment is an object with validated options.
+"""What the loss does with an estimator's similarities: each treatment is an object with validated options.
 
 A treatment sets log weights, targets, or both of the one formula (:func:`st_softinfonce.functional.soft_info_nce`).
 To write one, derive a frozen dataclass from :class:`Treatment` and override :meth:`~Treatment.log_weights` or
@@ -32,9 +32,10 @@ __all__ = ["Discount", "Distill", "Mask", "Promote", "Soften", "Treatment", "com
 
 
 class Treatment:
-    """What follows from how relevant an estimator finds each candidate: nothing, unless a subclass says so.
+    """What the loss does with how relevant an estimator finds each candidate: nothing, unless a subclass says so.
 
-    Subclasses are frozen dataclasses whose ``__post_init__`` checks the options.
+    Subclasses are frozen dataclasses whose ``__post_init__`` checks the options. The fields of those here are the
+    options of their function in ``functional``.
 
     Attributes:
         order: Of the treatments that make targets, those with a smaller number come first, whatever order they are
@@ -45,7 +46,7 @@ class Treatment:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing follows with these options, so that the estimator need not be asked."""
+        """Whether these options have no effect, so that the estimator need not be asked."""
         return False
 
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor | None:
@@ -58,7 +59,7 @@ class Treatment:
             known: ``(M,)`` or ``(N, M)`` bool, which candidates the similarity says something about; ``None``: all.
 
         Returns:
-            ``(N, M)``, 0 where nothing follows and -inf for a candidate that is taken out; or ``None`` for all 0.
+            ``(N, M)``, 0 for an ordinary candidate and -inf for one that is taken out; or ``None`` for all 0.
         """
         return None
 
@@ -135,7 +136,7 @@ class Soften(Treatment):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_weighting(alpha=self.alpha, beta=self.beta, temperature=self.temperature, min_weight=self.min_weight)
+        check_weighting(**vars(self))
         _as_floats(self, "alpha", "beta", "temperature", "min_weight")
 
     @property
@@ -145,16 +146,7 @@ class Soften(Treatment):
 
     @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        weights = negative_weights(
-            similarity,
-            alpha=self.alpha,
-            beta=self.beta,
-            temperature=self.temperature,
-            min_weight=self.min_weight,
-            positives=positives,
-            known=known,
-        )
-        return weights.log()
+        return negative_weights(similarity, **vars(self), positives=positives, known=known).log()
 
 
 @dataclass(frozen=True)
@@ -188,9 +180,7 @@ class Discount(Treatment):
 
     @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        return posterior_weights(
-            similarity, posterior=self.posterior, min_weight=self.min_weight, positives=positives
-        ).log()
+        return posterior_weights(similarity, **vars(self), positives=positives).log()
 
 
 @dataclass(frozen=True)
@@ -224,20 +214,12 @@ class Mask(Treatment):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_mask(margin=self.margin, relative=self.relative, top_k=self.top_k, ratio=self.ratio, above=self.above)
+        check_mask(**vars(self))
         _as_floats(self, "margin", "ratio", "above")
 
     @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        return mask_log_weights(
-            similarity,
-            margin=self.margin,
-            relative=self.relative,
-            top_k=self.top_k,
-            ratio=self.ratio,
-            above=self.above,
-            positives=positives,
-        )
+        return mask_log_weights(similarity, **vars(self), positives=positives)
 
     @override
     def get_config_dict(self) -> dict[str, Any]:
@@ -283,12 +265,7 @@ class Promote(Treatment):
         targets: Tensor | None = None,
     ) -> Tensor:
         return promoted_targets(
-            similarity,
-            posterior=self.posterior,
-            above=self.above,
-            positives=positives,
-            log_weights=log_weights,
-            targets=targets,
+            similarity, **vars(self), positives=positives, log_weights=log_weights, targets=targets
         )
 
 
@@ -332,12 +309,7 @@ class Distill(Treatment):
         targets: Tensor | None = None,
     ) -> Tensor:
         return distilled_targets(
-            similarity,
-            share=self.share,
-            temperature=self.temperature,
-            log_weights=log_weights,
-            positives=positives,
-            targets=targets,
+            similarity, **vars(self), positives=positives, log_weights=log_weights, targets=targets
         )
 
 
@@ -345,7 +317,7 @@ Judgement = tuple[Sequence[Treatment], Tensor, "Tensor | None"]
 
 
 def combine(judgements: Sequence[Judgement], positives: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Put together what follows from several estimators' judgements of one block of candidates.
+    """Put together the treatments of one block of candidates by several estimators.
 
     Log weights add up, so that what one treatment takes out stays out. Then come the targets, in the order of
     :attr:`Treatment.order`.

@@ -38,7 +38,7 @@ class SimilarityEstimator(ABC):
 
     Attributes:
         name: What model cards call it; by default the name of the class.
-        treatment: What follows from its similarities unless the loss is told otherwise; it suits their scale.
+        treatment: The default treatment of candidates, which suits the scale of its similarities.
         compares: What candidate ``j`` is judged by. ``"queries"``: its own query against the query. A mined negative
             whose query is not known cannot be judged and is left alone. ``"documents"``: its own text against the
             query. ``"positives"``: its own text against the query's positive document, which then takes the query's
@@ -164,7 +164,7 @@ def check_estimator(estimator: object, source: str) -> SimilarityEstimator:
     if not isinstance(getattr(estimator, "treatment", None), Treatment):
         raise ValueError(
             f"{source} must have a 'treatment' such as Soften(alpha=1.3, beta=0.7, temperature=...), got "
-            f"{getattr(estimator, 'treatment', None)!r}. It is what follows from its similarities by default."
+            f"{getattr(estimator, 'treatment', None)!r}. It is what the loss does by default."
         )
     compares = getattr(estimator, "compares", None)
     if compares not in COMPARES:

@@ -42,7 +42,7 @@ class CrossEncoderEstimator(PairwiseEstimator):
 
     Raises:
         ValueError: An option is out of range, or the model gives several labels.
-        TypeError: ``model`` is none of the three.
+        TypeError: ``model`` is something else.
     """
 
     name = "cross-encoder"
@@ -70,8 +70,8 @@ class CrossEncoderEstimator(PairwiseEstimator):
         self.encoder = load_teacher(model, CrossEncoder, model_options)
         if self.encoder.num_labels != 1:
             raise ValueError(
-                f"model must give a pair one score, got a head of {self.encoder.num_labels} labels, of which none is "
-                "known to mean 'relevant'. Take a reranker (num_labels=1), not a classifier."
+                f"model must give a pair one score, got a head of {self.encoder.num_labels} labels, and nothing "
+                "says which one means 'relevant'. Take a reranker (num_labels=1), not a classifier."
             )
         self.batch_size = batch_size
         self._teacher = describe_teacher(model, self.encoder)

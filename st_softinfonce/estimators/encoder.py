@@ -62,7 +62,7 @@ class EncoderEstimator(SimilarityEstimator):
 
     Raises:
         ValueError: An option is out of range, or the table was made by something else.
-        TypeError: ``model`` is none of the three.
+        TypeError: ``model`` is something else.
     """
 
     normalize: bool
@@ -311,7 +311,7 @@ class EncoderEstimator(SimilarityEstimator):
         self._warned_of_misses = True
         consequence = {
             "encode": "they are encoded as they come, which costs time",
-            "ignore": "nothing follows for them",
+            "ignore": "they are treated as similar to nothing",
         }[self.on_miss]
         warnings.warn(
             f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "

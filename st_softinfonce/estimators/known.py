@@ -20,7 +20,7 @@ from st_softinfonce.vectors import content_keys
 
 
 class IdenticalEstimator(SimilarityEstimator):
-    """1 where two texts are the same token for token, else 0: duplicates, whatever dropout makes of them.
+    """1 where two texts are the same token for token, else 0: exact duplicates.
 
     By default each candidate is compared with the query's own positive. Its treatment takes duplicates out
     (``Mask(above=0.5)``); ``Promote()`` makes positives of them instead.

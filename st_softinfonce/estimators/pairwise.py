@@ -31,7 +31,7 @@ from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.treatments import Treatment, as_treatments
 from st_softinfonce.vectors import content_keys
 
-# What tells one text from another: of which tokenizer and role it is, and a hash of its tokens.
+# Identifies a text: the number of its tokenizer and role, and a hash of its tokens.
 _Key = tuple[int, int]
 
 
@@ -108,7 +108,7 @@ class PairwiseEstimator(SimilarityEstimator):
         Args:
             function: ``function(queries, candidates)``, two lists of as many texts, returns a number for each pair,
                 higher is more relevant: a list, an array or a tensor.
-            treatment: What follows from the scores by default; it suits their scale.
+            treatment: The default treatment, which suits the scale of the scores.
             **options: As for the class.
 
         Returns:

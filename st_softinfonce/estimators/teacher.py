@@ -27,7 +27,7 @@ def load_teacher(model: object, kind: type[Teacher], options: dict[str, object])
 
     Raises:
         ValueError: There are options for a model that is loaded.
-        TypeError: ``model`` is none of the three.
+        TypeError: ``model`` is something else.
     """
     if isinstance(model, kind):
         if options:

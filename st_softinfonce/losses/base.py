@@ -48,7 +48,7 @@ class InputWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Judge:
-    """An estimator, and what follows from what it says."""
+    """An estimator, and what is done with its judgement."""
 
     estimator: SimilarityEstimator
     treatments: tuple[Treatment, ...]
@@ -77,7 +77,7 @@ class InBatchLoss(nn.Module, ABC):
 
     A subclass says what it makes of some rows (:meth:`rows_loss`), which plain and cached losses share. This class
     has the estimators represent the texts before the model can change the features, embeds the columns, gathers both
-    across devices, and checks what comes in. Nothing of a batch is kept on the loss.
+    across devices, and checks what comes in. The loss keeps nothing from one batch to the next.
 
     Args:
         model: The model to train.
@@ -400,7 +400,7 @@ def _check_columns(columns: int) -> None:
 
 
 class _InputWatch:
-    """Warns, once each, of inputs that train all the same and are probably mistakes."""
+    """Warns, once each, of inputs that can be trained on but are probably mistakes."""
 
     # Looking at values is free on the CPU; elsewhere it waits for the device, so it is done now and then.
     _LOOK_EVERY = 100
@@ -460,7 +460,7 @@ class _InputWatch:
             if not bool(seen):
                 self._warn(
                     f"The estimator {name!r} found all negatives equally similar in the first {self._FIRST_BATCHES} "
-                    "batches, so that nothing follows from it. Check what it reads: its texts are those of the model "
+                    "batches, so that it has no effect. Check what it reads: its texts are those of the model "
                     "in training, decoded (see TextColumn.texts), not the original ones; ByText finds those."
                 )
 

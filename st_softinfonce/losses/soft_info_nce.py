@@ -60,15 +60,15 @@ class SoftInfoNCELoss(InBatchLoss):
 
         -mean_i sum_j t[i, j] log( exp(s[i, j] + b[i, j]) / sum_k exp(s[i, k] + b[i, k]) )
 
-    An estimator says which candidates are relevant to which query, a treatment what follows from it: a bias ``b``
-    (the logarithm of a weight, -inf for a mask) or targets ``t``. The paper's Soft-InfoNCE (Li et al. 2023, Eq. 3
+    An estimator says which candidates are relevant to which query, and a treatment turns that into a bias ``b`` (the
+    logarithm of a weight, -inf for a mask) or targets ``t``. The paper's Soft-InfoNCE (Li et al. 2023, Eq. 3
     and 4) is ``estimator="bm25"`` with its own treatment, and ``estimator=None`` is MultipleNegativesRankingLoss.
 
     Args:
         model: The model to train, a ``SentenceTransformer``.
         estimator: An installed estimator's name (``list_estimators()``), an instance with its own options, or
             ``None``.
-        treatment: What follows, one treatment or several; ``None`` takes the estimator's own.
+        treatment: What to do with relevant negatives, one treatment or several; ``None`` takes the estimator's own.
         treatments: For several estimators, instead of both: ``[(estimator, treatment), ...]``, each as above.
         scale: Above 0. Multiplies the model's similarity; the inverse of the softmax temperature.
         similarity_fct: ``(queries (B, D), documents (C, D)) -> (B, C)``.
@@ -292,7 +292,7 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
         treatment: As for :class:`SoftInfoNCELoss`.
         mini_batch_size: At least 1. Texts embedded, and rows scored, at a time.
         mini_batch_num_tokens: At least 1, in tokens; embed as many texts at a time as stay below it, instead of
-            ``mini_batch_size``. Rows are scored ``mini_batch_size`` at a time all the same.
+            ``mini_batch_size``. Rows are still scored ``mini_batch_size`` at a time.
         show_progress_bar: Show the progress within each batch.
         **options: The other options of :class:`SoftInfoNCELoss`.
 
@@ -323,7 +323,7 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
 
 
 def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
-    """Read who judges and what follows from the arguments of these names.
+    """Read the estimators and their treatments from the arguments of these names.
 
     Args:
         estimator: As for :class:`SoftInfoNCELoss`, like the others.
@@ -331,7 +331,7 @@ def read_judges(estimator: object, treatment: object, treatments: object) -> lis
         treatments: Likewise.
 
     Returns:
-        The estimators with their treatments; those of whom nothing follows are left out.
+        The estimators with their treatments, without those whose treatments have no effect.
 
     Raises:
         ValueError: An argument is not allowed beside another, or the estimator is unknown.

@@ -527,7 +527,7 @@ class TestTable:
 
     @pytest.mark.parametrize(
         ("on_miss", "consequence"),
-        [("ignore", "nothing follows for them"), ("encode", "they are encoded as they come")],
+        [("ignore", "they are treated as similar to nothing"), ("encode", "they are encoded as they come")],
     )
     def test_a_table_for_other_data_is_said_once(self, transformer_model, teacher, on_miss, consequence):
         estimator = SimCSEEstimator(teacher, on_miss=on_miss)
