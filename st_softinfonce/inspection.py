@@ -21,7 +21,7 @@ from tqdm import tqdm
 from st_softinfonce._checks import check_count
 from st_softinfonce.effects import EFFECTS, EffectSums, effect_of
 from st_softinfonce.estimators.base import Compares, SimilarityEstimator
-from st_softinfonce.estimators.words import says_something, split_words
+from st_softinfonce.estimators.words import split_content_words, split_words
 from st_softinfonce.losses.soft_info_nce import OneOrSeveral, read_judges
 from st_softinfonce.pair_batches import PairTexts, batch_similarities
 from st_softinfonce.treatments import Distill, combine
@@ -319,7 +319,7 @@ def _pair(number: int, row: dict[Any, Any], compares: Compares) -> str:
     matched_in = _MATCHED_IN.get(compares)
     words: set[str] = set()
     if matched_in is not None:
-        words = set(filter(says_something, set(split_words(row["query"])) & set(split_words(row[matched_in]))))
+        words = set(split_content_words(row["query"])) & set(split_content_words(row[matched_in]))
 
     def mark(word: re.Match[str]) -> str:
         text = html.escape(word[0])
