@@ -22,7 +22,7 @@ from st_softinfonce._checks import check_count
 from st_softinfonce.effects import EFFECTS, EffectSums, effect_of
 from st_softinfonce.estimators.base import Compares, SimilarityEstimator
 from st_softinfonce.estimators.words import split_content_words, split_words
-from st_softinfonce.losses.soft_info_nce import OneOrSeveral, read_judges
+from st_softinfonce.losses.judgement import OneOrSeveral, read_judges
 from st_softinfonce.pair_batches import PairTexts, batch_similarities
 from st_softinfonce.treatments import Distill, combine
 

@@ -16,8 +16,9 @@ from typing_extensions import override
 from st_softinfonce import _host
 from st_softinfonce._checks import check_count
 from st_softinfonce.estimators.base import SimilarityEstimator
-from st_softinfonce.losses.base import Batch, Direction
-from st_softinfonce.losses.soft_info_nce import OneOrSeveral, SoftInfoNCELoss
+from st_softinfonce.losses.base import Batch
+from st_softinfonce.losses.judgement import Direction, OneOrSeveral
+from st_softinfonce.losses.soft_info_nce import SoftInfoNCELoss
 
 
 class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from sentence_transformers.util import cos_sim, dot_score, similarity_fct_name
@@ -16,12 +16,13 @@ from typing_extensions import Self, override
 from st_softinfonce._checks import check_choice, check_not_negative, check_positive
 from st_softinfonce.estimators.base import SimilarityEstimator, leaving_no_trace
 from st_softinfonce.estimators.bm25 import BM25Estimator
-from st_softinfonce.estimators.registry import describe_estimator, get_estimator
+from st_softinfonce.estimators.registry import describe_estimator
 from st_softinfonce.functional import soft_info_nce
 from st_softinfonce.known_queries import KnownQueries
-from st_softinfonce.losses.base import DIRECTIONS, Batch, Direction, InBatchLoss, Judge
+from st_softinfonce.losses.base import Batch, InBatchLoss
 from st_softinfonce.losses.cached import GradientCachedMixin
-from st_softinfonce.treatments import Treatment, as_treatments, combine, describe_treatments
+from st_softinfonce.losses.judgement import DIRECTIONS, Direction, Judge, OneOrSeveral, read_judges
+from st_softinfonce.treatments import combine, describe_treatments
 
 PartitionMode = Literal["joint", "per_direction"]
 PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
@@ -29,8 +30,6 @@ HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 HARDNESS_MODES: tuple[HardnessMode | None, ...] = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
 # The blocks that hold no positive, so that a softmax of their own would have nothing to raise.
 SAME_SIDE: tuple[Direction, ...] = ("query_to_query", "doc_to_doc")
-
-OneOrSeveral = Treatment | Sequence[Treatment]
 
 
 @dataclass(frozen=True)
@@ -320,50 +319,6 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
             "mini_batch_size": self.mini_batch_size,
             "mini_batch_num_tokens": self.mini_batch_num_tokens,
         }
-
-
-def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
-    """Read the estimators and their treatments from the arguments of these names.
-
-    Args:
-        estimator: As for :class:`SoftInfoNCELoss`, like the others.
-        treatment: Likewise.
-        treatments: Likewise.
-
-    Returns:
-        The estimators with their treatments, without those whose treatments have no effect.
-
-    Raises:
-        ValueError: An argument is not allowed beside another, or the estimator is unknown.
-        TypeError: Something else than an estimator or a treatment is given.
-    """
-    if treatments is None:
-        if estimator is None:
-            if treatment is not None:
-                raise ValueError(
-                    f"treatment={treatment!r} needs an estimator, got estimator=None: nobody says what is relevant. "
-                    "Name one, e.g. 'self', or leave the treatment out."
-                )
-            return []
-        treatments = [(estimator, treatment)]
-    elif treatment is not None or estimator not in ("bm25", None):
-        raise ValueError(
-            f"treatments replaces estimator and treatment, got estimator={estimator!r} and treatment={treatment!r} "
-            "beside it. Put them into the list: treatments=[(estimator, treatment), ...]."
-        )
-    if not isinstance(treatments, Sequence) or isinstance(treatments, str):
-        raise TypeError(f"treatments must be a list of (estimator, treatment), got {treatments!r}.")
-    judges = []
-    for entry in treatments:
-        if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
-            raise TypeError(f"treatments must hold pairs (estimator, treatment), got {entry!r}.")
-        who, what = entry
-        judge = get_estimator(cast(Any, who))
-        chosen = (judge.treatment,) if what is None else as_treatments("treatment", what)
-        effective = tuple(one for one in chosen if not one.idle)
-        if effective:
-            judges.append(Judge(judge, effective))
-    return judges
 
 
 def _checked_directions(directions: Sequence[Direction]) -> tuple[Direction, ...]:
