@@ -135,7 +135,7 @@ class RelevancePosterior:
         return cls(knots, log_ratios, prior, relative, len(known), len(random))
 
     def summary(self) -> dict[str, Any]:
-        """Return what is worth reading of it in a model card, as JSON primitives.
+        """Return what a model card should say of it, as JSON primitives.
 
         Returns:
             The prior, whether it is relative, and from how many pairs it was estimated.
@@ -183,7 +183,7 @@ def _score_sample(name: str, scores: Tensor | Sequence[float], least: int) -> Te
 
 
 def _largest_prior(known: Tensor, random: Tensor) -> float:
-    """Bound the share of relevant pairs among random ones by the upper tails: it can explain no more than there is."""
+    """Bound the share of relevant pairs among random ones: in no upper tail can they be more than all pairs there."""
     bounds = []
     for quantile in (0.5, 0.75, 0.9):
         threshold = known.sort().values[int(quantile * (len(known) - 1))]

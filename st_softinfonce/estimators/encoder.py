@@ -54,7 +54,7 @@ class EncoderEstimator(SimilarityEstimator):
     Args:
         model: The encoder: a name, a path, or an instance (which is put into evaluation mode and frozen).
         table: A folder to keep the vectors in between runs, or ``None`` for this run alone. What is not precomputed
-            is written there by the thousand.
+            is written there about a thousand vectors at a time.
         batch_size: At least 1. Texts encoded at a time.
         on_miss: ``"encode"`` encodes what is not in the table, for which every step waits for the device once;
             ``"ignore"`` never waits, and treats such a text as similar to nothing.

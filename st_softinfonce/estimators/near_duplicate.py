@@ -96,8 +96,8 @@ class NearDuplicateEstimator(SimilarityEstimator):
 
 def _count_shared(rows: Tensor, others: Tensor) -> Tensor:
     """Count the shingles that each row shares with each of the others: ``(rows, others)`` float32."""
-    # The rows' own shingles are the vocabulary, of a size that is known without waiting for the device. It holds
-    # repeats and -1, which no other row is looked up as.
+    # The rows' own shingles are the vocabulary, whose size is known without waiting for the device. Its repeats and
+    # -1 are never found: a search returns the first of equal entries, and -1 is masked below.
     vocabulary = rows.flatten().sort().values  # (terms,)
     terms = vocabulary.numel()
     holds = torch.zeros(terms + 1, len(rows), device=rows.device)  # the last row is of what no row has

@@ -49,7 +49,7 @@ class PairwiseEstimator(SimilarityEstimator):
     Args:
         compares: See :class:`SimilarityEstimator`.
         candidates_per_query: At least 1. Candidates with different texts to score for each query.
-        shortlist: The cheap estimator, or its name; by default BM25. Its ``compares`` is not asked.
+        shortlist: The cheap estimator, or its name; by default BM25. Its own ``compares`` is ignored.
         scores_kept: At least 0. Pairs to keep the score of; the oldest go first. 100,000 take about 20 MB.
 
     Attributes:

@@ -38,9 +38,9 @@ class Asked(tuple["Represented | None", ...]):
 class InBatchLoss(nn.Module, ABC):
     """A loss over the scores of every query of a batch with every document of it.
 
-    A subclass says what it makes of some rows (:meth:`rows_loss`), which plain and cached losses share. This class
-    has the estimators represent the texts before the model can change the features, embeds the columns, gathers both
-    across devices, and checks what comes in. The loss keeps nothing from one batch to the next.
+    A subclass computes the loss of some rows (:meth:`rows_loss`), for plain and cached losses alike. This class has
+    the estimators represent the texts, embeds the columns, gathers both across devices, and checks the input. The loss
+    keeps nothing from one batch to the next.
 
     Args:
         model: The model to train.
@@ -87,7 +87,7 @@ class InBatchLoss(nn.Module, ABC):
         return self.compute_loss_from_embeddings(embeddings, asked)
 
     def ask(self, features: Sequence[dict[str, Any]], labels: Tensor | None = None) -> Asked:
-        """Check a batch and have the estimators represent it, before it is embedded: modules write into the features.
+        """Check a batch and have the estimators represent it. Call it before embedding, which changes the features.
 
         Args:
             features: One dict of features a column.
@@ -129,9 +129,9 @@ class InBatchLoss(nn.Module, ABC):
 
         Args:
             embeddings: ``(B, D)`` for each column: query, positive, and any number of negatives.
-            labels: What :meth:`ask` returned for the batch. It comes in the place of the labels, which have no
-                meaning here, because the host's wrapper and cached losses hand nothing else through. Not needed where
-                no estimator compares texts.
+            labels: What :meth:`ask` returned for the batch. It takes the place of the labels, which have no
+                meaning here, because the host's wrapper and cached losses pass nothing else on. Not needed where no
+                estimator compares texts.
 
         Returns:
             Mean over the batch's queries, a scalar.

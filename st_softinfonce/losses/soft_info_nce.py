@@ -28,7 +28,7 @@ PartitionMode = Literal["joint", "per_direction"]
 PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
 HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 HARDNESS_MODES: tuple[HardnessMode | None, ...] = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
-# The blocks that hold no positive, so that a softmax of their own would have nothing to raise.
+# The blocks without positives: a softmax of their own would have no target.
 SAME_SIDE: tuple[Direction, ...] = ("query_to_query", "doc_to_doc")
 
 

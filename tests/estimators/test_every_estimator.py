@@ -90,7 +90,7 @@ def test_cached_equals_plain_and_differs_from_unweighted(transformer_model, make
     batch = features(model, TEXTS)
     plain = run(model, SoftInfoNCELoss(model, estimator, treatment, directions=directions), batch)
     cached = CachedSoftInfoNCELoss(model, estimator, treatment, directions=directions, mini_batch_size=3)
-    assert_same(run(model, cached, batch), plain, rtol=1e-6, atol=1e-9)  # of similarities in float32
+    assert_same(run(model, cached, batch), plain, rtol=1e-5, atol=1e-7)  # of similarities in float32
     assert abs(run(model, SoftInfoNCELoss(model, None, directions=directions), batch)[0] - plain[0]) > 1e-4
 
 
