@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from st_softinfonce import BM25Estimator, get_estimator, list_estimators
+from st_softinfonce import BM25Estimator, estimators, get_estimator, list_estimators
 from st_softinfonce.estimators import registry
 
 PLUGIN = '''
@@ -93,6 +93,13 @@ def test_listing_imports_nothing_and_reads_the_summaries(installed, tmp_path):
         assert listed[name].summary.startswith(text)
         assert bool(listed[name].summary) == bool(text)
     assert not {"length_plugin", "package_plugin", "package_plugin.inner"} & set(sys.modules)
+
+
+def test_every_public_name_is_there_and_no_other():
+    assert all(callable(getattr(estimators, name)) for name in estimators.__all__)
+    assert set(estimators.__all__) <= set(dir(estimators))
+    with pytest.raises(AttributeError, match=r"module 'st_softinfonce.estimators' has no attribute 'BM52'"):
+        estimators.BM52  # noqa: B018
 
 
 def test_a_plugin_is_made_with_its_options(installed):
