@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-# What treatments.make_treatment() knows, without importing torch.
+# What calibration.make_treatment() knows, listed here so that --help need not import torch.
 _TREATMENTS = ("soften", "discount", "mask", "promote", "distill")
 _MOST_PROCESSES = 8  # more than that wait for this one
 _FAILED, _BAD_USE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141
@@ -120,8 +120,10 @@ def _mine(options: argparse.Namespace) -> _Answer:
 def _inspect(options: argparse.Namespace) -> _Answer:
     if options.output is None and not options.json:
         raise ValueError("inspect needs -o PAGE.html, --json, or both.")
-    if options.output is not None and options.output.is_dir():
-        raise ValueError(f"-o must name a file, got the folder {options.output}.")
+    if options.output is not None:
+        if options.output.is_dir():
+            raise ValueError(f"-o must name a file, got the folder {options.output}.")
+        options.output.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     from st_softinfonce.inspection import inspect_pairs
 
     estimator, treatment, pairs, reader = _read(options)

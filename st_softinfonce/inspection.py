@@ -74,7 +74,6 @@ class Inspection:
             The path.
         """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         page = render(title, self.summary, self.histograms, self.negatives, self.compares)
         target.write_text(page, encoding="utf-8")
         return target

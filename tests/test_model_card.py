@@ -377,16 +377,6 @@ def test_a_loaded_cards_metrics_stay_beside_the_new_ones(static_model, tmp_path,
     assert ModelCard(saved_card(loaded, tmp_path / "evaluated")).data.metrics == [*expected, "mrr_at_1000"]
 
 
-def test_a_loaded_card_without_metadata_gets_the_results(static_model, tmp_path):
-    static_model.save_pretrained(str(tmp_path / "model"))
-    (tmp_path / "model" / "README.md").write_text("# Theirs\n")
-    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
-    card = saved_card(loaded, tmp_path / "evaluated")
-    assert found_results(card) == {("Mine", "mrr_at_1000"): 0.5}
-    assert "# Theirs" in card
-
-
 def test_results_of_a_task_without_the_metrics_are_its_main_score(static_model):
     result = model_result(task_result("STSBenchmark", {"main_score": 0.5}))
     add_mteb_results(static_model, result, result)

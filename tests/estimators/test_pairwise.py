@@ -173,25 +173,6 @@ class TestKeptScores:
         compare(estimator, tokenizer, QUERIES[:1], DOCUMENTS[:2])
         assert sorted(estimator.calls[0]) == sorted((QUERIES[0], document) for document in DOCUMENTS[:2])
 
-    def test_forgetting_takes_no_longer_the_more_is_kept(self, tokenizer):
-        """Every score that comes in beyond the limit removes one, and looks at no other."""
-        looked_at = []
-
-        class Noting(type(Overlap()._scores)):
-            def popitem(self, last=True):
-                looked_at.append(last)
-                return super().popitem(last)
-
-            def __iter__(self):
-                raise AssertionError("all that is kept is looked at")
-
-        estimator = Overlap(scores_kept=64)
-        estimator._scores = Noting()
-        compare(estimator, tokenizer)
-        compare(estimator, tokenizer, candidates=[*DOCUMENTS[:7], "read socket"])
-        assert looked_at == [False] * 8
-        assert len(estimator._scores) == 64
-
 
 class TestOfAFunction:
     def test_scores_are_the_functions(self, tokenizer):
