@@ -573,10 +573,6 @@ class TestReporting:
         assert loss.get_config_dict() == expected.get_config_dict()
         assert_same(loss_and_gradients(loss, COLUMNS["pairs"]), loss_and_gradients(expected, COLUMNS["pairs"]))
 
-    def test_an_estimator_adds_nothing_to_the_losss_parameters(self, static_model):
-        names = {name for name, _ in SoftInfoNCELoss(static_model).named_parameters()}
-        assert names == {f"model.{name}" for name, _ in static_model.named_parameters()}
-
     def test_a_step_changes_nothing_of_what_the_loss_is(self, model):
         loss = SoftInfoNCELoss(model, "bm25")
         before = loss.get_config_dict()

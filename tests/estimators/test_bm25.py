@@ -118,14 +118,6 @@ def test_no_device_but_the_cpu_is_waited_for(tokenizer, options):
     assert scores.max() > 0
 
 
-def test_sizes_are_not_looked_at_on_other_devices(tokenizer):
-    """The meta device holds no values: whatever would read one fails."""
-    features = {name: ids.to("meta") for name, ids in tokenizer(QUERIES, padding=True, return_tensors="pt").items()}
-    ids = BM25Estimator().represent(TextColumn(features, tokenizer))
-    scores = BM25Estimator().for_batch(ids).similarity(ids, ids)
-    assert (scores.device.type, scores.shape) == ("meta", (len(QUERIES), len(QUERIES)))
-
-
 def test_scoring_leaves_the_ids_alone():
     ids = padded(random_texts(3, 9))
     before = ids.clone()
