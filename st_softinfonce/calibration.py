@@ -173,8 +173,8 @@ def calibrate(
     """Report what an estimator's treatment does on your data at your batch size, and fit others to both.
 
     Batches are drawn as in training, in random order. Known relevant pairs are each query with its own document; for
-    an estimator that compares queries (or positives) each one with itself, which is what a same-documentation twin
-    scores, and scores are then relative to it. Random pairs are all the others of a batch.
+    an estimator that compares queries (or positives) each one with itself, as a twin with the same documentation would
+    score, and scores are then relative to that. Random pairs are all the others of a batch.
 
     Args:
         estimator: An installed estimator's name, or an estimator.
