@@ -593,7 +593,7 @@ MARKUP = [
     ("php", "Sums all of it. phpcs:ignore", "Sums all of it."),
     ("ruby", "Predicate version of {#assert_ancestor}", "Predicate version of assert_ancestor"),
     ("ruby", "Sums as {Order#add} and {Order::Item its item} do.", "Sums as Order#add and its item do."),
-    ("ruby", "See {file:README.md the text} for all of it.", "See the text for all of it."),
+    ("ruby", "Reads {file:README.md the text} with all of it.", "Reads the text with all of it."),
     ("ruby", "[Boolean] whether all of it is so", "whether all of it is so"),
     ("ruby", "Public: Sums all of it.\n\na - One.", "Sums all of it."),
     ("go", "kindOf returns the kind of the given interface{}", "kindOf returns the kind of the given interface{}"),

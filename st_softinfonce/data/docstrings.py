@@ -31,8 +31,8 @@ _END_OF_TEXT = re.compile(
     """,
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
-# What begins a remark to the authors: to whom it is a note, not what the function does.
-_REMARK = re.compile(
+# A note that the authors left for themselves.
+_TODO = re.compile(
     r"^[ \t]*(?://|#)?[ \t]*(?:(?:TODO|FIXME|XXX|HACK|NOTE TO SELF)\b|todo[:(]|fixme[:(])"
     r"|(?<=\s)(?://|\#)[ \t]*(?:TODO|FIXME|XXX|HACK)\b|(?<=[.!?;)]\s)[ \t]*(?:TODO|FIXME|XXX|HACK)\b",
     re.MULTILINE,
@@ -53,11 +53,19 @@ _LIST = re.compile(
     r"|:?[`*+\w.\[\]]+(?:[ \t]*\([^()\n]*\))?[ \t]+(?:-{1,2}|\u2013|::|=>)[ \t]+\S)",
     re.MULTILINE,
 )
+_TYPES = "str|string|int|integer|float|number|bool|boolean|bytes|list|array|ndarray|dict|tuple|set|object|callable"
 _LABEL = re.compile(
     r"\A(?:(?:Public|Internal|Private|Protected|(?:Short )?[Dd]escription|Desc|Summary|Purpose|Synopsis|Brief"
     r"|Overview)[ \t]*:\s+(?=\S)"
-    r"|(?:str|int|float|bool|bytes|list|dict|tuple|set|object|callable)(?:\[[^\n]*?\])?:\s+(?=[A-Z])"
+    rf"|(?:{_TYPES})(?:\[[^\n]*?\])?:\s+(?=[A-Z])"
     r"|(?:Function|Method|Name)[ \t]*:[ \t]*[\w.:#$]+(?:\([^()\n]*\))?(?:[ \t]+-[ \t]+|[ \t]*\n\s*)(?=\S))"
+)
+# A type before the text: `[Array<String>]` (YARD), `{?number}` (JSDoc), `(list of str)` (NumPy).
+_TYPE = re.compile(
+    rf"\A(?:\[(?:(?=[A-Z])|(?=(?:{_TYPES})\b))[^\[\]\s]+(?: ?(?:[|,]|=>) ?[^\[\]\s]+)*\]"
+    r"|\{[^{}\s]+(?: ?[|,] ?[^{}\s]+)*\}"
+    rf"|\((?:{_TYPES})(?: of \w+)?(?:, optional)?\)|`[\w.\[\], |]+`:(?=\s+[A-Z]))\s+(?:-[ \t]+)?"
+    r"(?=[A-Z]|(?:the|an?|whether|true|false|if|all|any|each|number|list)\b)"
 )
 _SIGNATURE = re.compile(r"\A\s*[\w.]+\([^\n]*\)[ \t]*(?:-+>[^\n]*)?\n(?=\s*\S)")
 _HEADING = re.compile(r"\A\s*[#]{1,6}[ \t]+[^\n]*\n\s*(?=\S)")
@@ -81,6 +89,34 @@ _SET_OFF = re.compile(r"(?<=:)[ \t]*\n(?=[ \t]{2,}\S)")
 _SIGNED_NAME = re.compile(r"%%(\w+)%%|\[\[([\w.#-]+)(?:\|[^\[\]]*)?\]\]")
 _BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]) (?=\w)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"']? +(?=[A-Z`\"'(])")
+_METHOD = r"(?:(?:This|The) (?:method|function|routine|helper) |Method |Function |It )"
+# Sentences that say how to use a function, who uses it or where to read on, but not what it does; what templates hold.
+_REMARK = re.compile(
+    r"(?:NOTE|NB|N\.B\.|WARNING|CAUTION|IMPORTANT|ATTENTION)\b"
+    r"|(?:Please )?(?:[Nn]ote|Notice|Warning|Caution|Important|Attention)(?::|,? that\b)"
+    r"|See (?!if\b|whether\b|how\b|what\b|which\b|that\b)|(?:Copied|Taken|Adapted|Borrowed|Ported) (?:and \w+ )?from\b"
+    r"|(?:Deprecated|Obsolete)(?: (?:as of|since|in)\b|[.:,;]|$)|(?:Please )?[Uu]se\b.* instead\b"
+    r"|(?:Do not|Don't|Never) (?:call|use|invoke|override)\b"
+    r"|(?:Internal|Private|Utility|Helper)(?: (?:use only|API|function|method|helper|use|utility))*[.!]$"
+    rf"|{_METHOD}?(?:[Ss]hould|[Mm]ust|[Mm]ay|[Cc]an|[Nn]eeds to|is to|has to)(?: only| not| never| always)*"
+    r" be (?:only )?(?:called|invoked|used|overridden|implemented|accessed|reached)\b(?!.* to )"
+    rf"|(?:{_METHOD}?[Ii]s )?(?:[Nn]ot|[Nn]ever|[Nn]o longer) (?:used|called|invoked|needed|supported|implemented)\b"
+    rf"|{_METHOD}is (?:deprecated|obsolete|unused)\b|Unused\b"
+    rf"|(?:{_METHOD}?[Ii]s )?(?:[Oo]nly )?(?:intended |meant |here |there )?"
+    r"[Ff]or (?:internal|testing|debugging|private|backwards?|compat\w*)\b(?!.*(?:[,:]| - ))"
+    rf"|(?:{_METHOD}?[Ii]s )?(?:only )?(?:[Uu]sed|[Cc]alled|[Ii]nvoked|[Nn]eeded|[Rr]equired)"
+    r"(?: only| internally| directly| automatically)* (?:by|in|from|for(?! \w+ing))\b"
+    r"(?!.*(?:,|\b(?:to|when|whenever|if|after|before|during|while|on|at|each|every|once|upon)\b))"
+    r"|We (?:want|need|have to|must|cannot|can't|could|do not|don't|should|used to|only need|won't|will not)\b"
+    r"|(?:The reason|This is (?:because|necessary|needed|required|an? hack|ugly))\b"
+    r"|(?:The|An?|Any|All)(?: (?!is\b|are\b|method\b|function\b|that\b|which\b)[\w'-]+){1,6}"
+    r" (?:must|needs? to|has to|have to)(?: not)? be\b"
+    r"|(?:Describe|Insert|Enter) .*\bhere[.!]?$|Description of the (?:[Mm]ethod|[Ff]unction)\b|DOCUMENT ME"
+    r"|\(?[Nn]on-[Jj]avadoc|Auto-?generated (?:method|javadoc)|No (?:description|documentation)\b"
+    r"|(?=.*:$).*\b(?:equivalent|shorthand|same|short|alias)\b"
+)
+_PARAGRAPHS = 3
 
 _ELEMENTS = (
     "address|article|aside|audio|base|blockquote|body|br|button|canvas|caption|cite|code|col|colgroup|datalist|dd|del|"
@@ -103,9 +139,10 @@ def make_query(doc: str) -> str:
     """Make the query of a documentation: its first paragraph as one line, without sections, tags and examples.
 
     A signature in the first line (`pad(input) -> Tensor`) and a heading are left out if text follows them, and so are
-    labels (`Public:`, `Summary:`). Lists, remarks (`TODO`) and what speaks to tools (`noqa`, `nolint`) end the text.
-    Roles, references and links become their text (``:class:`~a.B` `` becomes `a.B`), bold text loses its stars;
-    backticks stay.
+    labels (`Public:`, `Summary:`) and types before the text (`[Boolean] whether`). Lists, notes to the authors
+    (`TODO`) and what speaks to tools (`noqa`, `nolint`) end the text. Roles, references and links become their text
+    (``:class:`~a.B` `` becomes `a.B`), bold text loses its stars; backticks stay. Remarks (`Note that ...`, `Called by
+    ...`, `See ...`) are left out where another sentence, or one of the next two paragraphs, says what the function does.
 
     Args:
         doc: The documentation, dedented, without quotes or comment signs.
@@ -115,24 +152,16 @@ def make_query(doc: str) -> str:
     """
     end = _END_OF_TEXT.search(doc)
     text = doc if end is None else doc[: end.start()]
-    remark = _REMARK.search(text)
-    text = text if remark is None else text[: remark.start()]
+    todo = _TODO.search(text)
+    text = text if todo is None else text[: todo.start()]
     text = _TOOL.sub("", text)
     text = _UNDERLINE.sub("", _without_signature(text)).strip()
-    text = _LABEL.sub("", _HEADING.sub("", text))
-    text = _PARAGRAPH.split(text, maxsplit=1)[0]
-    line = text.find("\n")
-    item = _LIST.search(text, line + 1) if line >= 0 else None
-    text = text if item is None else text[: item.start()]
-    text = _SET_OFF.split(inspect.cleandoc(text), maxsplit=1)[0]
-    if "`" in text or "]_" in text:
-        text = _FOOTNOTE.sub("", _REFERENCE.sub(r"\1", _ROLE.sub(r"\1", text)))
-    text = _SIGNED_NAME.sub(lambda name: name[1] or name[2], text)
-    text = _AUTOLINK.sub("", _MARKDOWN_LINK.sub(r"\1", text))
-    if "**" in text:
-        text = _STRONG.sub(r"\1", text)
-    query = _BULLET.sub("", _UNPRINTABLE.sub(" ", text).strip())
-    return _RUN_IN.sub("", query) if query.endswith(":") else query
+    text = _TYPE.sub("", _LABEL.sub("", _HEADING.sub("", text)))
+    queries = map(_query_of, _PARAGRAPH.split(text, maxsplit=_PARAGRAPHS)[:_PARAGRAPHS])
+    first = next(queries)
+    if not _is_remark(first):
+        return first
+    return next((query for query in queries if query and not _is_remark(query)), first)
 
 
 def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:
@@ -157,6 +186,8 @@ def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:
         return "query_markup"
     if not is_latin(query):
         return "query_not_english"
+    if _is_remark(query):
+        return "query_remark"
     counts = (len(words), len(query.split()))
     if min(counts) < min_tokens:
         return "query_too_short"
@@ -172,6 +203,40 @@ def is_latin(text: str) -> bool:
     return 4 * sum(map(str.isascii, letters)) >= 3 * len(letters) and not any(
         "\ud800" <= sign <= "\udfff" for sign in text
     )
+
+
+def _query_of(paragraph: str) -> str:
+    """The query that a paragraph makes."""
+    line = paragraph.find("\n")
+    item = _LIST.search(paragraph, line + 1) if line >= 0 else None
+    text = paragraph if item is None else paragraph[: item.start()]
+    text = _SET_OFF.split(inspect.cleandoc(text), maxsplit=1)[0]
+    if "`" in text or "]_" in text:
+        text = _FOOTNOTE.sub("", _REFERENCE.sub(r"\1", _ROLE.sub(r"\1", text)))
+    text = _SIGNED_NAME.sub(lambda name: name[1] or name[2], text)
+    text = _AUTOLINK.sub("", _MARKDOWN_LINK.sub(r"\1", text))
+    if "**" in text:
+        text = _STRONG.sub(r"\1", text)
+    query = _BULLET.sub("", _UNPRINTABLE.sub(" ", text).strip())
+    query = _RUN_IN.sub("", query) if query.endswith(":") else query
+    return _without_remarks(query)
+
+
+def _without_remarks(query: str) -> str:
+    """The sentences of a query from the first on that is no remark; all of them if there is none."""
+    rest = query
+    while rest:
+        end = _SENTENCE_END.search(rest)
+        if _REMARK.match(rest, 0, len(rest) if end is None else end.start()) is None:
+            return rest
+        rest = "" if end is None else rest[end.end() :]
+    return query
+
+
+def _is_remark(query: str) -> bool:
+    """Whether the first sentence of a query is a remark."""
+    end = _SENTENCE_END.search(query)
+    return _REMARK.match(query, 0, len(query) if end is None else end.start()) is not None
 
 
 def _without_signature(text: str) -> str:

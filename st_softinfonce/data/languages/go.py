@@ -12,8 +12,8 @@ from st_softinfonce.data.languages.comments import CommentMiner, text_of
 _RECEIVER = re.compile(r"[*(\s](\w+)\s*(?:\[[^\]]*\])?\s*\)$")
 _DEPRECATED = re.compile(r"^Deprecated:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
 _BEGIN = re.compile(
-    r"(?:(?:[Ff]unc(?:tion)?|[Mm]ethod)\s+)?[`\[*]*(?:\w+\.|\(\w*\s*\*?\w+\)[.\s])?"
-    r"(?P<name>\w+)(?:\([^()\n]*\))?[`\]]*(?:'s\b)?(?:\s+(?:godoc\b|\(\*?\w+\)))?[\s:,\u2013\u2014-]*"
+    r"(?:(?:[Ff]unc(?:tion)?|[Mm]ethod)\s+)?[`\[*]*(?:\w+\.|\(\w*\s*\*?\w+\)[.\s]?)?"
+    r"(?P<name>\w+)(?![/|]\w)(?:\([^()\n]*\)){0,2}[`\]]*(?:'s\b)?(?:\s+(?:godoc\b|\(\*?\w+\)))?[\s:,\u2013\u2014-]*"
 )
 _DOC_LINK = re.compile(r"(?<![\w\]\[])\[\*?([A-Za-z_]\w*(?:\.\w+){0,2})\](?![\w\[({])")
 _MENTION = re.compile(

@@ -19,8 +19,10 @@ _LICENSE = re.compile(
 )
 _RULER_SIGNS = "-=*#/~_+"
 _CODE_LINE = re.compile(
-    r".*[;{}]$|[\w.$@]+\(.*\)$|(?:end|else|\S+ :?= .*)$|(?:def|func|function|return|if|for|var|let|const) .*[({=].*"
+    r".*[;{}]$|[\w.$@]+\(.*\)$|(?:end|else|\S+ :?= .*|[\w-]+ ?::=.*)$"
+    r"|(?:def|func|function|return|if|for|var|let|const) .*[({=].*"
 )
+_PROPERTY = re.compile(r"\s*[\w-]+(?:\.[\w-]+)+=\S*\n")
 _STATEMENT = re.compile(
     r"(?:public|private|protected|static|final|abstract|async|await|func|function|def|class|module|struct|type|enum"
     r"|if|elsif|unless|while|until|for|foreach|switch|case|return|throw|raise|yield|var|let|const|import|export"
@@ -33,7 +35,10 @@ _FUNCTION_WORD = re.compile(
 _DESCRIPTION = re.compile(r"^[ \t]*@(?:desc(?:ription)?|summary|brief)\b[ \t]*", re.MULTILINE | re.IGNORECASE)
 _RETURNED = re.compile(r"^[ \t]*@returns?[ \t]+(?=\S)", re.MULTILINE)
 _SIGNED_TYPE = re.compile(r"(?:\{(?!@)(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]]*\](?!\())[ \t]*(?:-[ \t]+)?")
-_PLAIN_TYPE = re.compile(r"(?:[^\s<]|<[^<>\n]*(?:<[^<>\n]*>[^<>\n]*)*>)+(?:\s*\|\s*\S+)*\s*(?:-[ \t]+)?")
+_PLAIN_TYPE = re.compile(
+    r"(?:[^\s<({]|<[^<>\n]*(?:<[^<>\n]*>[^<>\n]*)*>|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\([^()\n]*\))+"
+    r"(?:\s*\|\s*\S+)*\s*(?:-[ \t]+)?"
+)
 _DETERMINER = re.compile(r"(?:The|An?|All|Any|Each|Every|True|False|Whether|This|That|Its|Either|Number|List)\b")
 _INLINE_TAG = re.compile(r"\{@(\w+)((?:[^{}]|\{[^{}]*\})*)\}")
 _OPEN_TAG = re.compile(r"\{@(?:link|linkplain|linkcode|code|literal)\s+")
@@ -83,7 +88,9 @@ def is_boxed(doc: str) -> bool:
 
 
 def is_code(doc: str) -> bool:
-    """Find out whether most lines of the first paragraph are code that is commented out."""
+    """Find out whether most lines of the first paragraph are code, or the first sets a property (`error.name=...`)."""
+    if _PROPERTY.match(doc) is not None:
+        return True
     lines = [line.strip() for line in doc.strip().partition("\n\n")[0].split("\n")]
     return 2 * sum(_CODE_LINE.fullmatch(line) is not None and not _is_prose(line) for line in lines) > len(lines)
 
