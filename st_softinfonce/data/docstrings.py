@@ -69,6 +69,7 @@ _TYPE = re.compile(
 )
 _SIGNATURE = re.compile(r"\A\s*[\w.]+\([^\n]*\)[ \t]*(?:-+>[^\n]*)?\n(?=\s*\S)")
 _HEADING = re.compile(r"\A\s*[#]{1,6}[ \t]+[^\n]*\n\s*(?=\S)")
+_QUOTE = re.compile(r"\A\s*(?:^[ \t]*>[ \t][^\n]*(?:\n|\Z))+", re.MULTILINE)
 _UNDERLINE = re.compile(r"^[ \t]*([-=~*#^])\1{2,}[ \t]*$", re.MULTILINE)
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _ROLE = re.compile(r"(?<![\w`])(?::[A-Za-z][\w+.-]*)+:`[~!.]*([^`<]*?)(?:\s*<[^`>]*>)?`")
@@ -89,6 +90,7 @@ _SET_OFF = re.compile(r"(?<=:)[ \t]*\n(?=[ \t]{2,}\S)")
 _SIGNED_NAME = re.compile(r"%%(\w+)%%|\[\[([\w.#-]+)(?:\|[^\[\]]*)?\]\]")
 _BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]) (?=\w)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
+_SET_OFF_NAME = re.compile(r"(?:\([^()\n]*\))?[`*_]*(?:[ \t]*:(?!:)|[ \t]+(?:--?|\u2013|\u2014))\s+(?=\S)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"']? +(?=[A-Z`\"'(])")
 _METHOD = r"(?:(?:This|The) (?:method|function|routine|helper) |Method |Function |It )"
 # Sentences that say how to use a function, who uses it or where to read on, but not what it does; what templates hold.
@@ -102,6 +104,9 @@ _REMARK = re.compile(
     rf"|{_METHOD}?(?:[Ss]hould|[Mm]ust|[Mm]ay|[Cc]an|[Nn]eeds to|is to|has to)(?: only| not| never| always)*"
     r" be (?:only )?(?:called|invoked|used|overridden|implemented|accessed|reached)\b(?!.* to )"
     rf"|(?:{_METHOD}?[Ii]s )?(?:[Nn]ot|[Nn]ever|[Nn]o longer) (?:used|called|invoked|needed|supported|implemented)\b"
+    rf"|(?:{_METHOD}?[Ii]s )?(?:[Mm]eant|[Ii]ntended) to be (?:called|used)\b"
+    r"|(?:The )?[Cc]allers? (?:must|should|has to|needs? to)\b|[\w. ]{1,40} (?:must|needs?|should)(?: to)? be (?:held|locked)\b"
+    rf"|{_METHOD}?(?:[Ss]hould|[Ww]ill|[Cc]an|[Mm]ay|[Tt]o) be removed\b|(?:[Dd]irty |[Uu]gly )?[Hh]ack\b"
     rf"|{_METHOD}is (?:deprecated|obsolete|unused)\b|Unused\b"
     rf"|(?:{_METHOD}?[Ii]s )?(?:[Oo]nly )?(?:intended |meant |here |there )?"
     r"[Ff]or (?:internal|testing|debugging|private|backwards?|compat\w*)\b(?!.*(?:[,:]| - ))"
@@ -139,7 +144,7 @@ def make_query(doc: str) -> str:
     """Make the query of a documentation: its first paragraph as one line, without sections, tags and examples.
 
     A signature in the first line (`pad(input) -> Tensor`) and a heading are left out if text follows them, and so are
-    labels (`Public:`, `Summary:`) and types before the text (`[Boolean] whether`). Lists, notes to the authors
+    quotations (`> text`), labels (`Public:`, `Summary:`) and types before the text (`[Boolean] whether`). Lists, notes to the authors
     (`TODO`) and what speaks to tools (`noqa`, `nolint`) end the text. Roles, references and links become their text
     (``:class:`~a.B` `` becomes `a.B`), bold text loses its stars; backticks stay. Remarks (`Note that ...`, `Called by
     ...`, `See ...`) are left out where another sentence, or one of the next two paragraphs, says what the function does.
@@ -155,13 +160,30 @@ def make_query(doc: str) -> str:
     todo = _TODO.search(text)
     text = text if todo is None else text[: todo.start()]
     text = _TOOL.sub("", text)
-    text = _UNDERLINE.sub("", _without_signature(text)).strip()
+    text = _UNDERLINE.sub("", _without_signature(_QUOTE.sub("", text))).strip()
     text = _TYPE.sub("", _LABEL.sub("", _HEADING.sub("", text)))
     queries = map(_query_of, _PARAGRAPH.split(text, maxsplit=_PARAGRAPHS)[:_PARAGRAPHS])
     first = next(queries)
     if not _is_remark(first):
         return first
     return next((query for query in queries if query and not _is_remark(query)), first)
+
+
+def without_name(doc: str, name: str) -> str:
+    """Take a function's name off the start of its documentation where a dash or colon sets it off (`add - Adds`).
+
+    Args:
+        doc: The documentation.
+        name: The function's name alone.
+
+    Returns:
+        What follows, or all of it.
+    """
+    rest = doc.lstrip("`*_ \t\n")
+    if not name or not rest[: len(name)].lower() == name.lower():
+        return doc
+    begin = _SET_OFF_NAME.match(rest, len(name))
+    return doc if begin is None else rest[begin.end() :]
 
 
 def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import tree_sitter_java
 from tree_sitter import Node
@@ -41,7 +42,7 @@ class Miner(CommentMiner):
 
     def is_test(self, parts: Sequence[str]) -> bool:
         """Whether a file is a test, also by Maven's folder for them, `src/it`."""
-        return super().is_test(parts) or ("src", "it") in zip(parts, parts[1:], strict=False)
+        return super().is_test(parts) or ("src", "it") in pairwise(parts)
 
     def clean_doc(self, doc: str, name: str) -> str:
         """Replace the links of Markdown by their text."""

@@ -32,7 +32,9 @@ _PROSE = re.compile(r"[A-Za-z][\w'-]*(?: [A-Za-z][\w'-]*){2,}")
 _FUNCTION_WORD = re.compile(
     r"(?<!\S)(?:the|an?|of|to|is|are|in|and|or|with|that|this|given|from|by|it|its|as|be|not)(?!\S)"
 )
-_DESCRIPTION = re.compile(r"^[ \t]*@(?:desc(?:ription)?|summary|brief)\b[ \t]*", re.MULTILINE | re.IGNORECASE)
+_DESCRIPTION = re.compile(r"^[ \t]*@(?:\w+_)?(?:desc(?:ription)?|summary|brief)\b[ \t]*", re.MULTILINE | re.IGNORECASE)
+# Lines of tags that begin a text are tags, whatever they are called.
+_TAGS = re.compile(r"\s*@\w+(?: [^\n]*)?\n\s*@\w+\b")
 _RETURNED = re.compile(r"^[ \t]*@returns?[ \t]+(?=\S)", re.MULTILINE)
 _SIGNED_TYPE = re.compile(r"(?:\{(?!@)(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]]*\](?!\())[ \t]*(?:-[ \t]+)?")
 _PLAIN_TYPE = re.compile(
@@ -111,6 +113,8 @@ def before_tags(doc: str, tag: re.Pattern[str], is_type_signed: bool = True) -> 
     Returns:
         The text; if there is none, what the tag for a description says, or else what is returned, as a sentence.
     """
+    if _TAGS.match(doc) is not None:
+        tag = TAG
     first = tag.search(doc)
     text = doc if first is None else doc[: first.start()]
     if text.strip():
