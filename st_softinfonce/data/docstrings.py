@@ -93,19 +93,22 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
 _SET_OFF_NAME = re.compile(r"(?:\([^()\n]*\))?[`*_]*(?:[ \t]*:(?!:)|[ \t]+(?:--?|\u2013|\u2014))\s+(?=\S)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"']? +(?=[A-Z`\"'(])")
 _METHOD = r"(?:(?:This|The) (?:method|function|routine|helper) |Method |Function |It )"
-# Sentences that say how to use a function, who uses it or where to read on, but not what it does; what templates hold.
+# Sentences that say how to use a function, who uses it or where to read on, not what it does; what templates hold.
 _REMARK = re.compile(
     r"(?:NOTE|NB|N\.B\.|WARNING|CAUTION|IMPORTANT|ATTENTION)\b"
     r"|(?:Please )?(?:[Nn]ote|Notice|Warning|Caution|Important|Attention)(?::|,? that\b)"
     r"|See (?!if\b|whether\b|how\b|what\b|which\b|that\b)|(?:Copied|Taken|Adapted|Borrowed|Ported) (?:and \w+ )?from\b"
     r"|(?:Deprecated|Obsolete)(?: (?:as of|since|in)\b|[.:,;]|$)|(?:Please )?[Uu]se\b.* instead\b"
     r"|(?:Do not|Don't|Never) (?:call|use|invoke|override)\b"
-    r"|(?:Internal|Private|Utility|Helper)(?: (?:use only|API|function|method|helper|use|utility))*[.!]$"
+    r"|(?:Internal|Private|Utility|Helper)(?: (?:use only|API|function|method|helper|use|utility))*(?: for \S+)?[.!]$"
+    r"|\([^()]*\)[.!]?$|The following (?:\w+ )?(?:methods?|functions?|code|two|three)\b|[Cc]urrently,? [a-z]"
+    r"|(?:[Ff]or|[Ii]n|[Ss]ince|[Bb]ecause|[Aa]s) [^,]{1,60}, we\b|[Ss]o that\b"
     rf"|{_METHOD}?(?:[Ss]hould|[Mm]ust|[Mm]ay|[Cc]an|[Nn]eeds to|is to|has to)(?: only| not| never| always)*"
     r" be (?:only )?(?:called|invoked|used|overridden|implemented|accessed|reached)\b(?!.* to )"
     rf"|(?:{_METHOD}?[Ii]s )?(?:[Nn]ot|[Nn]ever|[Nn]o longer) (?:used|called|invoked|needed|supported|implemented)\b"
     rf"|(?:{_METHOD}?[Ii]s )?(?:[Mm]eant|[Ii]ntended) to be (?:called|used)\b"
-    r"|(?:The )?[Cc]allers? (?:must|should|has to|needs? to)\b|[\w. ]{1,40} (?:must|needs?|should)(?: to)? be (?:held|locked)\b"
+    r"|(?:The )?[Cc]allers? (?:must|should|has to|needs? to)\b"
+    r"|[\w. ]{1,40} (?:must|needs?|should)(?: to)? be (?:held|locked)\b"
     rf"|{_METHOD}?(?:[Ss]hould|[Ww]ill|[Cc]an|[Mm]ay|[Tt]o) be removed\b|(?:[Dd]irty |[Uu]gly )?[Hh]ack\b"
     rf"|{_METHOD}is (?:deprecated|obsolete|unused)\b|Unused\b"
     rf"|(?:{_METHOD}?[Ii]s )?(?:[Oo]nly )?(?:intended |meant |here |there )?"
@@ -144,10 +147,11 @@ def make_query(doc: str) -> str:
     """Make the query of a documentation: its first paragraph as one line, without sections, tags and examples.
 
     A signature in the first line (`pad(input) -> Tensor`) and a heading are left out if text follows them, and so are
-    quotations (`> text`), labels (`Public:`, `Summary:`) and types before the text (`[Boolean] whether`). Lists, notes to the authors
-    (`TODO`) and what speaks to tools (`noqa`, `nolint`) end the text. Roles, references and links become their text
-    (``:class:`~a.B` `` becomes `a.B`), bold text loses its stars; backticks stay. Remarks (`Note that ...`, `Called by
-    ...`, `See ...`) are left out where another sentence, or one of the next two paragraphs, says what the function does.
+    quotations (`> text`), labels (`Public:`, `Summary:`) and types before the text (`[Boolean] whether`). Lists,
+    notes to the authors (`TODO`) and what speaks to tools (`noqa`, `nolint`) end the text. Roles, references and
+    links become their text (``:class:`~a.B` `` becomes `a.B`), bold text loses its stars; backticks stay. Remarks
+    (`Note that ...`, `Called by ...`, `See ...`) are left out where another sentence, or one of the next two
+    paragraphs, says what the function does.
 
     Args:
         doc: The documentation, dedented, without quotes or comment signs.
