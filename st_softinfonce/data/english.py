@@ -34,16 +34,17 @@ _LANGUAGES = (
 _ENGLISH = frozenset("the and to with from that this given whether by be are not which its of when".split())
 # One of them makes a text English that begins with it; those that are words elsewhere ("remove", "open") are left out.
 _VERBS = (
-    "add append apply ask attach build call cast check choose clean clear convert copy create decode define detach "
-    "draw emit enable encode ensure escape extract fetch fill find fit get give handle hide initialize insert keep "
-    "load look make mark merge override pop process provide push put query raise read receive register "
-    "release render replace resolve retrieve return run save send serialize set show skip sort split store strip "
-    "swap take tell throw translate truncate try turn unregister unset validate wait walk warn wrap write yield"
+    "add append apply ask attach build call cast check choose clean clear convert copy create decode define "
+    "detach draw emit enable encode ensure escape extract fetch fill find fit get give handle hide "
+    "initialize insert keep load look make mark merge override pop process provide push put query raise read "
+    "receive register release render replace resolve retrieve return run save send serialize set show skip "
+    "sort split store strip swap take tell throw translate truncate try turn unregister unset validate wait "
+    "walk warn wrap write yield"
 ).split()
 _VERBS_ALSO = (
-    "assert calculate close compare compute configure construct count delete determine disable evaluate execute expand "
-    "format generate import indicate invoke move normalize notify open parse perform prepare print remove represent reset "
-    "start stop test transform update"
+    "assert calculate close compare compute configure construct count delete determine disable evaluate "
+    "execute expand format generate import indicate invoke move normalize notify open parse perform prepare "
+    "print remove represent reset start stop test transform update"
 ).split()
 _BEGIN = frozenset(
     [*_VERBS, *(f"{verb}es" if verb.endswith(("s", "sh", "ch", "x")) else f"{verb}s" for verb in _VERBS + _VERBS_ALSO)]
