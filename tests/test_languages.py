@@ -565,6 +565,11 @@ def test_go_documentation_does_not_begin_with_the_name(name, doc, query):
         ("SumAll", "`SumAll` returns the total.", "Returns the total."),
         ("SumAll", "(t *T) SumAll returns the total.", "Returns the total."),
         ("SumAll", "func SumAll returns the total.", "Returns the total."),
+        ("SumAll", "SumAll(a, b)(c) returns the total.", "Returns the total."),
+        ("SumAll", "(*T)SumAll returns the total.", "Returns the total."),
+        ("SumAll", "SumAll/SumMost return the total.", "SumAll/SumMost return the total."),
+        ("SumRows", "SumRows within a transaction.", "Sum rows within a transaction."),
+        ("OR", "OR combines them by logical OR.", "Combines them by logical OR."),
         ("Sum", "sum of all numbers given.", "sum of all numbers given."),
         ("SumAll", 'SumAll is a shortcut for Handle("SumAll", f).', 'Is a shortcut for Handle("SumAll", f).'),
     ],
@@ -596,6 +601,30 @@ MARKUP = [
     ("ruby", "Reads {file:README.md the text} with all of it.", "Reads the text with all of it."),
     ("ruby", "[Boolean] whether all of it is so", "whether all of it is so"),
     ("ruby", "Public: Sums all of it.\n\na - One.", "Sums all of it."),
+    ("ruby", "@liquid_public_docs\n@liquid_type filter\n@liquid_summary\n  Sums all of it.", "Sums all of it."),
+    ("javascript", "[Array<string>] the names of all of it", "the names of all of it"),
+    ("typescript", "{?number} - The sum of all of it.", "The sum of all of it."),
+    ("php", "(array) The names of all of it.", "The names of all of it."),
+    ("java", "{@code Integer} the sum of all of it", "Integer the sum of all of it"),
+    ("typescript", "[Order] sums up all of it.", "[Order] sums up all of it."),
+    ("php", "add - sums up all of it", "sums up all of it"),
+    ("javascript", "`add()`: sums up all of it", "sums up all of it"),
+    ("java", "Add: one more of it all", "one more of it all"),
+    ("java", "adding: one more of it all", "adding: one more of it all"),
+    ("typescript", "> NOTE: Slow, and\n> not safe.\n\nSums all of it.", "Sums all of it."),
+    ("java", "Note that it is slow.\n\nSums all of it.", "Sums all of it."),
+    ("java", "Should be called once only. Sums all of it.", "Sums all of it."),
+    ("php", "Not supported. Sums all of it.", "Sums all of it."),
+    ("javascript", "Deprecated: use b instead. Sums all of it.", "Sums all of it."),
+    ("java", "Internal method. Sums all of it.", "Sums all of it."),
+    ("ruby", "(see above)\n\nSums all of it.", "Sums all of it."),
+    ("java", "Called when the sum of it is known.", "Called when the sum of it is known."),
+    ("java", "Used to sum all of it.", "Used to sum all of it."),
+    ("java", "Can be called to sum all of it.", "Can be called to sum all of it."),
+    ("java", "See if the sum of it is known.", "See if the sum of it is known."),
+    ("java", "Note the sum of it all.", "Note the sum of it all."),
+    ("java", "The sum that has to be paid.", "The sum that has to be paid."),
+    ("java", "(Re)creates all of it.", "(Re)creates all of it."),
     ("go", "kindOf returns the kind of the given interface{}", "kindOf returns the kind of the given interface{}"),
     ("go", "Sums it all (by the way of a) and returns nil;", "Sums it all (by the way of a) and returns nil;"),
 ]
@@ -605,6 +634,35 @@ MARKUP = [
 def test_markup_and_markers_are_cleaned_by_kind(language, doc, query):
     assert query_of(language, doc) == query
     assert query_rule(query, 3, 256) is None
+
+
+@pytest.mark.parametrize(
+    "doc",
+    [
+        "NOTE: it is slow.", "Note that it is slow.", "See Order.add for more.", "Called by Order.add only.",
+        "This method should not be called.", "Must be called with the lock held.", "a.lock must be held.",
+        "The caller must own the lock.", "We need this for the tests.", "Not used by this class.",
+        "Convenience method that is equivalent to:", "Deprecated as of 1.4.", "Use b instead of it.",
+        "Copied from another package.", "For internal use of it only.", "Describe the method here.",
+        "Description of the Method", "The count has to be set before.", "(provisional, must document)",
+        "This method will be removed soon.", "Dirty hack for the tests.", "Is meant to be called last.",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("language", COMMENTED)
+def test_remarks_that_stand_alone_are_dropped_by_their_rule(language, doc):
+    assert query_rule(query_of(language, doc), 3, 256) == "query_remark"
+
+
+@pytest.mark.parametrize(
+    ("language", "doc"),
+    [
+        ("java", "error.sum.of.all=\\\nsum of all: {0}"),
+        ("php", 'Sum ::= Number {"+" Number}*'),
+        ("javascript", "a = b;"),
+    ],
+)
+def test_properties_grammars_and_code_are_no_documentation(language, doc):
+    assert [item.rule for item in parse(language, documented(language, doc))] == ["no_docstring"]
 
 
 @pytest.mark.parametrize(
@@ -618,6 +676,7 @@ def test_markup_and_markers_are_cleaned_by_kind(language, doc, query):
         ("typescript", "@returns the name of it", "Returns the name of it"),
         ("javascript", "@returns {number}", ""),
         ("php", "@return array<string, int>|null The names of all.", "Returns the names of all."),
+        ("php", "@return array{a: int, b: string}|array<never> The sums of all.", "Returns the sums of all."),
         ("php", "@return $this", ""),
         ("ruby", "@return [Array<String>, nil] the names of all", "Returns the names of all"),
     ],
@@ -686,9 +745,12 @@ def test_python_2_parameters_do_not_parse():
     ("doc", "query"),
     [
         ("Fires the L{Deferred} with C{None}.", "Fires the Deferred with None."),
-        ("See L{the text<a.b>} and I{L{C{x}}}.", "See the text and x."),
+        ("Reads L{the text<a.b>} and I{L{C{x}}}.", "Reads the text and x."),
         ("Sums all of it.  # noqa: D401", "Sums all of it."),
         ("bool: Whether it is so.", "Whether it is so."),
+        ("(list of str) Names of all.", "Names of all."),
+        ("`Optional[int]`: Sum of all.", "Sum of all."),
+        ("f - Sums all of it.", "Sums all of it."),
         ("Sums as `the page <https://example.org>`_ does [1]_.", "Sums as the page does."),
         ("Forwards it to the\n    :meth:`~a.b` of it.", "Forwards it to the a.b of it."),
     ],
@@ -786,8 +848,8 @@ TEST_PATHS = {
     ),
     "go": (["a_test.go", "x/testdata/a.go"], ["a.go", "test_a.go", "testing/a.go"]),
     "java": (
-        ["src/test/java/A.java", "FooTest.java", "FooTests.java", "TestFoo.java"],
-        ["src/main/java/A.java", "Testament.java", "Contest.java", "Latest.java"],
+        ["src/test/java/A.java", "src/it/java/A.java", "FooTest.java", "FooTests.java", "TestFoo.java"],
+        ["src/main/java/A.java", "src/main/java/it/A.java", "Testament.java", "Contest.java", "Latest.java"],
     ),
     "php": (["tests/A.php", "Tests/A.php", "src/FooTest.php"], ["src/A.php", "src/Contest.php", "Testing/A.php"]),
     "ruby": (["test/a.rb", "spec/a.rb", "a_spec.rb", "a_test.rb", "test_a.rb"], ["lib/a.rb", "aspec.rb", "latest.rb"]),
