@@ -622,6 +622,8 @@ MARKUP = [
     ("java", "Used to sum all of it.", "Used to sum all of it."),
     ("java", "Can be called to sum all of it.", "Can be called to sum all of it."),
     ("java", "See if the sum of it is known.", "See if the sum of it is known."),
+    ("ruby", "checks whether the sum is known", "checks whether the sum is known"),
+    ("ruby", "sums of what is known", "sums of what is known"),
     ("java", "Note the sum of it all.", "Note the sum of it all."),
     ("java", "The sum that has to be paid.", "The sum that has to be paid."),
     ("java", "(Re)creates all of it.", "(Re)creates all of it."),
@@ -646,6 +648,7 @@ def test_markup_and_markers_are_cleaned_by_kind(language, doc, query):
         "Copied from another package.", "For internal use of it only.", "Describe the method here.",
         "Description of the Method", "The count has to be set before.", "(provisional, must document)",
         "This method will be removed soon.", "Dirty hack for the tests.", "Is meant to be called last.",
+        "libxml2 >= 2.9.2 fails to escape comments.", "some of the headers are derived from the session",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("language", COMMENTED)

@@ -122,6 +122,11 @@ _REMARK = re.compile(
     r" (?:must|needs? to|has to|have to)(?: not)? be\b"
     r"|(?:Describe|Insert|Enter) .*\bhere[.!]?$|Description of the (?:[Mm]ethod|[Ff]unction)\b|DOCUMENT ME"
     r"|\(?[Nn]on-[Jj]avadoc|Auto-?generated (?:method|javadoc)|No (?:description|documentation)\b"
+    # What begins in lower case with another subject than the function: `libxml2 fails to escape comments`.
+    r"|(?!(?:this|it|that|there|true|false|nil|whether|if|when|check|test|ensure|make|verify|assert|determine|see|tell"
+    r"|return|get|set|say|find|validate|confirm|decide|indicate|compute|do|report|detect|know|assume)(?:s|es)?\b)"
+    r"[a-z][a-z0-9.'-]*(?: (?!(?:that|which|if|whether|when|where|what|how|who|as|while|so|because|but|or|and|to|for"
+    r"|whose|until|unless)\b)[\w.'<>=-]+){0,5} (?:is|are|was|were|fails?|doesn't|isn't|aren't|cannot|can't|has|have)\b"
     r"|(?=.*:$).*\b(?:equivalent|shorthand|same|short|alias)\b"
 )
 _PARAGRAPHS = 3
