@@ -5,21 +5,11 @@ import time
 import pytest
 
 from st_softinfonce.data import MiningReport, mine_pairs
-from st_softinfonce.data.docstrings import make_query, query_rule
-from st_softinfonce.data.languages import EXTENSIONS, load_miners
+from st_softinfonce.data.docstrings import is_remark, make_query, query_rule
+from st_softinfonce.data.languages import EXTENSIONS, SURROUNDINGS, load_miners
 
 LANGUAGES = ["python", "javascript", "typescript", "go", "java", "php", "ruby"]
 COMMENTED = LANGUAGES[1:]
-# A function, or method, parses where one of these stands around it.
-SURROUNDINGS = {
-    "javascript": ["{}", "class A {{ {} }}", "({{ {} }})"],
-    "typescript": ["{}", "class A {{ {} }}", "({{ {} }})"],
-    "go": ["package a\n{}\n"],
-    "java": ["class A {{ {} }}"],
-    "php": ["<?php {}", "<?php class A {{ {} }}"],
-    "ruby": ["{}\n"],
-    "python": ["{}\n"],
-}
 MINERS = load_miners(None)
 
 
@@ -49,7 +39,8 @@ def rules(language, source):
 
 
 def parses(language, code):
-    return any(not MINERS[language].parse(around.format(code)).has_error for around in SURROUNDINGS[language])
+    miner = MINERS[language]
+    return any(not miner.parse(f"{before}{code}\n{after}").has_error for before, after in SURROUNDINGS[language])
 
 
 def in_block(doc, function="function add(first, second) {\n  return first + second;\n}\n"):
@@ -636,6 +627,7 @@ MARKUP = [
 def test_markup_and_markers_are_cleaned_by_kind(language, doc, query):
     assert query_of(language, doc) == query
     assert query_rule(query, 3, 256) is None
+    assert not is_remark(query)
 
 
 @pytest.mark.parametrize(
@@ -647,13 +639,13 @@ def test_markup_and_markers_are_cleaned_by_kind(language, doc, query):
         "Convenience method that is equivalent to:", "Deprecated as of 1.4.", "Use b instead of it.",
         "Copied from another package.", "For internal use of it only.", "Describe the method here.",
         "Description of the Method", "The count has to be set before.", "(provisional, must document)",
-        "This method will be removed soon.", "Dirty hack for the tests.", "Is meant to be called last.",
+        "This method will be removed soon.", "Dirty hack for the tests.", "Is meant to be called last.", "Is deprecated, use b.",
         "libxml2 >= 2.9.2 fails to escape comments.", "some of the headers are derived from the session",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("language", COMMENTED)
-def test_remarks_that_stand_alone_are_dropped_by_their_rule(language, doc):
-    assert query_rule(query_of(language, doc), 3, 256) == "query_remark"
+def test_remarks_that_stand_alone_are_known(language, doc):
+    assert is_remark(query_of(language, doc))
 
 
 @pytest.mark.parametrize(
@@ -1151,6 +1143,17 @@ def test_a_tree_of_all_languages_is_mined_at_once(tmp_path):
     assert {query.lower() for query in pairs["query"]} == {"sum up the two numbers.", "sums up the two numbers."}
     assert all(parses(row["language"], row["code"]) and "\r" not in row["code"] for row in pairs)
     assert set(pairs["package"]) == {"shop"}
+
+
+def test_remarks_are_dropped_and_counted_by_their_rule(tmp_path):
+    source = "/** {} */\nfunction add(a, b) {{\n  return a + b;\n}}\n"
+    (tmp_path / "a.js").write_text(
+        source.format("Called by Order.add only.") + source.format("Note that. Sums it all.")
+    )
+    report = MiningReport()
+    pairs = mine_pairs(tmp_path, report=report, show_progress=False, keep_duplicates=True)
+    assert pairs["query"][:] == ["Sums it all."]
+    assert (report.functions_seen, report.functions_dropped["query_remark"]) == (2, 1)
 
 
 @pytest.mark.parametrize("folder", ["node_modules", "vendor"])

@@ -110,7 +110,7 @@ _REMARK = re.compile(
     r"|(?:The )?[Cc]allers? (?:must|should|has to|needs? to)\b"
     r"|[\w. ]{1,40} (?:must|needs?|should)(?: to)? be (?:held|locked)\b"
     rf"|{_METHOD}?(?:[Ss]hould|[Ww]ill|[Cc]an|[Mm]ay|[Tt]o) be removed\b|(?:[Dd]irty |[Uu]gly )?[Hh]ack\b"
-    rf"|{_METHOD}is (?:deprecated|obsolete|unused)\b|Unused\b"
+    rf"|{_METHOD}?[Ii]s (?:deprecated|obsolete|unused)\b|Unused\b"
     rf"|(?:{_METHOD}?[Ii]s )?(?:[Oo]nly )?(?:intended |meant |here |there )?"
     r"[Ff]or (?:internal|testing|debugging|private|backwards?|compat\w*)\b(?!.*(?:[,:]| - ))"
     rf"|(?:{_METHOD}?[Ii]s )?(?:only )?(?:[Uu]sed|[Cc]alled|[Ii]nvoked|[Nn]eeded|[Rr]equired)"
@@ -173,9 +173,9 @@ def make_query(doc: str) -> str:
     text = _TYPE.sub("", _LABEL.sub("", _HEADING.sub("", text)))
     queries = map(_query_of, _PARAGRAPH.split(text, maxsplit=_PARAGRAPHS)[:_PARAGRAPHS])
     first = next(queries)
-    if not _is_remark(first):
+    if not is_remark(first):
         return first
-    return next((query for query in queries if query and not _is_remark(query)), first)
+    return next((query for query in queries if query and not is_remark(query)), first)
 
 
 def without_name(doc: str, name: str) -> str:
@@ -217,12 +217,16 @@ def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:
         return "query_markup"
     if not is_latin(query):
         return "query_not_english"
-    if _is_remark(query):
-        return "query_remark"
     counts = (len(words), len(query.split()))
     if min(counts) < min_tokens:
         return "query_too_short"
     return "query_too_long" if max(counts) > max_tokens else None
+
+
+def is_remark(query: str) -> bool:
+    """Find out whether the first sentence of a query is a remark: who calls the function or where to read on, say."""
+    end = _SENTENCE_END.search(query)
+    return _REMARK.match(query, 0, len(query) if end is None else end.start()) is not None
 
 
 def is_latin(text: str) -> bool:
@@ -262,12 +266,6 @@ def _without_remarks(query: str) -> str:
             return rest
         rest = "" if end is None else rest[end.end() :]
     return query
-
-
-def _is_remark(query: str) -> bool:
-    """Whether the first sentence of a query is a remark."""
-    end = _SENTENCE_END.search(query)
-    return _REMARK.match(query, 0, len(query) if end is None else end.start()) is not None
 
 
 def _without_signature(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from st_softinfonce._checks import check_count
 from st_softinfonce.data.deadline import Deadline, TimeLimitError
-from st_softinfonce.data.docstrings import make_query, query_rule
+from st_softinfonce.data.docstrings import is_remark, make_query, query_rule
 from st_softinfonce.data.english import english_score, load_identifier
 from st_softinfonce.data.languages import load_miners
 from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
@@ -161,6 +161,8 @@ class FileMiner:
         if rule is None:
             query = make_query(function.doc)
             rule = query_rule(query, options.min_query_tokens, options.max_query_tokens)
+            if rule is None and is_remark(query):
+                rule = "query_remark"
         if rule is not None:
             if not options.undocumented or (rule != "no_docstring" and not rule.startswith("query_")):
                 return rule, "", ""

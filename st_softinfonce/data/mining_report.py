@@ -46,10 +46,10 @@ FUNCTION_RULES = {
     "no_docstring": "no documentation",
     "syntax_error": "does not parse",
     "query_markup": "query holds markup or a link",
-    "query_remark": "query says who calls the function or where to read on, not what it does",
     "query_not_english": "query is not English, by itself, its file and its package",
     "query_too_short": "query has too few tokens",
     "query_too_long": "query has too many tokens",
+    "query_remark": "query says who calls the function or where to read on, not what it does",
     "trivial": "a stub, or too few lines of code",
     "duplicate": "same code as an earlier function",
 }
