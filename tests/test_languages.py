@@ -5,8 +5,9 @@ import time
 import pytest
 
 from st_softinfonce.data import MiningReport, mine_pairs
-from st_softinfonce.data.docstrings import is_remark, make_query, query_rule
+from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.languages import EXTENSIONS, SURROUNDINGS, load_miners
+from st_softinfonce.data.remarks import is_remark
 
 LANGUAGES = ["python", "javascript", "typescript", "go", "java", "php", "ruby"]
 COMMENTED = LANGUAGES[1:]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 
+from st_softinfonce.data.remarks import is_remark, without_remarks
+
 _FIELDS = (
     "param|parameter|params|arg|argument|args|key|keyword|kwarg|type|return|returns|rtype|raise|raises|except|exception|"
     "throws|yield|yields|ytype|var|ivar|cvar|vartype|meta|note|see|since|deprecated|todo|author|version|example"
@@ -91,44 +93,6 @@ _SIGNED_NAME = re.compile(r"%%(\w+)%%|\[\[([\w.#-]+)(?:\|[^\[\]]*)?\]\]")
 _BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]) (?=\w)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
 _SET_OFF_NAME = re.compile(r"(?:\([^()\n]*\))?[`*_]*(?:[ \t]*:(?!:)|[ \t]+(?:--?|\u2013|\u2014))\s+(?=\S)")
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"']? +(?=[A-Z`\"'(])")
-_METHOD = r"(?:(?:This|The) (?:method|function|routine|helper) |Method |Function |It )"
-# Sentences that say how to use a function, who uses it or where to read on, not what it does; what templates hold.
-_REMARK = re.compile(
-    r"(?:NOTE|NB|N\.B\.|WARNING|CAUTION|IMPORTANT|ATTENTION)\b"
-    r"|(?:Please )?(?:[Nn]ote|Notice|Warning|Caution|Important|Attention)(?::|,? that\b)"
-    r"|See (?!if\b|whether\b|how\b|what\b|which\b|that\b)|(?:Copied|Taken|Adapted|Borrowed|Ported) (?:and \w+ )?from\b"
-    r"|(?:Deprecated|Obsolete)(?: (?:as of|since|in)\b|[.:,;]|$)|(?:Please )?[Uu]se\b.* instead\b"
-    r"|(?:Do not|Don't|Never) (?:call|use|invoke|override)\b"
-    r"|(?:Internal|Private|Utility|Helper)(?: (?:use only|API|function|method|helper|use|utility))*(?: for \S+)?[.!]$"
-    r"|\([^()]*\)[.!]?$|The following (?:\w+ )?(?:methods?|functions?|code|two|three)\b|[Cc]urrently,? [a-z]"
-    r"|(?:[Ff]or|[Ii]n|[Ss]ince|[Bb]ecause|[Aa]s) [^,]{1,60}, we\b|[Ss]o that\b"
-    rf"|{_METHOD}?(?:[Ss]hould|[Mm]ust|[Mm]ay|[Cc]an|[Nn]eeds to|is to|has to)(?: only| not| never| always)*"
-    r" be (?:only )?(?:called|invoked|used|overridden|implemented|accessed|reached)\b(?!.* to )"
-    rf"|(?:{_METHOD}?[Ii]s )?(?:[Nn]ot|[Nn]ever|[Nn]o longer) (?:used|called|invoked|needed|supported|implemented)\b"
-    rf"|(?:{_METHOD}?[Ii]s )?(?:[Mm]eant|[Ii]ntended) to be (?:called|used)\b"
-    r"|(?:The )?[Cc]allers? (?:must|should|has to|needs? to)\b"
-    r"|[\w. ]{1,40} (?:must|needs?|should)(?: to)? be (?:held|locked)\b"
-    rf"|{_METHOD}?(?:[Ss]hould|[Ww]ill|[Cc]an|[Mm]ay|[Tt]o) be removed\b|(?:[Dd]irty |[Uu]gly )?[Hh]ack\b"
-    rf"|{_METHOD}?[Ii]s (?:deprecated|obsolete|unused)\b|Unused\b"
-    rf"|(?:{_METHOD}?[Ii]s )?(?:[Oo]nly )?(?:intended |meant |here |there )?"
-    r"[Ff]or (?:internal|testing|debugging|private|backwards?|compat\w*)\b(?!.*(?:[,:]| - ))"
-    rf"|(?:{_METHOD}?[Ii]s )?(?:only )?(?:[Uu]sed|[Cc]alled|[Ii]nvoked|[Nn]eeded|[Rr]equired)"
-    r"(?: only| internally| directly| automatically)* (?:by|in|from|for(?! \w+ing))\b"
-    r"(?!.*(?:,|\b(?:to|when|whenever|if|after|before|during|while|on|at|each|every|once|upon)\b))"
-    r"|We (?:want|need|have to|must|cannot|can't|could|do not|don't|should|used to|only need|won't|will not)\b"
-    r"|(?:The reason|This is (?:because|necessary|needed|required|an? hack|ugly))\b"
-    r"|(?:The|An?|Any|All)(?: (?!is\b|are\b|method\b|function\b|that\b|which\b)[\w'-]+){1,6}"
-    r" (?:must|needs? to|has to|have to)(?: not)? be\b"
-    r"|(?:Describe|Insert|Enter) .*\bhere[.!]?$|Description of the (?:[Mm]ethod|[Ff]unction)\b|DOCUMENT ME"
-    r"|\(?[Nn]on-[Jj]avadoc|Auto-?generated (?:method|javadoc)|No (?:description|documentation)\b"
-    # What begins in lower case with another subject than the function: `libxml2 fails to escape comments`.
-    r"|(?!(?:this|it|that|there|true|false|nil|whether|if|when|check|test|ensure|make|verify|assert|determine|see|tell"
-    r"|return|get|set|say|find|validate|confirm|decide|indicate|compute|do|report|detect|know|assume)(?:s|es)?\b)"
-    r"[a-z][a-z0-9.'-]*(?: (?!(?:that|which|if|whether|when|where|what|how|who|as|while|so|because|but|or|and|to|for"
-    r"|whose|until|unless)\b)[\w.'<>=-]+){0,5} (?:is|are|was|were|fails?|doesn't|isn't|aren't|cannot|can't|has|have)\b"
-    r"|(?=.*:$).*\b(?:equivalent|shorthand|same|short|alias)\b"
-)
 _PARAGRAPHS = 3
 
 _ELEMENTS = (
@@ -223,12 +187,6 @@ def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:
     return "query_too_long" if max(counts) > max_tokens else None
 
 
-def is_remark(query: str) -> bool:
-    """Find out whether the first sentence of a query is a remark: who calls the function or where to read on, say."""
-    end = _SENTENCE_END.search(query)
-    return _REMARK.match(query, 0, len(query) if end is None else end.start()) is not None
-
-
 def is_latin(text: str) -> bool:
     """Find out whether at least three quarters of a text's letters are ASCII, and none of its signs is a surrogate."""
     if text.isascii():
@@ -254,18 +212,7 @@ def _query_of(paragraph: str) -> str:
         text = _STRONG.sub(r"\1", text)
     query = _BULLET.sub("", _UNPRINTABLE.sub(" ", text).strip())
     query = _RUN_IN.sub("", query) if query.endswith(":") else query
-    return _without_remarks(query)
-
-
-def _without_remarks(query: str) -> str:
-    """The sentences of a query from the first on that is no remark; all of them if there is none."""
-    rest = query
-    while rest:
-        end = _SENTENCE_END.search(rest)
-        if _REMARK.match(rest, 0, len(rest) if end is None else end.start()) is None:
-            return rest
-        rest = "" if end is None else rest[end.end() :]
-    return query
+    return without_remarks(query)
 
 
 def _without_signature(text: str) -> str:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from st_softinfonce._checks import check_count
 from st_softinfonce.data.deadline import Deadline, TimeLimitError
-from st_softinfonce.data.docstrings import is_remark, make_query, query_rule
+from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.english import english_score, load_identifier
 from st_softinfonce.data.languages import load_miners
 from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
 from st_softinfonce.data.minhash import band_keys
 from st_softinfonce.data.reading import read_source
+from st_softinfonce.data.remarks import is_remark
 
 _COUNTS = ("min_query_tokens", "max_query_tokens", "min_code_lines", "max_file_bytes", "max_archive_bytes")
 
