@@ -39,7 +39,8 @@ _KINDS = {
     rf"|{_IS}(?:only )?(?:[Uu]sed|[Cc]alled|[Ii]nvoked|[Nn]eeded|[Rr]equired)"
     r"(?: only| internally| directly| automatically)* (?:by|in|from|for(?! \w+ing))\b"
     rf"(?!.*(?:,|\b(?:{_WHEN})\b))",
-    "reason": r"We (?:want|need|have to|must|cannot|can't|could|do not|don't|should|used to|only need|won't|will not)\b"
+    "reason": r"We (?:want|need|have to|must|cannot|can't|could|do not|don't|should|used to|only need|won't"
+    r"|will not)\b"
     r"|(?:[Ff]or|[Ii]n|[Ss]ince|[Bb]ecause|[Aa]s) [^,]{1,60}, we\b|[Ss]o that\b|[Cc]urrently,? [a-z]"
     r"|(?:The reason|This is (?:because|necessary|needed|required|an? hack|ugly))\b"
     r"|(?:[Dd]irty |[Uu]gly )?[Hh]ack\b",
