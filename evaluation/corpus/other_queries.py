@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from evaluation import UsageError
-from evaluation.corpus.build import Corpus, Package, fetch
+from evaluation.corpus.packages import Corpus, Package, fetch
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -124,7 +124,7 @@ def build_other_queries(downloads: Path, output: Path) -> dict[str, int]:
     (output / FOLDER).mkdir(parents=True, exist_ok=True)
     counts = {}
     for name, (client, package, read) in SETS.items():
-        ((_, path),) = fetch(Corpus(name, client, (package,), (), (), {}), downloads / FOLDER)
+        ((_, path),) = fetch(Corpus(name, client, (package,), (), ()), downloads / FOLDER)
         pairs = sorted({(query.strip(), code.strip()) for query, code in read(path)})
         pairs = [(query, code) for query, code in pairs if query and code]
         rows = [{"query": query, "code": code, "package": name} for query, code in pairs]

@@ -377,7 +377,8 @@ def _cost_lines(content: Mapping[str, Any]) -> list[str]:
     return [f"`{content['command']}`", "", *table(["what", "natural limit", "ratio (quartiles)"], rows)]
 
 
-def _corpora_lines(content: Mapping[str, Any]) -> list[str]:
+def corpora_table(counts: Mapping[str, Any]) -> list[str]:
+    """Make the table of what each language's corpus holds."""
     heads = ["language", "train", "validation", "test", "documentation shared", "code shared", "removable"]
     rows = (
         [
@@ -385,9 +386,19 @@ def _corpora_lines(content: Mapping[str, Any]) -> list[str]:
             *(f"{entry['rows'][split]:,}" for split in ("train", "validation", "test")),
             *(f"{entry[share]:.1%}" for share in ("shared_documentation", "shared_code", "removable")),
         ]
-        for language, entry in content["languages"].items()
+        for language, entry in counts.items()
     )
-    return [f"`python -m evaluation corpora`, version {content['version']}.", "", *table(heads, rows)]
+    return table(heads, rows)
+
+
+def _corpora_lines(content: Mapping[str, Any]) -> list[str]:
+    command = f"`python -m evaluation corpora`, version {content['version']}."
+    others = [
+        f"{language}: {name} {other['version']} (SHA-256 {other['sha256']}), as the pinned version is not served."
+        for language, entry in content["languages"].items()
+        for name, other in entry.get("other_versions", {}).items()
+    ]
+    return [command, "", *corpora_table(content["languages"]), *(["", *others] if others else [])]
 
 
 OTHERS = (

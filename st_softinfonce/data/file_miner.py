@@ -16,6 +16,7 @@ from st_softinfonce.data.languages import load_miners
 from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
 from st_softinfonce.data.minhash import band_keys
 from st_softinfonce.data.reading import read_source
+from st_softinfonce.data.remarks import is_remark
 
 _COUNTS = ("min_query_tokens", "max_query_tokens", "min_code_lines", "max_file_bytes", "max_archive_bytes")
 
@@ -161,6 +162,8 @@ class FileMiner:
         if rule is None:
             query = make_query(function.doc)
             rule = query_rule(query, options.min_query_tokens, options.max_query_tokens)
+            if rule is None and is_remark(query):
+                rule = "query_remark"
         if rule is not None:
             if not options.undocumented or (rule != "no_docstring" and not rule.startswith("query_")):
                 return rule, "", ""

@@ -49,6 +49,7 @@ FUNCTION_RULES = {
     "query_not_english": "query is not English, by itself, its file and its package",
     "query_too_short": "query has too few tokens",
     "query_too_long": "query has too many tokens",
+    "query_remark": "query says who calls the function or where to read on, not what it does",
     "trivial": "a stub, or too few lines of code",
     "duplicate": "same code as an earlier function",
 }

@@ -14,6 +14,7 @@ from typing import ClassVar
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
+from st_softinfonce.data.docstrings import without_name
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 from st_softinfonce.data.languages.markup import (
@@ -71,7 +72,8 @@ class CommentMiner:
     everyday in such documentation is no markup: paired inline elements (`<code>x</code>`, `<b>`, `<a>`) become
     their text, `<p>`, lists and `<pre>` at a line's or sentence's end end the paragraph, entities are resolved.
     Any other HTML is left, and drops the pair by the rule `query_markup`. Tags (`@param`) end the documentation; a
-    documentation that begins with tags is what `@description` or `@summary` says, or what `@return` does, if any.
+    documentation that begins with tags is what `@description` or `@summary` says, or what `@return` does, if any. A
+    function's name that is set off at the start (`add - Adds`) is left out.
 
     Licences, files' overviews, types, section rulers and code that is commented out are none.
 
@@ -322,7 +324,7 @@ class CommentMiner:
         text = clean_markup(before_tags(without_rulers(doc), self.tag, self.is_type_signed))
         if is_code(text if self.has_doc_blocks else doc):
             return None
-        return self.clean_doc(text, name).strip()
+        return without_name(self.clean_doc(text, name).strip(), name)
 
     def _code(self, file: _File, node: Node, start: int) -> CleanCode | None:
         if node.has_error:

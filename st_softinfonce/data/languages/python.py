@@ -16,6 +16,7 @@ import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
+from st_softinfonce.data.docstrings import without_name
 from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 
@@ -131,7 +132,8 @@ class Miner:
         extract = partial(self._code, data, node)
         if not literals:
             return FoundFunction(qualified, "no_docstring", "", extract)
-        return FoundFunction(qualified, None, _clean_epytext(inspect.cleandoc(doc)[:_LONGEST_DOC]), extract)
+        doc = without_name(_clean_epytext(inspect.cleandoc(doc)[:_LONGEST_DOC]), name)
+        return FoundFunction(qualified, None, doc, extract)
 
     def _code(self, data: bytes, node: Node) -> CleanCode | None:
         return None if node.has_error else _code(data, node, QueryCursor(self._details).captures(node))
