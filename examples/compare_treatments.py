@@ -8,10 +8,11 @@ Differences are to the better InfoNCE row, with 95% intervals from a paired boot
 """
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 if not sys.stderr.isatty():  # progress bars are for terminals; libraries read this when they are imported
@@ -109,9 +110,10 @@ def main():
         further = further.filter(lambda language: language in asked, input_columns="language")
     task = task_from_pairs(test, name="Compare", corpus=further if further else None)
     teacher = load_model(arguments.teacher, arguments.max_tokens)
-    mined = mine_hard_negatives(
-        train, teacher, num_negatives=arguments.negatives, range_max=50, output_format="n-tuple", verbose=False
-    )
+    with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):  # its bars know no pipes
+        mined = mine_hard_negatives(
+            train, teacher, num_negatives=arguments.negatives, range_max=50, output_format="n-tuple", verbose=False
+        )
     if len(mined) < 2 * arguments.batch_size:
         raise SystemExit(f"{len(mined)} pairs with {arguments.negatives} negatives make no two batches: lower these.")
     print(f"{len(mined):,} training pairs with {arguments.negatives} mined negatives each, {len(test):,} test pairs")
@@ -135,7 +137,7 @@ def main():
         model = load_model(arguments.model, arguments.max_tokens)
         rows = mined.select_columns(["query", "code"]) if name == BASELINES[0] else mined
         train_model(model, rows, losses[name](model), seed, arguments)
-        ranks[name].append(evaluate_rows(model, task)[1])
+        ranks[name].append(evaluate_rows(model, task, show_progress=False)[1])
 
     values = {
         name: np.array([[rank for rows in found.values() for _, rank in rows.values()] for found in of_seeds])
@@ -159,5 +161,4 @@ def main():
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message="'pin_memory' argument")
     main()

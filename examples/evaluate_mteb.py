@@ -48,14 +48,12 @@ def main():
 
     first = arguments.model[0]
     for language in sorted(asked):
-        print(f"\n{language:40}" + "".join(f"{metric:>24}" for metric in (*METRICS, "MRR to the first")))
+        print(f"\n{language:40}" + "".join(f"{metric:>24}" for metric in (*METRICS, "MRR - the first's")))
         for name in arguments.model:
             own, other = ([rank for _, rank in ranks[model][language].values()] for model in (name, first))
             mean, low, high = mean_interval([one - two for one, two in zip(own, other, strict=True)])
-            print(
-                f"{name[-40:]:40}" + "".join(f"{scores[name][language][metric]:24.3f}" for metric in METRICS), end=""
-            )
-            print(f"  {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+            cells = "".join(f"{scores[name][language][metric]:24.3f}" for metric in METRICS)
+            print(f"{name[-40:]:40}{cells}  {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 
 if __name__ == "__main__":

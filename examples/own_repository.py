@@ -10,6 +10,8 @@ twice on the same batches, with InfoNCE and with a treatment, and stands beside 
 """
 
 import argparse
+import contextlib
+import io
 import json
 import math
 import os
@@ -146,9 +148,12 @@ def main():
     label, estimator, treatment = f"Soft-InfoNCE, {arguments.estimator}", arguments.estimator, None
     if arguments.teacher:
         teacher, _ = load(arguments.teacher, arguments.max_tokens)
-        train = mine_hard_negatives(
-            train, teacher, num_negatives=arguments.negatives, range_max=50, output_format="n-tuple", verbose=False
-        )
+        with contextlib.redirect_stderr(
+            sys.stderr if sys.stderr.isatty() else io.StringIO()
+        ):  # its bars know no pipes
+            train = mine_hard_negatives(
+                train, teacher, num_negatives=arguments.negatives, range_max=50, output_format="n-tuple", verbose=False
+            )
         label, estimator, treatment = "Distill", TrainedModelEstimator(teacher, normalize=True), Distill(share=0.5)
 
     first, before = evaluate_rows(model, task)
