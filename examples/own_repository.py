@@ -131,7 +131,10 @@ def main():
     limits = {name: value for name in LIMITS if (value := getattr(arguments, name)) is not None}
     rows = mine_pairs(arguments.paths, languages=arguments.language, undocumented=True, report=report, **limits)
     print(report)
-    if advice := advice_on(report, arguments.min_pairs):
+    if report.functions_kept < arguments.min_pairs:
+        # Once more, to learn why the others are no pairs.
+        mine_pairs(arguments.paths, languages=arguments.language, report=report, **limits)
+        advice = advice_on(report, arguments.min_pairs)
         raise SystemExit(re.sub("|".join(LIMITS), lambda m: "--" + m[0].replace("_", "-"), "\n".join(advice)))
     data, level = split(rows.filter(lambda query: query != "", input_columns="query"), arguments)
     train, test = data["train"].select_columns(["query", "code"]).shuffle(seed=12), data["test"]
