@@ -398,7 +398,7 @@ def test_train_large_with_everything_at_once(base, source, tmp_path, run):
 def test_train_large_caches_gradients_where_it_is_asked_to(base, source, tmp_path, run):
     options = ["--mini-batch-size", 3, "--steps", 2, "--batch-size", 8, "--output", "out"]
     run("train_large.py", source, "--model", base, *options)
-    assert '"loss": "CachedSoftInfoNCELoss"' in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "CachedSoftInfoNCELoss" in (tmp_path / "out" / "model" / "README.md").read_text()
     assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
 
 
