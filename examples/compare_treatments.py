@@ -3,7 +3,7 @@
     python examples/compare_treatments.py pairs --model NAME_OR_FOLDER --teacher LARGER_MODEL
 
 `pairs` is what `st-softinfonce mine src -o pairs` makes, or a Parquet or JSONL file with the columns query and code;
-with a column package, whole packages are held out. The teacher mines the negatives that all rows but one train with.
+with columns package and path, whole packages are held out. The teacher mines the negatives that all rows but one train with.
 Differences are to the better InfoNCE row, with 95% intervals from a paired bootstrap over queries, seeds as blocks.
 """
 
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback
 
 from st_softinfonce import Distill, KnownQueries, Mask, SoftInfoNCELoss, TrainedModelEstimator
-from st_softinfonce.data import split_by_package
+from st_softinfonce.data import split_by_origin
 from st_softinfonce.tasks import evaluate_rows, mean_interval, task_from_pairs
 
 BASELINES = ("InfoNCE, random negatives", "InfoNCE")
@@ -55,16 +55,17 @@ def parse_arguments():
 
 
 def load_pairs(path, share):
-    """Read pairs and hold out whole packages, or else rows."""
+    """Read pairs, and hold out whole packages; or folders, files or rows, which is said."""
     kind = {".jsonl": "json", ".json": "json"}.get(path.suffix, "parquet")
     source = {"path": str(path)} if path.is_dir() else {"path": kind, "data_files": str(path)}
     data = load_dataset(**source)
     pairs, further = data["train"], data.get("candidates")
-    try:
-        split = split_by_package(pairs, share, drop_leaks=True)
-    except ValueError as reason:
-        print(f"WARNING: rows are held out instead of packages, which flatters the scores: {reason}")
-        split = pairs.train_test_split(share, seed=0)
+    if {"package", "path"} <= set(pairs.column_names):
+        split, level = split_by_origin(pairs, share, drop_leaks=True)
+    else:
+        split, level = pairs.train_test_split(share, seed=0), "rows, without knowing of their packages"
+    if level != "packages":
+        print(f"WARNING: what is held out are {level}, which flatters all scores.")
     return split["train"].select_columns(["query", "code"]), split["test"], further
 
 

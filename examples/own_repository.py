@@ -29,7 +29,7 @@ from sentence_transformers.util import mine_hard_negatives
 from transformers import PrinterCallback
 
 from st_softinfonce import Distill, SoftInfoNCELoss, TrainedModelEstimator
-from st_softinfonce.data import MiningReport, mine_pairs, split_by_package
+from st_softinfonce.data import MiningReport, mine_pairs, split_by_origin, split_by_package
 from st_softinfonce.data.mining_report import ENOUGH_PAIRS, advice_on
 from st_softinfonce.model_card import add_mteb_results, hide_training_texts
 from st_softinfonce.tasks import bm25_rows, evaluate_rows, mean_interval, task_from_pairs
@@ -76,27 +76,12 @@ def load(name, max_tokens):
 
 
 def split(pairs, arguments):
-    """Hold out packages; or folders, or else files, where one package holds nearly everything."""
     if arguments.test_packages:
         return split_by_package(pairs, arguments.test_packages, drop_leaks=True), "packages"
-    levels = {
-        "packages": pairs["package"],
-        "folders": ["/".join(path.split("/")[:-1][:2]) for path in pairs["path"]],
-        "files": pairs["path"],
-    }
-    fallback = None
-    for level, groups in levels.items():
-        grouped = pairs.remove_columns("package").add_column("package", [group or "." for group in groups])
-        try:
-            found = split_by_package(grouped, arguments.test_share, drop_leaks=True)
-        except ValueError:  # everything would be held out
-            continue
-        if len(found["test"]) <= max(2 * arguments.test_share, 0.3) * len(pairs):
-            return found, level
-        fallback = fallback or (found, level)
-    if fallback is None:
-        raise SystemExit(f"{len(pairs)} pairs in {len(set(levels['files']))} files cannot be split: add source trees.")
-    return fallback
+    try:
+        return split_by_origin(pairs, arguments.test_share, drop_leaks=True)
+    except ValueError as error:
+        raise SystemExit(f"{error}") from error
 
 
 def fine_tune(model, train, loss, arguments):
@@ -199,7 +184,9 @@ def main():
     if all(found.low <= 0 <= found.high for (_, name), found in shown.items() if name == "InfoNCE"):
         print("The treatment makes no difference that so few queries show. What has helped elsewhere is a stronger")
         print("model as --teacher; compare several treatments on several seeds with examples/compare_treatments.py.")
-    print(f'Next: python examples/search.py "your question" --model {arguments.output / "model"} --code PATH')
+    print(
+        f'Next: python examples/search.py "your question" --model {arguments.output / "model"} --code {arguments.paths[0]}'
+    )
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def test_own_repository_with_a_static_model_in_a_language_with_comments(static_m
 
 def test_own_repository_of_one_file_cannot_be_split(base, tmp_path, run):
     write_package(tmp_path / "alone", "pack")
-    with pytest.raises(SystemExit, match="8 pairs in 1 files cannot be split"):
+    with pytest.raises(SystemExit, match="got 8 rows of 1: add sources"):
         run("own_repository.py", tmp_path / "alone", "--model", base, *OWN, "--min-pairs", 4)
 
 
@@ -296,7 +296,7 @@ def test_compare_treatments(base, static_model, bert_folder, source, tmp_path, r
     seeds = 2 if kind == "folder" else 1
     options = ["--negatives", 2, "--seeds", seeds, "--steps", 1, "--batch-size", 4]
     output = run("compare_treatments.py", pairs, "--model", model, "--teacher", bert_folder, *options)
-    assert ("WARNING: rows are held out" in output) == (kind == "jsonl")
+    assert ("WARNING: what is held out are rows" in output) == (kind == "jsonl")
     assert "32 training pairs with 2 mined negatives each, 8 test pairs" in output
     (best,) = re.findall(rf"MRR of \d+ queries, {seeds} seeds; differences are to (.+)$", output, re.MULTILINE)
     means = dict(re.findall(r"^    (\S.*?)  +(\d\.\d{3})", output, re.MULTILINE))
