@@ -3,7 +3,7 @@
     python examples/compare_treatments.py pairs --model NAME_OR_FOLDER --teacher LARGER_MODEL
 
 `pairs` is what `st-softinfonce mine src -o pairs` makes, or a Parquet or JSONL file with the columns query and code;
-with columns package and path, whole packages are held out. The teacher mines the negatives that all rows but one train with.
+with package and path, whole packages are held out. The teacher mines the negatives that all rows but one train with.
 Differences are to the better InfoNCE row, with 95% intervals from a paired bootstrap over queries, seeds as blocks.
 """
 

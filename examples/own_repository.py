@@ -184,9 +184,8 @@ def main():
     if all(found.low <= 0 <= found.high for (_, name), found in shown.items() if name == "InfoNCE"):
         print("The treatment makes no difference that so few queries show. What has helped elsewhere is a stronger")
         print("model as --teacher; compare several treatments on several seeds with examples/compare_treatments.py.")
-    print(
-        f'Next: python examples/search.py "your question" --model {arguments.output / "model"} --code {arguments.paths[0]}'
-    )
+    print("Next, with any question:")
+    print(f'python examples/search.py "question" --model {arguments.output / "model"} --code {arguments.paths[0]}')
 
 
 if __name__ == "__main__":
