@@ -70,7 +70,7 @@ def fine_tune(model, train, loss, arguments):
             num_train_epochs=4,
             per_device_train_batch_size=arguments.batch_size,
             learning_rate=5e-3,
-            warmup_ratio=0.1,
+            warmup_steps=len(train) * 4 // arguments.batch_size // 10,
             dataloader_drop_last=True,
             dataloader_pin_memory=torch.cuda.is_available(),
             disable_tqdm=not sys.stderr.isatty(),
