@@ -323,7 +323,7 @@ def test_quickstart(base, bert_folder, source, tmp_path, run, monkeypatch):
     for number in range(3):
         write_package(source, f"more{number}")
     options = ["--teacher", base, "--train-packages", "one", "more0", "more1", "more2", "--test-packages", "two"]
-    sizes = ["--negatives", 2, "--batch-size", 4, "--dimensions", 8, "--max-tokens", 16, "--output", "out"]
+    sizes = ["--negatives", 2, "--batch-size", 4, "--layers", 1, "--max-tokens", 16, "--output", "out"]
     output = run("quickstart.py", *options, *sizes)
     assert "32 training pairs; 8 test pairs from ['two']" in output
     scores = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -335,9 +335,11 @@ def test_quickstart(base, bert_folder, source, tmp_path, run, monkeypatch):
     assert scores["Distill"] != scores["before"]
     pairs = mine_pairs(source / "two", languages="python")
     student = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")
+    longest, student.max_seq_length = student.max_seq_length, 16
     _, ranks = evaluate_rows(student, task_from_pairs(pairs, "Two"))
     assert mean_rank(ranks) == pytest.approx(scores["Distill"], abs=1e-6)
-    assert student.encode(["read"]).shape == (1, 8)
+    assert len(student[0].model.encoder.layer) == 1
+    assert longest == 32  # not those of --max-tokens
     assert "Gained most: '" in output
 
 
