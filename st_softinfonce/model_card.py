@@ -64,6 +64,21 @@ def add_mteb_results(
     _host.add_evaluation_to_stored_card(model)
 
 
+def hide_training_texts(model: BaseModel) -> None:
+    """Take the training texts off a model's card: its samples, the widget and the usage example.
+
+    `model.save_pretrained` and `model.push_to_hub` write the card. The counts of texts and their lengths stay.
+
+    Args:
+        model: A model fresh from training. One that was loaded keeps the card that it has.
+    """
+    card: Any = model.model_card_data
+    card.widget, card.usage_examples, card.usage_examples_display = [], None, None
+    for dataset in (*card.train_datasets, *card.eval_datasets):
+        for name in ("examples", "examples_table"):
+            dataset.pop(name, None)
+
+
 @dataclass(frozen=True)
 class MTEBTask(BaseEvaluator):
     """One task, split and subset of an MTEB result, as the host's model card takes results.

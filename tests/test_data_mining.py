@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from st_softinfonce.data import MiningReport, mine_pairs
 
-COLUMNS = ["query", "code", "language", "path", "name", "package", "version", "license", "duplicate_group"]
+COLUMNS = ["query", "code", "language", "path", "name", "package", "version", "license", "line", "duplicate_group"]
 GOOD = '''
 def add_totals(first, second):
     """Add the totals of two orders."""
@@ -70,7 +70,7 @@ def test_columns_are_those_promised_and_hold_the_function(tmp_path):
     pairs = mine_pairs(str(tmp_path))
     assert isinstance(pairs, Dataset)
     assert pairs.column_names == COLUMNS
-    assert [feature.dtype for feature in pairs.features.values()] == ["string"] * 8 + ["int64"]
+    assert [feature.dtype for feature in pairs.features.values()] == ["string"] * 8 + ["int64"] * 2
     assert {name: value for name, value in pairs[0].items() if name != "duplicate_group"} == {
         "query": "Add the totals of two orders.",
         "code": "def add_totals(first, second):\n    total = first + second\n    return total",
@@ -80,6 +80,7 @@ def test_columns_are_those_promised_and_hold_the_function(tmp_path):
         "package": "shop",
         "version": "",
         "license": "",
+        "line": 1 + GOOD.splitlines().index("def add_totals(first, second):"),
     }
 
 
@@ -600,7 +601,7 @@ def test_empty_folder_gives_an_empty_dataset_and_a_warning(tmp_path):
         pairs = mine_pairs(tmp_path)
     assert pairs.num_rows == 0
     assert pairs.column_names == COLUMNS
-    assert [feature.dtype for feature in pairs.features.values()] == ["string"] * 8 + ["int64"]
+    assert [feature.dtype for feature in pairs.features.values()] == ["string"] * 8 + ["int64"] * 2
 
 
 def test_warning_says_which_rules_left_nothing(tmp_path):

@@ -1131,3 +1131,29 @@ def test_other_peoples_packages_are_mined_by_name_only(tmp_path, folder):
     assert list(mine_pairs(tmp_path, languages="javascript", show_progress=False)["name"]) == ["add_shop"]
     inside = tmp_path / "shop" / folder
     assert list(mine_pairs(inside, languages="javascript", show_progress=False)["name"]) == ["add_left"]
+
+
+@pytest.mark.parametrize(
+    ("language", "source"),
+    [
+        (
+            "python",
+            "import os\n\n@cached\n@traced(\n    1\n)\ndef add(first):\n    '''Add the totals.'''\n    return 1\n",
+        ),
+        ("python", "class A:\n    x = 1\n\n    def add(self):\n        return 1\n"),
+        ("javascript", "let a = 1;\n\n/** Add the totals. */\nfunction add(first) {\n  return 1;\n}\n"),
+        (
+            "typescript",
+            "class A {\n  b = 1;\n\n  // Add the totals.\n  add(first: number): number {\n    return 1;\n  }\n}\n",
+        ),
+        ("go", "package a\n\n// add adds the totals.\nfunc add(first int) int {\n\treturn 1\n}\n"),
+        ("java", "class A {\n  /** Add the totals. */\n\n  int add(int first) {\n    return 1;\n  }\n}\n"),
+        ("php", "<?php\n\n\n// Add the totals.\nfunction add($first) {\n  return 1;\n}\n"),
+        ("ruby", "# Add the totals.\n\ndef add(first)\n  1\nend\n"),
+    ],
+    ids=lambda value: value if value in LANGUAGES else "",
+)
+def test_the_line_is_the_one_on_which_the_function_begins_below_its_documentation(language, source):
+    (found,) = (item for item in parse(language, source) if item.rule in (None, "no_docstring"))
+    assert "add(" in source.splitlines()[found.line - 1]
+    assert "otals" not in source.splitlines()[found.line - 1]

@@ -30,7 +30,7 @@ from st_softinfonce import CachedSoftInfoNCELoss, SimilarityEstimator, SoftInfoN
 from st_softinfonce.estimators import MixtureEstimator
 from st_softinfonce.estimators.registry import describe_estimator
 from st_softinfonce.losses import SoftSpladeLoss
-from st_softinfonce.model_card import add_mteb_results
+from st_softinfonce.model_card import add_mteb_results, hide_training_texts
 from st_softinfonce.posterior import RelevancePosterior
 from st_softinfonce.tasks import task_from_pairs
 from st_softinfonce.treatments import Discount, Distill, Mask, Promote, Soften, describe_treatments
@@ -406,3 +406,15 @@ def test_results_that_cannot_be_compared_are_refused(static_model, after, before
     with pytest.raises(ValueError, match=message):
         add_mteb_results(static_model, results(after), results(before))
     assert static_model.model_card_data.eval_results_dict == {}
+
+
+@pytest.mark.parametrize("hide", [True, False])
+def test_hidden_training_texts_are_nowhere_in_the_card_and_their_counts_stay(static_model, pairs, tmp_path, hide):
+    train(static_model, pairs, SoftInfoNCELoss(static_model, "bm25"), tmp_path)
+    if hide:
+        hide_training_texts(static_model)
+    card = saved_card(static_model, tmp_path / "shown")
+    shown = [text for text in (*QUERIES, *DOCUMENTS) if text in card]
+    assert not shown if hide else len(shown) >= 4
+    assert "Size: 8 training samples" in card
+    assert '"estimator": "bm25"' in card

@@ -61,6 +61,7 @@ class MinedFunction:
         key: The same for functions of one language whose code differs in white space alone.
         bands: Its `band_keys`, as bytes.
         score_index: Where its query's score stands in the file's `scores`; None for a candidate.
+        line: The line on which it begins, from 1.
     """
 
     name: str
@@ -69,6 +70,7 @@ class MinedFunction:
     key: bytes
     bands: bytes = b""
     score_index: int | None = None
+    line: int = 0
 
 
 @dataclass
@@ -150,7 +152,8 @@ class FileMiner:
                 words = "\0".join((language, *code.split()))
                 key = hashlib.blake2b(words.encode(), digest_size=16).digest()
                 index = len(file.scores) - 1 if query else None
-                file.functions.append(MinedFunction(function.name, query, code, key, score_index=index))
+                found = MinedFunction(function.name, query, code, key, score_index=index, line=function.line)
+                file.functions.append(found)
             else:
                 file.drop(rule)
         return file

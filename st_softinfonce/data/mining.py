@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 Paths = str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str] | Source]
 
 _TEXT_COLUMNS = ("query", "code", "language", "path", "name", "package", "version", "license")
-_TEXTS = pa.schema([(name, pa.string()) for name in _TEXT_COLUMNS])
-SCHEMA = _TEXTS.append(pa.field("duplicate_group", pa.int64()))
+_ROWS = pa.schema([*((name, pa.string()) for name in _TEXT_COLUMNS), ("line", pa.int64())])
+SCHEMA = _ROWS.append(pa.field("duplicate_group", pa.int64()))
 _NAMED_PROBLEMS = 5
 BATCH_ROWS = 2_000
 _FEW_FILES = 200  # so few are mined before other processes have begun
@@ -88,8 +88,9 @@ def mine_pairs(
     Returns:
         The string columns `query`, `code` (without documentation and comments), `language`, `path` (from the
         package's folder on), `name` (`Class.method`), `package`, `version` and `license` (empty if unknown), and
-        the integer `duplicate_group`, shared by functions of nearly the same code (`find_near_duplicates`) and none
-        other, in this dataset or another; no rows, and a warning, if nothing is left.
+        the integers `line`, where the function begins in its file, from 1, and `duplicate_group`, shared by functions
+        of nearly the same code (`find_near_duplicates`) and none other, in this dataset or another; no rows, and a
+        warning, if nothing is left.
 
     Raises:
         FileNotFoundError: If a path does not exist.
@@ -107,7 +108,7 @@ def mine_pairs(
         undocumented,
     )
     mining = Mining(paths, languages, options, keep_duplicates, num_proc)
-    table = pa.Table.from_batches(mining.batches(show_progress), _TEXTS)
+    table = pa.Table.from_batches(mining.batches(show_progress), _ROWS)
 
     def read(rows: list[int]) -> Iterator[str]:
         return (code.as_py() for code in table["code"].take(pa.array(rows, pa.int64())))
@@ -179,11 +180,12 @@ class Mining:
         _tell(self.counts, self._sources, self._miners)
 
     def _batch(self, rows: list[_Row]) -> pa.RecordBatch:
-        texts, keys, bands = zip(*rows, strict=True)
-        columns = list(zip(*texts, strict=True))
+        values, keys, bands = zip(*rows, strict=True)
+        columns = list(zip(*values, strict=True))
         self._index.add(np.frombuffer(b"".join(bands), dtype=np.uint32).reshape(len(rows), -1), columns[2])
         self._keys.append(np.array([int.from_bytes(key[:8], "big") >> 1 for key in keys], dtype=np.int64))
-        return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in columns], schema=_TEXTS)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, _ROWS.types, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=_ROWS)
 
     def _rows(self, show_progress: bool | None) -> Iterator[_Row]:
         hide = None if show_progress is None else not show_progress
@@ -217,7 +219,7 @@ class Mining:
                 else:
                     counts.candidates_kept += 1
                 texts = (function.query, function.code, source.language, source.path, function.name, *place)
-                yield texts, function.key, function.bands
+                yield (*texts, function.line), function.key, function.bands
             for rule, count in file.dropped.items():
                 counts.functions_dropped[rule] += count
 
@@ -268,7 +270,7 @@ class Mining:
                 yield from zip(job, mined, strict=True)
 
 
-_Row = tuple[tuple[str, ...], bytes, bytes]  # texts, key, bands
+_Row = tuple[tuple[str | int, ...], bytes, bytes]  # values, key, bands
 
 
 def _parts(files: Iterable[tuple[SourceFile, MinedFile]]) -> Iterator[list[tuple[SourceFile, MinedFile]]]:

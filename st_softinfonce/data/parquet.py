@@ -325,7 +325,8 @@ def _card(summary: Counter[tuple[str, ...]], splits: dict[str, _ShardWriter], co
         "# Documented functions as (query, code) pairs",
         "",
         f"{rows:,} pairs of the first paragraph of a function's documentation (`query`) and the function without",
-        "documentation and comments (`code`), with `language`, `path`, `name`, `package`, `version` and `license`.",
+        "documentation and comments (`code`), with `language`, `path`, `line`, `name`, `package`, `version` and",
+        "`license`.",
         "Rows share `duplicate_group` if their code is nearly the same.",
         *(
             [f"The split `candidates` holds {candidates:,} more functions, without a query, to search among."]

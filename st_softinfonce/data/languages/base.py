@@ -34,12 +34,14 @@ class FoundFunction:
         doc: Its documentation, dedented, without comment signs and quotes; empty where `rule` is given.
         extract: Makes the code, None if it does not parse. Called last, because it is what costs most. Also given
             where the rule is `no_docstring`.
+        line: The line of its file on which it begins, from 1; 0 where `extract` is not given.
     """
 
     name: str
     rule: str | None = None
     doc: str = ""
     extract: Callable[[], CleanCode | None] = lambda: None
+    line: int = 0
 
 
 @dataclass(frozen=True)

@@ -245,12 +245,12 @@ class CommentMiner:
         if self.special_doc.search(comment) is not None:
             return FoundFunction(qualified, "special_method")
         doc = self._doc(comment[:_LONGEST_COMMENT], name, first == 0) if comment else None
-        extract = partial(self._code, file, node, start)
+        extract, line = partial(self._code, file, node, start), node.start_point.row + 1
         if doc is None:
-            return FoundFunction(qualified, "no_docstring", "", extract)
+            return FoundFunction(qualified, "no_docstring", "", extract, line)
         if node.has_error:
             return FoundFunction(qualified, "syntax_error")
-        return FoundFunction(qualified, None, doc, extract)
+        return FoundFunction(qualified, None, doc, extract, line)
 
     def _comment(self, file: _File, start: int) -> tuple[str, int, int]:
         """The comment that documents what begins at `start`, if any, its index, and where the code begins."""

@@ -129,11 +129,11 @@ class Miner:
         doc = "" if node.has_error or not literals else _evaluate(data, literals)
         if doc is None or (node.has_error and literals):
             return FoundFunction(qualified, "syntax_error")
-        extract = partial(self._code, data, node)
+        extract, line = partial(self._code, data, node), node.start_point.row + 1
         if not literals:
-            return FoundFunction(qualified, "no_docstring", "", extract)
+            return FoundFunction(qualified, "no_docstring", "", extract, line)
         doc = without_name(_clean_epytext(inspect.cleandoc(doc)[:_LONGEST_DOC]), name)
-        return FoundFunction(qualified, None, doc, extract)
+        return FoundFunction(qualified, None, doc, extract, line)
 
     def _code(self, data: bytes, node: Node) -> CleanCode | None:
         return None if node.has_error else _code(data, node, QueryCursor(self._details).captures(node))
