@@ -16,7 +16,7 @@ import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
-from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
+from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile, check_for_garbage
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 
 _TEST_FOLDER = re.compile(r"(?:\w+_)?tests?", re.IGNORECASE)
@@ -25,6 +25,7 @@ _LITERAL = re.compile(r"([A-Za-z]*)('''|\"\"\"|'|\")")
 _LONGEST_NAME = 1_000
 _LONGEST_DOC = 10_000  # a first paragraph that is longer makes no query
 _LONGEST_INDENT = 1_000
+_COMMENTS = re.compile(rb"^[ \t\f]*#[^\n]*(?:\n\s*#[^\n]*)+", re.MULTILINE)
 _MIXED_INDENT = re.compile(r"^ +\t|^\t+ |^\t(?s:.*)^ |^ (?s:.*)^\t", re.MULTILINE)
 # What Python 3 does not parse, by type of the node that holds it.
 _PYTHON2 = {
@@ -96,7 +97,10 @@ class Miner:
     def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
         """Parse a file; its clean functions are found even where other parts are broken."""
         data = source.encode()
-        root = deadline.parse(self._parser, data).root_node
+        # A comment of many lines is one of one line to the parser, which reads all that follow again at each.
+        parsed = _COMMENTS.sub(lambda lines: lines[0].replace(b"\n", b" "), data)
+        root = deadline.parse(self._parser, parsed).root_node
+        check_for_garbage(root)
         return ParsedFile(root.has_error, self._functions(data, root))
 
     def _functions(self, data: bytes, root: Node) -> Iterator[FoundFunction]:
