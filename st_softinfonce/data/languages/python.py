@@ -25,7 +25,7 @@ _LITERAL = re.compile(r"([A-Za-z]*)('''|\"\"\"|'|\")")
 _LONGEST_NAME = 1_000
 _LONGEST_DOC = 10_000  # a first paragraph that is longer makes no query
 _LONGEST_INDENT = 1_000
-_COMMENTS = re.compile(rb"^[ \t\f]*#[^\n]*(?:\n\s*#[^\n]*)+", re.MULTILINE)
+_COMMENTS = re.compile(rb"^[ \t\f]*#[^\n]*(?:\n\s*#[^\n]*){30,}", re.MULTILINE)
 _MIXED_INDENT = re.compile(r"^ +\t|^\t+ |^\t(?s:.*)^ |^ (?s:.*)^\t", re.MULTILINE)
 # What Python 3 does not parse, by type of the node that holds it.
 _PYTHON2 = {
