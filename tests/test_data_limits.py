@@ -1,6 +1,7 @@
 """No file stalls a run, no process that ends loses anything, and Ctrl-C ends a run at once."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -172,10 +173,18 @@ def test_comments_that_nothing_closes_are_read_once(tmp_path, extension, head):
     assert (file.rule, file.has_error, file.functions_seen) == (None, True, 0)
 
 
-@pytest.mark.parametrize(("unit", "head"), [("->\n", ""), ("%w(\n", "f(a\n")], ids=["arrows", "words"])
-def test_what_a_parser_despairs_of_ends_at_the_limit(tmp_path, unit, head):
+@pytest.mark.parametrize(("size", "seconds"), [(30_000, 1), (1_500, 3600)], ids=["limit", "share of the size"])
+def test_what_a_parser_despairs_of_ends_at_the_limit(tmp_path, size, seconds):
     # The time grows with the square of the size, and faster: 100 KB of these take hours.
-    for size, seconds in ((30_000, 1), (1_500, 3600)):
-        started = time.thread_time()
-        assert mine(tmp_path, ".js", head + unit * size, seconds).rule == "time_limit"
-        assert time.thread_time() - started < 2
+    started = time.thread_time()
+    assert mine(tmp_path, ".js", "-> -> ->\n" * size, seconds).rule == "time_limit"
+    assert time.thread_time() - started < 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems set no such limit")
+def test_what_takes_all_memory_ends_its_process_alone(tmp_path):
+    (tmp_path / "greedy.js").write_text("f(a\n" + "%w(\n" * 40_000)  # tens of gigabytes
+    report = MiningReport()
+    assert mine_pairs(write(tmp_path, "a"), report=report, seconds_per_file=60)["name"][:] == ["a"]
+    assert report.problems in (["greedy.js (crashed)"], ["greedy.js (time_limit)"])
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 4 << 20  # in kilobytes

@@ -245,7 +245,7 @@ def with_path():
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path, trees):
     with module._work_folder(tmp_path / "out") as work:
-        with pytest.raises(FileExistsError, match="must not be written by another process, got .*out': wait"):
+        with pytest.raises(FileExistsError, match=r"must not be written by another process, got .*out': wait"):
             mine_to_parquet(trees, tmp_path / "out")
         assert work.exists()
     mine_to_parquet(trees, tmp_path / "out")

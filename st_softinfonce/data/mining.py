@@ -41,7 +41,7 @@ _NAMED_PROBLEMS = 5
 BATCH_ROWS = 2_000
 _FEW_FILES = 200  # so few are mined before other processes have begun
 _JOB_FILES = 16
-_SAFE_BYTES = 40_000  # what takes a second even where the time grows with the square of the size
+_SAFE_BYTES = 20_000  # what takes a second even where time and memory grow with the square of the size
 _JUDGED_FUNCTIONS = 1_000
 
 
@@ -79,12 +79,13 @@ def mine_pairs(
         min_code_lines: The fewest lines of the code without documentation and comments; a signature is one line.
         max_file_bytes: Larger files are skipped.
         max_archive_bytes: The most that an archive may unpack to; what is beyond is not read.
-        seconds_per_file: A file that takes longer is skipped, and named in the report; None sets no limit.
+        seconds_per_file: A file that takes longer, or a second and 20 more a megabyte, is skipped and named in the
+            report; None sets no limit.
         keep_duplicates: Whether to keep functions with the same code as an earlier one.
         undocumented: Whether to keep functions without a usable query too, as candidates for search and evaluation:
             their `query` is empty. The pairs are the same with and without them.
-        num_proc: The number of processes that mine beside this one, at most one a core; None or 1 for none. The rows
-            are the same.
+        num_proc: The number of processes that mine beside this one, at most one a core; None or 1 for one that mines
+            large files alone, since only a process can be stopped. The rows are the same.
         report: Filled with counts of all that was seen and dropped; what it held before is replaced.
         show_progress: Whether to show a progress bar; None shows it in a terminal only.
 

@@ -2,7 +2,7 @@
 
 They are fresh interpreters that import what mining needs and nothing else: a fork of a process that has loaded
 torch may hang, and `multiprocessing` would run the user's script again. No Python code can stop a parser or a regular
-expression that is at work, but a process can be ended.
+expression that is at work, or takes all memory, but a process can be ended.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,7 @@ _PROGRAM = "import sys; sys.path[:] = {path!r}; from st_softinfonce.data.workers
 _AHEAD = 4  # jobs a process that are begun before their results are wanted
 _TIME_IS_OVER = 1  # the exit status of a process that `faulthandler` ends
 _LONGEST = 1e6  # seconds; more cannot be waited for at once
+_MOST_BYTES = 2 << 30  # far more than source of any size that is mined
 _TRIES = 2  # the system may end a process that is not to blame, where memory is short
 
 
@@ -189,6 +191,7 @@ def work() -> None:
     languages, options = pickle.load(jobs)
     miner = FileMiner(languages, options)
     seconds = options.seconds_per_file
+    _limit_memory()
     try:
         _answer(answers, True)
         with Path(os.devnull).open("w") as nowhere:
@@ -204,6 +207,18 @@ def work() -> None:
                     _answer(answers, answer)
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
         os._exit(0)  # the process that asks has ended
+
+
+def _limit_memory() -> None:
+    """Have this process end where a parser asks for more and more memory, rather than others of this machine."""
+    try:
+        resource = import_module("resource")
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit, hard = pages * resource.getpagesize() + _MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, OSError):
+        return  # a system without such limits
 
 
 def _answer(answers: IO[bytes], answer: object) -> None:
