@@ -173,6 +173,14 @@ def test_comments_that_nothing_closes_are_read_once(tmp_path, extension, head):
     assert (file.rule, file.has_error, file.functions_seen) == (None, True, 0)
 
 
+def test_long_functions_are_looked_through_once(tmp_path):
+    body = "    x = 1\n" * 40_000 + "    return 'a\tb'\n"
+    started = time.thread_time()
+    file = mine(tmp_path, ".py", f"def f(x):\n    'Add the totals here.'\n{body}")
+    assert [function.name for function in file.functions] == ["f"]
+    assert time.thread_time() - started < 5  # looked through once for each line, it took minutes
+
+
 @pytest.mark.parametrize(("size", "seconds"), [(30_000, 1), (1_500, 3600)], ids=["limit", "share of the size"])
 def test_what_a_parser_despairs_of_ends_at_the_limit(tmp_path, size, seconds):
     # The time grows with the square of the size, and faster: 100 KB of these take hours.

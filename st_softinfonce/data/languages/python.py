@@ -26,7 +26,7 @@ _LONGEST_NAME = 1_000
 _LONGEST_DOC = 10_000  # a first paragraph that is longer makes no query
 _LONGEST_INDENT = 1_000
 _COMMENTS = re.compile(rb"^[ \t\f]*#[^\n]*(?:\n\s*#[^\n]*){30,}", re.MULTILINE)
-_MIXED_INDENT = re.compile(r"^ +\t|^\t+ |^\t(?s:.*)^ |^ (?s:.*)^\t", re.MULTILINE)
+_MIXED_INDENT = re.compile(r"^(?: +\t|\t+ )", re.MULTILINE)
 # What Python 3 does not parse, by type of the node that holds it.
 _PYTHON2 = {
     "integer": re.compile(rb"0[0-9_]*[1-9]|[0-9a-fA-FxXoObB_]+[lL]$"),
@@ -235,7 +235,8 @@ def _code(data: bytes, definition: Node, captures: dict[str, list[Node]]) -> Cle
     indent = data[line : definition.start_byte].decode(errors="ignore")
     signature, text = _join(head, tail, indent if not indent.strip() else "")
     code, signature = (_STRING.sub(lambda mark: strings[int(mark[1])], part) for part in (text, signature))
-    if _MIXED_INDENT.search(code) is not None and not _is_indented_well(code):
+    has_tabs, has_blanks = "\n\t" in code, "\n " in code
+    if ((has_tabs and has_blanks) or ("\t" in code and _MIXED_INDENT.search(code))) and not _is_indented_well(code):
         return None
     return CleanCode(code, 1 + count_lines(code) - count_lines(signature))
 
