@@ -14,8 +14,9 @@ FILE_RULES = {
     "overlap": "found already under an overlapping path",
     "other_root": "same file of the same package under an earlier path",
     "too_large": "larger than max_file_bytes",
-    "time_limit": "took longer than seconds_per_file",
+    "time_limit": "took too long; see seconds_per_file",
     "crashed": "ended the process that mined it",
+    "garbage": "long runs of signs that do not parse",
     "generated": "says that it is generated",
     "minified": "has very long lines",
     "binary": "holds null bytes",
@@ -55,6 +56,7 @@ FUNCTION_RULES = {
 }
 PROBLEMS = (
     "binary",
+    "garbage",
     "undecodable",
     "unreadable",
     "time_limit",

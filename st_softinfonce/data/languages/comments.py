@@ -15,7 +15,7 @@ from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
 from st_softinfonce.data.docstrings import without_name
-from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
+from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile, check_for_garbage
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 from st_softinfonce.data.languages.markup import (
     TAG,
@@ -188,6 +188,7 @@ class CommentMiner:
         last = root.descendant_for_byte_range(len(whole) - 1, len(whole)) if whole is not data else None
         if last is not None and last.start_byte < len(data) and last.type.endswith("comment"):
             is_clean = False
+        check_for_garbage(root)
         return root, query, is_clean
 
     def _functions(self, data: bytes, root: Node, query: Query) -> Iterator[FoundFunction]:
