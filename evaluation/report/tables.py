@@ -24,16 +24,28 @@ SECTIONS = {
     "Several mined negatives, a stronger teacher": ("mined",),
     "The static matrix: random batches, one mined negative": ("cpu", "false_negatives", "why", "alpha_beta"),
 }
+# Who should take what in the README, and the regime and row of the plan ``HEADLINE`` that measured it.
+_TEACHER = "`TrainedModelEstimator(teacher, normalize=True)`"
+ADVICE = (
+    (
+        "a stronger model, and negatives that it mined",
+        f"{_TEACHER}, `Mask(margin=0.2, relative=True)`",
+        "mined-4",
+        "mask-relative",
+    ),
+    ("the same, for questions unlike your training queries", f"{_TEACHER}, `Distill()`", "mined-4", "distill"),
+    ("a stronger model, random batches", f"{_TEACHER}, `Distill()`", "random", "distill"),
+    ("mined negatives, no stronger model", '`"self"`, `Mask(margin=-0.1)`', "mined-4", "self-mask"),
+    ("duplicates that you know", "`KnownRelevanceEstimator`, `Promote()`", "mined-4", "promote-duplicates"),
+)
 _PLACE = ("model", "regime", "share")
 # The plan, model and regime of the README's table, and what its rows are called there.
 HEADLINE, HEADLINE_PLACE = "mined", ("static", "mined-4")
 METHODS = {
-    "distill-tuned": "`Distill`: targets of a teacher fine-tuned on the pairs",
-    "distill": "`Distill`: targets of a teacher as it is",
-    "mask-tuned": "`Mask(relative=True)`, NV-Retriever's rule, fine-tuned teacher",
-    "mask-relative": "`Mask(relative=True)`, teacher as it is",
-    "gist": "GISTEmbed's rule, teacher as it is",
-    "soft-trained-model": "`Soften`, the paper's weights, teacher as it is",
+    "mask-relative": "`Mask(relative=True)`: NV-Retriever's rule",
+    "distill": "`Distill`: the teacher's ranking as targets",
+    "gist": "GISTEmbed's rule",
+    "soft-trained-model": "`Soften`: the paper's weights",
     "info-nce": "InfoNCE",
 }
 
@@ -102,6 +114,31 @@ def readme_lines(folder: Path) -> list[str]:
         )
     heads = ["four mined negatives and", "points of MRR", f"of {len(languages)} languages", "other queries"]
     return table(heads, rows)
+
+
+def advice_lines(folder: Path) -> list[str]:
+    """Make the README's table of who should take what, with what was measured.
+
+    Args:
+        folder: Holds the results as JSON.
+
+    Returns:
+        Lines of Markdown.
+    """
+    summary = read_summaries(folder).get(HEADLINE, {"entries": []})
+    found = {
+        (entry["regime"], entry["row"]): entry
+        for entry in summary["entries"]
+        if entry["language"] == ALL and entry["model"] == HEADLINE_PLACE[0]
+    }
+    rows = []
+    for situation, take, regime, row in ADVICE:
+        entry = found.get((regime, row), {})
+        measured = "not measured"
+        if "to_best" in entry:
+            measured = f"{_points(entry, METRIC, 'to_best')} ({len(entry['languages'])} languages)"
+        rows.append([situation, take, measured])
+    return table(["you have", "take", "over the best InfoNCE row"], rows)
 
 
 def headline_entries(summary: Summary) -> dict[str, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from evaluation.__main__ import main
 from evaluation.environment import HERE, RESULTS, write_json
 from evaluation.report.plots import plan_figure
 from evaluation.report.summary import ALL, current_results, summarise
-from evaluation.report.tables import METRIC, overview, plan_lines, readme_lines, results_page, verdict
+from evaluation.report.tables import METRIC, advice_lines, overview, plan_lines, readme_lines, results_page, verdict
 from evaluation.runs.plan import METRICS, Config
 from evaluation.runs.store import Store, write_values
 
@@ -162,6 +162,7 @@ def test_the_readmes_table_has_gains_over_the_best_infonce_by_language_and_on_ot
     assert distill.split(" | ")[1:] == ["**+3.00 [+3.00, +3.00]**", "2 better, 0 worse", "+3.0 |"]
     assert info_nce.startswith("| InfoNCE | **-1.00 [-1.00, -1.00]** | 0 better, 2 worse")
     assert "| 0 better, 1 worse | -1.5 |" in soft
+    assert " **+3.00 [+3.00, +3.00]** (2 languages) |" in advice_lines(tmp_path / "results")[3]
     lines = plan_lines("mined", json.loads((tmp_path / "results" / "mined.json").read_text()))
     assert sum(line.startswith("| row |") and line.endswith("| human-eval |") for line in lines) == 2
 
@@ -178,7 +179,10 @@ def report(store, tmp_path, monkeypatch):
     )
     options = ["--output", tmp_path / "runs", "--results", tmp_path / "results"]
     options += ["--page", tmp_path / "RESULTS.md", "--readme", tmp_path / "README.md"]
-    (tmp_path / "README.md").write_text("# before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
+    (tmp_path / "README.md").write_text(
+        "# before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
+        "<!-- advice:begin --><!-- advice:end -->\n"
+    )
     return lambda *plans: main(["report", *plans, *map(str, options)])
 
 
@@ -188,7 +192,8 @@ def test_tables_and_figure_are_made_of_runs_and_again_of_their_json(report, tmp_
     page, readme = ((tmp_path / name).read_text() for name in ("RESULTS.md", "README.md"))
     figure = (tmp_path / "results" / "tiny.svg").read_bytes()
     assert readme.startswith("# before\n<!-- results:begin -->\n")
-    assert readme.endswith("<!-- results:end -->\nafter\n")
+    assert "<!-- results:end -->\nafter\n<!-- advice:begin -->" in readme
+    assert readme.count("not measured") == 5
     assert "\nold\n" not in readme
     assert "Nothing is measured yet." in readme  # its table is of one plan alone
     assert "| soften | 4 | 1 | 2 | 1 |" in page
