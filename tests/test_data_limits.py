@@ -77,10 +77,14 @@ def test_ctrl_c_ends_a_run_and_its_processes_at_once(tmp_path, num_proc):
         interrupted.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        mine_pairs(tmp_path, seconds_per_file=None, num_proc=num_proc)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process of pytest-xdist ignores it
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            mine_pairs(tmp_path, seconds_per_file=None, num_proc=num_proc)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - interrupted[0] < 5  # a moment, but for a busy machine
     thread.join()
     with pytest.raises(ProcessLookupError):

@@ -1,3 +1,4 @@
+import contextlib
 import random
 import textwrap
 import time
@@ -7,6 +8,7 @@ import pytest
 from st_softinfonce.data import MiningReport, mine_pairs
 from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.languages import EXTENSIONS, SURROUNDINGS, load_miners
+from st_softinfonce.data.languages.base import GarbageError
 from st_softinfonce.data.remarks import is_remark
 
 LANGUAGES = ["python", "javascript", "typescript", "go", "java", "php", "ruby"]
@@ -1000,8 +1002,9 @@ OPEN = {
 def test_what_is_left_open_takes_linear_time(language, line):
     # Where it is quadratic, the first of them takes a minute.
     start = time.process_time()
-    for item in parse(language, {"go": "package a\n", "java": "class A {\n"}.get(language, "") + line * 8_000):
-        item.extract()
+    with contextlib.suppress(GarbageError):
+        for item in parse(language, {"go": "package a\n", "java": "class A {\n"}.get(language, "") + line * 8_000):
+            item.extract()
     assert time.process_time() - start < 5
 
 
