@@ -27,7 +27,7 @@ from st_softinfonce._checks import check_choice, check_count
 from st_softinfonce.estimators.base import SimilarityEstimator
 from st_softinfonce.estimators.teacher import describe_teacher, freeze_teacher, load_teacher
 from st_softinfonce.estimators.text_column import TextColumn
-from st_softinfonce.treatments import Soften
+from st_softinfonce.treatments import Distill, Soften, Treatment
 from st_softinfonce.vectors import RepresentationTable, content_keys
 
 Role = Literal["query", "document"]
@@ -327,12 +327,13 @@ class TrainedModelEstimator(EncoderEstimator):
 
     Dot products of the encoder's query and document vectors, raw as in the paper, or cosines as in GISTEmbed. The
     paper's encoder is the same architecture, fine-tuned with InfoNCE first; any sentence-transformers model will do.
-    Judges mined negatives too. Its treatment is the paper's: the temperature 5 suits dot products with a spread of
-    about 15. For cosines (``normalize``, or an encoder that ends in normalising its vectors) it is SimCSE's, 0.1.
+    Judges mined negatives too. Its treatment of raw products is the paper's ``Soften``: the temperature 5 suits a spread
+    of about 15, and 0.1 an encoder that ends in normalising its vectors. With ``normalize`` it is ``Distill()``, which
+    gained where the paper's weights did not (``evaluation/README.md``).
 
     Args:
         model: The encoder: a name, a path, or an instance.
-        normalize: Compare cosines instead of dot products.
+        normalize: Compare cosines, and distil, instead of comparing dot products and softening.
         **options: As for :class:`EncoderEstimator`.
 
     Raises:
@@ -340,7 +341,7 @@ class TrainedModelEstimator(EncoderEstimator):
     """
 
     name = "trained-model"
-    treatment = Soften(alpha=1.3, beta=0.7, temperature=5.0)
+    treatment: Treatment = Soften(alpha=1.3, beta=0.7, temperature=5.0)
     compares = "documents"
 
     def __init__(
@@ -349,8 +350,9 @@ class TrainedModelEstimator(EncoderEstimator):
         super().__init__(model, **options)
         check_choice("normalize", normalize, (True, False))
         self.normalize = normalize
-        # Of a Router model the modules of each route.
-        if normalize or any(isinstance(module, Normalize) for module in self.encoder.modules()):
+        if normalize:
+            self.treatment = Distill()
+        elif any(isinstance(module, Normalize) for module in self.encoder.modules()):  # of a Router, of each route
             self.treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
 
 

@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from sentence_transformers.util import cos_sim
 from tiny_models import make_transformer_model
 
-from st_softinfonce import KnownQueries, SoftInfoNCELoss, TextColumn, get_estimator
+from st_softinfonce import Distill, KnownQueries, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators.encoder import SimCSEEstimator, TrainedModelEstimator
 from st_softinfonce.estimators.simcse_training import train_simcse
 from st_softinfonce.losses import MultiVectorSoftInfoNCELoss
@@ -112,7 +112,7 @@ class TestSimilarity:
         )
         assert not torch.allclose(as_query, as_document)
 
-    def test_normalize_gives_the_cosines_of_query_and_document_and_their_temperature(self, teacher):
+    def test_normalize_gives_the_cosines_of_query_and_document_and_distils(self, teacher):
         estimator = TrainedModelEstimator(teacher, normalize=True)
         columns = (
             TextColumn.from_texts(texts, teacher.tokenizer, role=role)
@@ -121,7 +121,7 @@ class TestSimilarity:
         queries, documents = (teacher.encode(texts, convert_to_tensor=True) for texts in (QUERIES, DOCUMENTS))
         similarity = estimator.similarity(*map(estimator.represent, columns))
         torch.testing.assert_close(similarity, cos_sim(queries, documents), rtol=2e-3, atol=2e-3)
-        assert estimator.treatment.temperature == 0.1
+        assert estimator.treatment == Distill(share=0.5, temperature=0.05)
         assert estimator.get_config_dict()["vectors"] == "normalized"
         assert TrainedModelEstimator(teacher).get_config_dict()["vectors"] == "raw"
 
