@@ -328,8 +328,8 @@ class TrainedModelEstimator(EncoderEstimator):
     Dot products of the encoder's query and document vectors, raw as in the paper, or cosines as in GISTEmbed. The
     paper's encoder is the same architecture, fine-tuned with InfoNCE first; any sentence-transformers model will do.
     Judges mined negatives too. Its treatment of raw products is the paper's ``Soften``: the temperature 5 suits a
-    spread of about 15, and 0.1 an encoder that ends in normalising its vectors. With ``normalize`` it is ``Distill()``, which
-    gained where the paper's weights did not (``evaluation/README.md``).
+    spread of about 15, and 0.1 an encoder that ends in normalising its vectors. With ``normalize`` it is
+    ``Distill()``, which gained where the paper's weights did not (``evaluation/README.md``).
 
     Args:
         model: The encoder: a name, a path, or an instance.
