@@ -120,6 +120,7 @@ def gain_figure(summary: Mapping[str, Any]) -> Figure:
             )
             if entry is not None and "to_best" in entry and strength is not None:
                 _interval(teachers, entry, 100 * strength["scores"][METRIC] + shift, **shown)
+    counts.set_xlim(-0.5, 3.5)
     counts.set_xticks(range(4), ["0", "1", "4", "8"])
     counts.set_xlabel("Mined negatives of a query, by all-MiniLM")
     counts.set_ylabel("Difference to the best InfoNCE row,\npoints of MRR, 95% interval")
