@@ -15,7 +15,19 @@ from st_softinfonce.estimators.text_column import TextColumn
 
 # Columns that mining writes beside the texts, and other usual names of what is no text to train on.
 _METADATA = frozenset(
-    {"duplicate_group", "language", "license", "name", "package", "path", "repo", "repository", "url", "version"}
+    {
+        "duplicate_group",
+        "language",
+        "license",
+        "line",
+        "name",
+        "package",
+        "path",
+        "repo",
+        "repository",
+        "url",
+        "version",
+    }
 )
 
 
