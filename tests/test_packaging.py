@@ -1,5 +1,6 @@
 """What a user installs: the files of the wheel and of the source distribution, and the names that they find."""
 
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -8,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import st_softinfonce
 
@@ -65,3 +67,14 @@ def test_the_version_is_the_installed_one():
 def test_public_names_exist():
     for name in st_softinfonce.__all__:
         assert hasattr(st_softinfonce, name)
+
+
+def test_on_a_package_index_no_link_of_the_readme_leads_nowhere():
+    release = runpy.run_path(str(ROOT / ".ci" / "absolute_links.py"))
+    text = release["absolute_links"]((ROOT / "README.md").read_text(), "https://host/owner/project", "1.2.3")
+    assert not release["LINK"].search(text)
+    assert "](https://host/owner/project/raw/v1.2.3/docs/inspection.png)" in text
+    assert "[LICENSE](https://host/owner/project/blob/v1.2.3/LICENSE)" in text.replace("Apache-2.0", "LICENSE")
+    urls = tomllib.loads(release["project_urls"]("https://host/owner/project"))["project"]["urls"]
+    assert urls["Repository"] == "https://host/owner/project"
+    assert urls["Issues"] == "https://host/owner/project/issues"
