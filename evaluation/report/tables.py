@@ -39,9 +39,12 @@ ADVICE = (
         "mined-4",
         "distill",
     ),
-    ("a stronger model, random batches", f"{_TEACHER}, `Distill()`", "random", "distill"),
-    ("mined negatives, no stronger model", '`"self"`, `Mask(margin=-0.1)`', "mined-4", "self-mask"),
-    ("duplicates that you know", "`KnownRelevanceEstimator`, `Promote()`", "mined-4", "promote-duplicates"),
+    (
+        "a stronger model, but only random batches",
+        "the first; no `Distill`",
+        "random",
+        "gist",
+    ),
 )
 _PLACE = ("model", "regime", "share")
 # The plan, model and regime of the README's table, and what its rows are called there.

@@ -192,7 +192,7 @@ def test_tables_and_figure_are_made_of_runs_and_again_of_their_json(report, tmp_
     figure = (tmp_path / "results" / "tiny.svg").read_bytes()
     assert readme.startswith("# before\n<!-- results:begin -->\n")
     assert "<!-- results:end -->\nafter\n<!-- advice:begin -->" in readme
-    assert readme.count("not measured") == 5
+    assert readme.count("not measured") == 3
     assert "\nold\n" not in readme
     assert "Nothing is measured yet." in readme  # its table is of one plan alone
     assert "| soften | 4 | 1 | 2 | 1 |" in page
