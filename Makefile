@@ -1,4 +1,4 @@
-# make demo   mine real code, fine-tune with Soft-InfoNCE, evaluate with MTEB, save the model
+# make demo   mine installed packages, train a small model on them with a large one as its teacher, compare, save it
 # make test   run the tests
 # Both set up what they need in .venv and can be repeated.
 

@@ -22,10 +22,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: Of the command line; ``None`` takes the process's.
+    """Run one command, of the process's arguments by default.
 
     Returns:
         The exit status: 0, 1 if a run failed, or 2 if the arguments, a file or the corpus are not usable.

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,19 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def about() -> dict[str, Any]:
-    """Describe what the results of this process are made with.
+def write_result(path: Path, content: Mapping[str, Any], file: str) -> None:
+    """Write a result as JSON, and print the table that RESULTS.md makes of such a ``file``."""
+    from evaluation.report.tables import OTHERS
 
-    Returns:
-        ``machine`` (architecture, cores, torch's threads, device), ``versions`` by distribution, and ``commit`` with a
-        "+" if tracked files differ from it, or ``None`` outside a clone.
+    write_json(path, content)
+    (lines,) = [table(content) for _, name, table in OTHERS if name == file]
+    print(*lines, sep="\n")
+
+
+def about() -> dict[str, Any]:
+    """Say what this process makes results with: its machine, its versions and the clone's commit.
+
+    The commit has a "+" if tracked files differ from it, and is ``None`` outside a clone.
     """
     import torch
 
@@ -57,11 +65,8 @@ def about() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
+    git = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     try:
-        head, changed = (
-            subprocess.run(["git", *command], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.CalledProcessError):
+        return subprocess.run(git, cwd=HERE, capture_output=True, text=True).stdout.strip() or None
+    except FileNotFoundError:  # no git
         return None
-    return head + ("+" if changed else "")

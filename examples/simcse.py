@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
-from st_softinfonce import SoftInfoNCELoss, get_estimator
+from st_softinfonce import SimCSEEstimator, SoftInfoNCELoss
 from st_softinfonce.data import mine_pairs
 from st_softinfonce.estimators import train_simcse
 
@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("output/simcse"), help="default: %(default)s")
     arguments = parser.parse_args()
-    if missing := [str(path) for path in arguments.paths if not Path(path).exists()]:
+    if missing := [str(path) for path in arguments.paths if not path.exists()]:
         parser.error(f"PATH must exist, got {missing[0]!r}: check its spelling.")
 
     train = mine_pairs(arguments.paths).select_columns(["query", "code"])
@@ -41,7 +41,7 @@ def main():
     encoder.save_pretrained(str(arguments.output / "encoder"))
 
     model = SentenceTransformer(arguments.model)
-    estimator = get_estimator("simcse", model=arguments.output / "encoder", table=arguments.output / "table")
+    estimator = SimCSEEstimator(arguments.output / "encoder", table=arguments.output / "table")
     estimator.precompute(train, model)
     SentenceTransformerTrainer(
         model=model,

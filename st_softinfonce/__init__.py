@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from st_softinfonce._lazy import lazy_names
 
 if TYPE_CHECKING:
     # With their own names as aliases, which is how type checkers know that they are public.
@@ -44,8 +45,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Where each public name lives. Each is imported on first use: the command line must answer --help without waiting
-# for torch.
+# Where each public name lives; it is imported on first use.
 _HOMES = {
     "calibration": ["calibrate"],
     "estimators": [
@@ -72,30 +72,19 @@ _HOMES = {
     "posterior": ["RelevancePosterior"],
     "treatments": ["Discount", "Distill", "Mask", "Promote", "Soften", "Treatment"],
 }
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("functional", *_HOMES)
+_get, _list_names = lazy_names(__name__, _HOMES, modules=("functional", *_HOMES))
 
-__all__ = [
-    "__version__",
-    *sorted(_MODULE_OF),
-]
+__all__ = ["__version__", *sorted(name for names in _HOMES.values() for name in names)]
 
-if not TYPE_CHECKING:  # or type checkers would take any name
+if not TYPE_CHECKING:  # type checkers would take any name
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             from importlib.metadata import version
 
-            value: Any = version("st-softinfonce")
-        elif name in _MODULE_OF:
-            value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-        elif name in _MODULES:
-            return import_module(f"{__name__}.{name}")
-        else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value
-        return value
+            return version("st-softinfonce")
+        return _get(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*_list_names(), "__version__"})

@@ -9,69 +9,26 @@ from typing import TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Tell a finite number from everything else: nan, inf and bool are refused, NumPy's numbers are welcome.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        Whether it is one.
-    """
+    """Tell a finite number from everything else: nan, inf and bool are refused, NumPy's numbers are welcome."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_positive(name: str, value: object) -> float:
-    """Refuse a value that is not a finite number above 0.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-
-    Returns:
-        The value as a float.
-
-    Raises:
-        ValueError: Naming the argument and its value.
-    """
+    """Return a finite number above 0 as a float; raise a ValueError naming the argument otherwise."""
     if not (is_number(value) and value > 0):
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}.")
     return float(value)
 
 
 def check_not_negative(name: str, value: object, hint: str = "") -> float:
-    """Refuse a value that is not a finite number of at least 0.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-        hint: A sentence to end the message with.
-
-    Returns:
-        The value as a float.
-
-    Raises:
-        ValueError: Naming the argument and its value.
-    """
+    """Return a finite number of at least 0 as a float; a ValueError otherwise ends with the hint."""
     if not (is_number(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number, at least 0, got {value!r}.{' ' * bool(hint)}{hint}")
     return float(value)
 
 
 def check_share(name: str, value: object, *, zero: bool = False, hint: str = "") -> float:
-    """Refuse a value that is not a share of a whole.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-        zero: Whether 0 is allowed.
-        hint: A sentence to end the message with.
-
-    Returns:
-        The value as a float.
-
-    Raises:
-        ValueError: It is not in (0, 1], or in [0, 1] where 0 is allowed.
-    """
+    """Return a number in (0, 1], or [0, 1] where ``zero`` is allowed; a ValueError otherwise ends with the hint."""
     if not (is_number(value) and (0 <= value if zero else 0 < value) and value <= 1):
         allowed = "[0, 1]" if zero else "(0, 1]"
         raise ValueError(f"{name} must be in {allowed}, got {value!r}.{' ' * bool(hint)}{hint}")
@@ -79,18 +36,7 @@ def check_share(name: str, value: object, *, zero: bool = False, hint: str = "")
 
 
 def check_count(name: str, value: object, least: int = 1, *, optional: bool = False, hint: str = "") -> None:
-    """Refuse a value that is not an integer of at least so many.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-        least: The smallest that is allowed.
-        optional: Whether ``None`` is allowed.
-        hint: A sentence to end the message with.
-
-    Raises:
-        ValueError: Naming the argument and its value.
-    """
+    """Refuse what is not an integer of at least ``least``, or ``None`` where that is ``optional``."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -101,16 +47,7 @@ def check_count(name: str, value: object, least: int = 1, *, optional: bool = Fa
 
 
 def check_choice(name: str, value: object, allowed: Collection[object]) -> None:
-    """Refuse a value that is not among those allowed.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-        allowed: What it may be.
-
-    Raises:
-        ValueError: Naming the argument, its value and what is allowed.
-    """
+    """Refuse a value that is not among those allowed."""
     # Lists and the like cannot be looked up in a set, and are not allowed anyway.
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in allowed):
         raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}.")

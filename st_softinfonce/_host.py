@@ -36,20 +36,17 @@ __all__ = [
 # What the host's collator takes for labels, by name.
 LABEL_COLUMNS = ("label", "labels", "score", "scores", "dataset_name")
 
-_RESULTS = "<!-- st-softinfonce: MTEB results -->", "<!-- /st-softinfonce: MTEB results -->"
+_MARKS = "<!-- st-softinfonce: MTEB results -->", "<!-- /st-softinfonce: MTEB results -->"
 # From the last opening mark before a closing one: text after a mark whose other one was lost is not ours.
-_RESULTS_SECTION = re.compile("{0}(?:(?!{0}).)*?{1}".format(*map(re.escape, _RESULTS)), re.DOTALL)
+_RESULTS = re.compile("{0}(?:(?!{0}).)*?{1}".format(*map(re.escape, _MARKS)), re.DOTALL)
 
 
 def add_evaluation_to_stored_card(model: Any) -> None:
     """Add a model's evaluation to the card that it was loaded with, if that is the one that will be saved.
 
-    The host generates a card for a model that it has trained. One that was loaded, and not trained since, keeps its
-    card as it is: with the training it describes, but without what has been measured since. What was added before is
-    replaced where it stands, between its marks; the rest of the text may be anyone's and stays.
-
-    Args:
-        model: A model of the host's.
+    The host writes a new card for a model that it has trained. A model that was loaded and not trained since keeps
+    its card as it is, without what has been measured since. Results that were added before are replaced where they
+    stand, between their marks; the rest of the text may be anyone's and stays.
     """
     data, text = model.model_card_data, model._model_card_text
     if not text or "generated_from_trainer" in data.tags:
@@ -64,31 +61,23 @@ def add_evaluation_to_stored_card(model: Any) -> None:
     metadata.eval_results = earlier + results
     metrics = [metadata.metrics] if isinstance(metadata.metrics, str) else metadata.metrics or []
     metadata.metrics = list(dict.fromkeys([*metrics, *evaluation["metrics"]]))
-    section = f"{_RESULTS[0]}\n\n"
+    parts = []
     for group in evaluation["eval_metrics"]:
-        names = group["dataset_name"]
-        names = [names] if isinstance(names, str) else names
-        section += f"### {group['description']}: {', '.join(f'`{name}`' for name in names)}\n\n"
-        section += f"{dedent(group['config_code'])}\n\n{group['table']}\n\n"
-    section += _RESULTS[1]
-    text, replaced = _RESULTS_SECTION.subn(lambda _: section, card.text)
-    if not replaced:
-        place = re.search(r"^(<!--\n## Bias|## Training Details)", text, re.MULTILINE)
-        start = place.start() if place else len(text)
-        text = text[:start].rstrip("\n") + f"\n\n## MTEB results\n\n{section}\n\n" + text[start:]
-    card.text = text
+        names = [group["dataset_name"]] if isinstance(group["dataset_name"], str) else group["dataset_name"]
+        heading = f"### {group['description']}: {', '.join(f'`{name}`' for name in names)}"
+        parts += [heading, dedent(group["config_code"]), group["table"]]
+    section = "\n\n".join([_MARKS[0], *parts, _MARKS[1]])
+    text, replaced = _RESULTS.subn(lambda _: section, card.text)
+    card.text = text if replaced else f"{text.rstrip()}\n\n## MTEB results\n\n{section}\n"
     model._model_card_text = str(card)
 
 
 def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
-    """Find the tokenizer that made a column.
+    """Find the tokenizer that made a column, ``None`` for a model without one.
 
     Args:
         model: The model in training, possibly wrapped (several devices, ``torch.compile``).
         features: The column's features; ``task`` says which route of a Router model it takes.
-
-    Returns:
-        The tokenizer, or ``None`` for a model without one.
     """
     *_, innermost = _unwrapped(model)
     if not isinstance(innermost, nn.Sequential):
@@ -165,14 +154,7 @@ def preprocess_column(
 
 
 def training_columns(model: nn.Module) -> list[list[str]]:
-    """Name the columns of the datasets that a model is being trained on.
-
-    Args:
-        model: The model in training, possibly wrapped.
-
-    Returns:
-        For each training dataset its columns in order, labels left out; empty outside a trainer.
-    """
+    """Name the columns of each dataset that a model is being trained on, labels left out; none outside a trainer."""
     *_, innermost = _unwrapped(model)
     card = getattr(innermost, "model_card_data", None)
     datasets = [] if card is None else card.train_datasets

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, cast
 
 import torch
 from datasets import Dataset
@@ -19,9 +19,9 @@ from st_softinfonce.estimators.registry import get_estimator
 from st_softinfonce.functional import temperature_for_share
 from st_softinfonce.pair_batches import PairTexts, batch_similarities, negatives_of
 from st_softinfonce.posterior import RelevancePosterior
-from st_softinfonce.treatments import Discount, Soften, Treatment, as_treatments, combine
+from st_softinfonce.treatments import Discount, Distill, Mask, Promote, Soften, Treatment, as_treatments, combine
 
-__all__ = ["CalibrationReport", "calibrate"]
+__all__ = ["CalibrationReport", "calibrate", "make_treatment"]
 
 _RANDOM_PAIRS = 100_000
 _MOST_PASSES = 10
@@ -74,14 +74,59 @@ class CalibrationReport:
         relevant = self.effects["discount"].treated
         if treated > 5 * relevant:
             return (
-                f"{self._asked} treats {treated:.3g} negatives of a query, of which about {relevant:.2g} look "
-                "relevant in absolute terms: report.discount treats those alone."
+                f"{self._asked} treats {treated:.3g} negatives of a query, and about {relevant:.2g} of them "
+                "look relevant in absolute terms: report.discount treats those alone."
             )
         return f"{self._asked} treats about as many negatives as look relevant in absolute terms."
 
     @property
     def _asked(self) -> str:
         return " and ".join(type(treatment).__name__ for treatment in self.treatments)
+
+    def python(self, estimator: str | None = None) -> str:
+        """Return the lines of Python that train with what was fitted.
+
+        Args:
+            estimator: A Python expression of the estimator; by default its name.
+
+        Returns:
+            Lines that need only a ``model``; empty if nothing was fitted.
+        """
+        estimator = repr(self.estimator) if estimator is None else estimator
+        used = ["SoftInfoNCELoss"] + ["get_estimator"] * ("get_estimator" in estimator)
+        lines = []
+        if self.soften is not None:
+            used.append("Soften")
+            lines += [
+                f"# The paper's weights, for batches of {self.batch_size}:",
+                f"loss = SoftInfoNCELoss(model, {estimator}, {self.soften!r})",
+            ]
+        if self.discount is not None:
+            used += ["Discount", "RelevancePosterior"]
+            lines += [
+                "# Weights by the probability of being relevant, for any batch size:",
+                f"posterior = {self.discount.posterior!r}",
+                f"loss = SoftInfoNCELoss(model, {estimator}, Discount(posterior))",
+            ]
+        return "\n".join([f"from st_softinfonce import {', '.join(sorted(used))}", "", *lines]) if lines else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON primitives.
+
+        Returns:
+            The attributes, treatments as on a model card, and the posterior as ``RelevancePosterior(**it)`` takes it.
+        """
+        fitted = {"soften": self.soften, "discount": self.discount}
+        return {
+            **{name: getattr(self, name) for name in ("estimator", "batch_size", "batches", "softened_share")},
+            "treatments": [treatment.get_config_dict() for treatment in self.treatments],
+            **{name: treatment and treatment.get_config_dict() for name, treatment in fitted.items()},
+            "soften_problem": self.soften_problem,
+            "discount_problem": self.discount_problem,
+            "posterior": self.posterior and asdict(self.posterior),
+            "effects": {name: asdict(effects) for name, effects in self.effects.items()},
+            "advice": self.advice,
+        }
 
     def __str__(self) -> str:
         """Return the report as a table."""
@@ -98,8 +143,8 @@ class CalibrationReport:
         ]
         lines = [
             f"{self.estimator}: {self.batches} batches of {self.batch_size}, {self.batch_size - 1} negatives a query",
-            f"{'':32}" + "".join(f"{names[key]:>22}" for key in self.effects),
-            *(f"{name:32}" + "".join(f"{value:>22}" for value in values) for name, values in rows),
+            f"{'':32}" + "".join(f"{names[key]:>24}" for key in self.effects),
+            *(f"{name:32}" + "".join(f"{value:>24}" for value in values) for name, values in rows),
             *(f"{treatment}" for treatment in self.treatments),
         ]
         if self.soften is None:
@@ -128,8 +173,8 @@ def calibrate(
     """Report what an estimator's treatment does on your data at your batch size, and fit others to both.
 
     Batches are drawn as in training, in random order. Known relevant pairs are each query with its own document; for
-    an estimator that compares queries (or positives) each one with itself, which is what a same-documentation twin
-    scores, and scores are then relative to it. Random pairs are all the others of a batch.
+    an estimator that compares queries (or positives) each one with itself, as a twin with the same documentation would
+    score, and scores are then relative to that. Random pairs are all the others of a batch.
 
     Args:
         estimator: An installed estimator's name, or an estimator.
@@ -195,6 +240,51 @@ def calibrate(
         softened_share=softened_share,
         effects=effects,
     )
+
+
+def make_treatment(
+    name: Literal["soften", "discount", "mask", "promote", "distill"],
+    options: Mapping[str, Any],
+    estimator: SimilarityEstimator,
+    pairs: Dataset,
+    batch_size: int,
+    **reading: Any,
+) -> Treatment:
+    """Make a treatment by its name, and fit to the data what neither the options nor the estimator say.
+
+    An estimator's own treatment of that kind is taken as it is, or with other options if it is ``Soften``. Otherwise
+    the temperature of ``Soften`` and the posterior of ``Discount`` are those of :func:`calibrate`.
+
+    Args:
+        name: Of the treatment's class, in lower case.
+        options: Of the treatment.
+        estimator: Whose similarities it is for.
+        pairs: As for :func:`calibrate`.
+        batch_size: As for :func:`calibrate`; made smaller if there are fewer pairs.
+        **reading: As for :func:`calibrate`.
+
+    Returns:
+        The treatment.
+
+    Raises:
+        ValueError: An option is out of range, or the data do not allow to fit it.
+        TypeError: The treatment has no such option.
+    """
+    kind: Any = {"soften": Soften, "discount": Discount, "mask": Mask, "promote": Promote, "distill": Distill}[name]
+    unknown = set(options) - {field.name for field in fields(kind)}
+    if unknown:
+        names = ", ".join(field.name for field in fields(kind))
+        raise TypeError(f"options of {name} must be among {names}, got {', '.join(sorted(unknown))}.")
+    own: Any = estimator.treatment
+    if isinstance(own, kind) and (not options or kind is Soften):
+        return cast(Treatment, replace(own, **options))
+    if kind not in (Soften, Discount):
+        return cast(Treatment, kind(**options))
+    report = calibrate(estimator, pairs, max(2, min(batch_size, len(pairs))), **reading)
+    fitted: Any = getattr(report, name)
+    if fitted is None:
+        raise ValueError(f"no treatment {name!r} for {estimator.name!r}: {getattr(report, f'{name}_problem')}")
+    return cast(Treatment, replace(fitted, **options))
 
 
 def _fitted_soften(

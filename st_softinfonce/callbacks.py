@@ -67,8 +67,8 @@ class TreatmentStatisticsCallback(TrainerCallback):
             )
         if not any(loss.judges for loss in losses):
             warnings.warn(
-                "TreatmentStatisticsCallback has nothing to log: no estimator judges the negatives, or nothing "
-                "follows from it (as with alpha=0).",
+                "TreatmentStatisticsCallback has nothing to log: no estimator judges the negatives, or its treatment "
+                "has no effect (as with alpha=0).",
                 stacklevel=2,
             )
         self._name_datasets()

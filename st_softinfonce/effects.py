@@ -9,7 +9,8 @@ from torch import Tensor
 
 __all__ = ["EFFECTS", "SOFTENED_BELOW", "EffectSums", "Effects", "effect_of"]
 
-# A weight below this, or more than the rest of 1 as a share of the positive's target, is worth speaking of.
+# A negative counts as softened if its weight is below this, and as promoted or taught if its target is more than
+# (1 - this) times its positive's.
 SOFTENED_BELOW = 0.9
 # What can have happened to a negative; 0 is "left alone", so these are numbered from 1.
 EFFECTS = ("masked", "promoted", "taught", "softened")
@@ -118,7 +119,7 @@ class EffectSums:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def read(self) -> Effects | None:
-        """Wait for the sums, and begin anew.
+        """Wait for the sums, return what they say, and start again from 0.
 
         Returns:
             What was seen since the last time; ``None`` if there were no negatives.

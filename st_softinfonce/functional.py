@@ -166,7 +166,8 @@ def negative_weights(
     if known is None and _too_few(most, alpha, beta):
         _warn_small_batch(most, alpha, beta)
         return torch.ones_like(similarity)
-    outside = _outside(known, columns, similarity)
+    outside = torch.zeros_like(similarity, dtype=torch.bool) if known is None else ~known
+    outside = outside.scatter(1, columns, True)  # what is not among a row's negatives
     logits = _divided(similarity.masked_fill(outside, -math.inf), temperature).masked_fill(outside, -math.inf)
     share = logits.softmax(dim=1)  # (N, M): 0 at the positive, sums to 1 over the negatives
     if known is None:
@@ -412,10 +413,10 @@ def temperature_for_share(
     """Find the temperature of :func:`negative_weights` that leaves a share of the negatives with a small weight.
 
     The share first grows with the temperature and then falls to 0 as the weights even out. Of the temperatures that
-    reach the share the largest is taken: there the negatives that stand out are softened, not each row's largest
-    whatever it is. Where the share never falls below what is asked (negatives of ``-inf``), the smallest of those
-    that reach it; where none reaches it (a large batch: the formula softens few of many), the one that comes
-    closest. Found by bisection; looks at values, so it makes the host wait for the device.
+    reach the share the largest is taken: it softens the negatives that stand out, and not simply each row's largest.
+    If all large temperatures reach it (negatives of ``-inf`` make the others stand out at any temperature), the
+    smallest of those is taken; if none does (a large batch: the formula softens few of many), the one that comes
+    closest. It is searched on a grid and by bisection, and the host waits for the device.
 
     Args:
         similarity: How relevant each candidate is to each query; ``-inf`` is "never relevant". The positive's entry
@@ -458,39 +459,23 @@ def temperature_for_share(
 
     grid = [spread * 10 ** (exponent / 10) for exponent in range(-30, 21)]
     shares = [reached(temperature) for temperature in grid]
-    enough = [place for place, value in enumerate(shares) if value >= share]
-    if not enough:
+    enough = [value >= share for value in shares]
+    if not any(enough):
         most = max(shares)
         return grid[shares.index(most)] if most > 0 else None
-    if enough[-1] < len(grid) - 1:
-        low, high = grid[enough[-1]], grid[enough[-1] + 1]  # between them the share falls below what is asked
-        for _ in range(30):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if reached(middle) >= share else (low, middle)
-        return low
-    # Where some negatives are never relevant, the others stand out at any temperature and the share does not fall.
-    missing = [place for place, value in enumerate(shares) if value < share]
-    if not missing:
+    if all(enough):
         return max(grid, key=lambda temperature: (-reached(temperature), temperature))
-    low, high = grid[missing[-1]], grid[missing[-1] + 1]  # between them it rises to what is asked
+    # The last place where the share falls below what is asked, or rises to it.
+    place = max(place for place in range(len(grid) - 1) if enough[place] != enough[place + 1])
+    low, high = grid[place], grid[place + 1]
     for _ in range(30):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if reached(middle) >= share else (middle, high)
-    return high
+        low, high = (middle, high) if (reached(middle) >= share) == enough[place] else (low, middle)
+    return low if enough[place] else high
 
 
 def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight: float) -> None:
-    """Refuse parameters of :func:`negative_weights` that are out of range.
-
-    Args:
-        alpha: At least 0.
-        beta: Above 0.
-        temperature: Above 0.
-        min_weight: In (0, 1].
-
-    Raises:
-        ValueError: Naming the first parameter that is out of range, its value and the range.
-    """
+    """Refuse parameters of :func:`negative_weights` that are out of range, naming the first of them."""
     check_not_negative("alpha", alpha, "0 is plain InfoNCE.")
     if not (is_number(beta) and beta > 0):
         raise ValueError(f"beta must be a finite number above 0, got {beta!r}. 2 - alpha keeps InfoNCE's scale.")
@@ -499,18 +484,7 @@ def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight
 
 
 def check_mask(*, margin: object, relative: object, top_k: object, ratio: object, above: object) -> None:
-    """Refuse rules of :func:`mask_log_weights` that are out of range.
-
-    Args:
-        margin: A finite number, or ``None``.
-        relative: A bool; only with a margin.
-        top_k: At least 1, or ``None``.
-        ratio: Above 0, or ``None``.
-        above: A finite number, or ``None``.
-
-    Raises:
-        ValueError: Not exactly one rule is given, or its value is out of range.
-    """
+    """Refuse rules of :func:`mask_log_weights` that are out of range, or not exactly one of them."""
     rules = dict(zip(MASK_RULES, (margin, top_k, ratio, above), strict=True))
     given = {name: value for name, value in rules.items() if value is not None}
     if len(given) != 1:
@@ -527,14 +501,7 @@ def check_mask(*, margin: object, relative: object, top_k: object, ratio: object
 
 
 def check_above(above: object) -> None:
-    """Refuse a threshold of :func:`promoted_targets` that is out of range.
-
-    Args:
-        above: In [0, 1).
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Refuse a threshold of :func:`promoted_targets` that is not in [0, 1)."""
     if not (is_number(above) and 0 <= above < 1):
         raise ValueError(
             f"above must be a probability in [0, 1), got {above!r}. 0.5 is more likely relevant than not."
@@ -544,7 +511,7 @@ def check_above(above: object) -> None:
 def check_similarity(
     name: str, similarity: Tensor, positives: Tensor | None = None, *, anywhere: bool = False
 ) -> None:
-    """Refuse similarities that nothing can be made of: nan and inf; -inf means never relevant.
+    """Refuse nan and inf among similarities; -inf means never relevant.
 
     Args:
         name: What to call them in the message.
@@ -630,7 +597,7 @@ def _checked_targets(targets: Tensor, logits: Tensor) -> Tensor:
 
 
 def _relevance(similarity: Tensor, columns: Tensor, posterior: RelevancePosterior | None) -> Tensor:
-    """Return P(relevant | similarity) of every candidate ``(N, M)``; the positive's entry is of no use."""
+    """Return P(relevant | similarity) of every candidate ``(N, M)``; the positive's entry is not to be used."""
     if posterior is None or not posterior.relative:
         similarity = _without_values_at(similarity, columns)
         return similarity.clamp(0, 1) if posterior is None else posterior.probability(similarity)
@@ -652,12 +619,6 @@ def _known_candidates(known: object, matrix: Tensor) -> Tensor:
         got = f"{known.dtype} of shape {tuple(known.shape)}" if isinstance(known, Tensor) else type(known).__name__
         raise ValueError(f"known must be a bool tensor of shape {shapes[0]} or {shapes[1]}, got {got}.")
     return known.expand_as(matrix)
-
-
-def _outside(known: Tensor | None, columns: Tensor, matrix: Tensor) -> Tensor:
-    """Mark the candidates that are not among a row's negatives: its positive, and those that are not known."""
-    outside = torch.zeros_like(matrix, dtype=torch.bool) if known is None else ~known
-    return outside.scatter(1, columns, True)
 
 
 def _divided(similarity: Tensor, temperature: float) -> Tensor:
@@ -683,8 +644,6 @@ def _too_few(negatives: int, alpha: float, beta: float) -> bool:
 
 
 def _warn_small_batch(negatives: int, alpha: float, beta: float) -> None:
-    if negatives < 1:
-        return
     warnings.warn(
         f"A batch with {negatives} negatives per query is too small for alpha={alpha} and beta={beta}, which need "
         f"more than {alpha / beta:g}: its weights are all 1 (plain InfoNCE). Set dataloader_drop_last=True to "

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import html
+import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +17,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from st_softinfonce._checks import check_count
-from st_softinfonce.effects import EFFECTS, SOFTENED_BELOW, EffectSums, effect_of
-from st_softinfonce.estimators.base import SimilarityEstimator
-from st_softinfonce.estimators.words import says_something, split_words
-from st_softinfonce.losses.soft_info_nce import OneOrSeveral, read_judges
+from st_softinfonce.effects import EFFECTS, EffectSums, effect_of
+from st_softinfonce.estimators.base import Compares, SimilarityEstimator
+from st_softinfonce.inspection_page import ORIGIN, render
+from st_softinfonce.losses.judgement import OneOrSeveral, read_judges
 from st_softinfonce.pair_batches import PairTexts, batch_similarities
 from st_softinfonce.treatments import Distill, combine
 
 __all__ = ["Inspection", "inspect_pairs"]
 
-_ORIGIN = ("path", "name", "package")
 _BINS = 40
-# What each effect means, for the page.
-_MEANING = {
-    "masked": "Taken out: the query does not learn from this negative at all.",
-    "promoted": "A positive as well: the query is pulled towards this document, by the share of its target given.",
-    "taught": "The query learns to give this document the share of its target that the estimator's ranking gives it.",
-    "softened": "Pushed away less: the negative counts as if it were that many times in the batch (the weight; 1 is "
-    "an ordinary negative).",
-}
 
 
 @dataclass(frozen=True)
@@ -52,14 +42,29 @@ class Inspection:
         summary: Numbers by their name, for reading.
         histograms: By what is counted, how many negatives are in each bin, and the edges of the bins, as
             ``np.histogram`` returns them.
+        compares: What the first estimator compares, as :attr:`SimilarityEstimator.compares`.
     """
 
     negatives: pd.DataFrame
     summary: dict[str, str]
     histograms: dict[str, tuple[np.ndarray, np.ndarray]]
+    compares: Compares
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON primitives.
+
+        Returns:
+            ``summary``, ``histograms`` and ``negatives``, in which ``None`` is a similarity of -inf.
+        """
+        histograms = {
+            name: {"negatives": counts.tolist(), "edges": edges.tolist()}
+            for name, (counts, edges) in self.histograms.items()
+        }
+        negatives = json.loads(self.negatives.to_json(orient="records", double_precision=15))
+        return {"summary": self.summary, "histograms": histograms, "negatives": negatives}
 
     def write_page(self, path: str | os.PathLike[str], *, title: str = "Likely false negatives") -> Path:
-        """Write one HTML page that needs nothing else: numbers, histograms, and the texts side by side.
+        """Write one HTML page that needs nothing else: what to make of it, numbers, and the texts side by side.
 
         Args:
             path: Where to; an existing file is replaced.
@@ -68,26 +73,9 @@ class Inspection:
         Returns:
             The path.
         """
-        numbers = "".join(
-            f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-            for name, value in self.summary.items()
-        )
-        plots = "".join(_histogram(name, *histogram) for name, histogram in self.histograms.items())
-        parts = []
-        for effect, rows in self.negatives.groupby("effect", sort=False):
-            pairs = "".join(_pair(number, row) for number, row in enumerate(rows.to_dict("records"), 1))
-            parts.append(f"<h2>{str(effect).capitalize()} most: {len(rows)}</h2><p>{_MEANING[str(effect)]}</p>{pairs}")
         target = Path(path)
-        target.write_text(
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
-            f'<h1>{html.escape(title)}</h1><dl>{numbers}</dl><div class="plots">{plots}</div>'
-            "<p>Each query on the left meets the document on the right as a negative. There is one row for each two "
-            "queries; words that both queries have are marked, "
-            "but for those that say nothing, such as 'the'.</p>"
-            f"{''.join(parts) or '<p>No negative is treated.</p>'}</body></html>\n",
-            encoding="utf-8",
-        )
+        page = render(title, self.summary, self.histograms, self.negatives, self.compares)
+        target.write_text(page, encoding="utf-8")
         return target
 
 
@@ -128,8 +116,8 @@ def inspect_pairs(
         target), numbers and histograms.
 
     Raises:
-        ValueError: An option is out of range, nothing follows from the estimator, or it is unknown or breaks its
-            contract.
+        ValueError: An option is out of range, the treatment has no effect, or the estimator is unknown or breaks
+            its contract.
         TypeError: Something else than an estimator or a treatment is given.
     """
     judges = read_judges(estimator, treatment, treatments)
@@ -175,7 +163,7 @@ def inspect_pairs(
         "effective negatives": f"{effects.effective_negatives:.4g} of {batch_size - 1}",
     }
     histograms = {name: counts.histogram() for name, counts in scan.histograms.items() if counts.total}
-    return Inspection(_with_texts(scan.kept, texts, pairs), summary, histograms)
+    return Inspection(_with_texts(scan.kept, texts, pairs), summary, histograms, judges[0].estimator.compares)
 
 
 class _Scan:
@@ -269,83 +257,7 @@ def _with_texts(kept: pd.DataFrame, texts: PairTexts, pairs: Dataset) -> pd.Data
     columns["effect"] = [EFFECTS[int(number) - 1] for number in kept["effect"]]
     columns |= {f"{prefix}row": places for prefix, places in rows.items()}
     plain = pairs.with_format(None)
-    for name in _ORIGIN:
+    for name in ORIGIN:
         if name in pairs.column_names:
             columns |= {f"{prefix}{name}": plain.select(places)[name][:] for prefix, places in rows.items()}
     return pd.DataFrame(columns)
-
-
-def _histogram(name: str, counts: np.ndarray, edges: np.ndarray) -> str:
-    """Draw bars of logarithmic height."""
-    heights = 100 * np.log10(counts + 1) / np.log10(counts.max() + 1)
-    bars = "".join(
-        f'<i style="height:{height:.1f}%" title="{low:.4g} to {high:.4g}: {count:,.0f}"></i>'
-        for height, count, low, high in zip(heights, counts, edges, edges[1:], strict=False)
-    )
-    label = html.escape(f"{name.replace('_', ' ').capitalize()} of the negatives")
-    ticks = "".join(f"<span>{edges[place]:.3g}</span>" for place in range(0, len(edges), len(edges) // 4))
-    return (
-        f'<figure role="img" aria-label="Histogram: {label}"><figcaption><b>{label}</b> '
-        f"(logarithmic; the highest bar is {counts.max():,.0f})</figcaption>"
-        f'<div class="bars">{bars}</div><div class="ticks">{ticks}</div></figure>'
-    )
-
-
-def _pair(number: int, row: dict[Any, Any]) -> str:
-    shared = set(split_words(row["query"])) & set(split_words(row["negative_query"]))
-    words = set(filter(says_something, shared))
-
-    def mark(word: re.Match[str]) -> str:
-        text = html.escape(word[0])
-        return f"<mark>{text}</mark>" if words & set(split_words(word[0])) else text
-
-    def side(prefix: str, heading: str) -> str:
-        places = [html.escape(str(row[prefix + name])) for name in _ORIGIN if row.get(prefix + name)]
-        origin = f'<p class="origin">{" &middot; ".join(places)}</p>' if places else ""
-        query = re.sub(r"\w+|\W+", mark, row[f"{prefix}query"])
-        code = html.escape(row[f"{prefix}code"])
-        return f'<div><h3>{heading}</h3><p class="query">{query}</p>{origin}<pre>{code}</pre></div>'
-
-    numbers = {name: f"{row[name]:.4g}" for name in row if str(name).startswith("similarity")}
-    if row["weight"] < SOFTENED_BELOW or row["effect"] == "softened":
-        numbers = {"weight": f"{row['weight']:.3g}"} | numbers
-    if row["target"] > 0:
-        numbers = {"target": f"{row['target']:.3g}"} | numbers
-    shown = " &middot; ".join(
-        f"{html.escape(str(name)).replace('_', ' ')} <b>{value}</b>" for name, value in numbers.items()
-    )
-    note = "the same query text" if row["query"] == row["negative_query"] else "" if words else "no word in common"
-    return (
-        f'<section><p class="numbers"><b>{number}</b> {row["effect"]} &middot; {shown}'
-        f'{" &middot; " * bool(note)}{note}</p><div class="sides">'
-        f"{side('', 'Query and its own document')}{side('negative_', 'Negative')}</div></section>"
-    )
-
-
-_STYLE = """
-:root{color-scheme:light dark;--back:#fff;--text:#1c2128;--soft:#5b6470;--line:#d5dae0;--box:#f5f7f9;--bar:#2f6fb2;
---mark:#ffe9a8}
-@media (prefers-color-scheme:dark){:root{--back:#14181d;--text:#e3e7ec;--soft:#9aa5b1;--line:#333c46;--box:#1d232a;
---bar:#6aa9e9;--mark:#5c4a12}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:1320px;padding:24px;background:var(--back);color:var(--text);
-font:15px/1.5 system-ui,sans-serif}
-h1{font-size:26px;margin:0 0 16px}h2{font-size:20px;margin:32px 0 4px}
-h3{font-size:12px;margin:0;color:var(--soft);text-transform:uppercase;letter-spacing:.04em}
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:10px;margin:0 0 20px}
-dl div{background:var(--box);border:1px solid var(--line);border-radius:6px;padding:8px 12px}
-dt{color:var(--soft);font-size:13px}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:16px;margin:0 0 20px}
-figure{margin:0;background:var(--box);border:1px solid var(--line);border-radius:6px;padding:10px 14px}
-figcaption,.ticks{color:var(--soft);font-size:13px}figcaption b{color:var(--text)}
-.bars{display:flex;align-items:flex-end;gap:1px;height:150px;margin:10px 0 2px;border-bottom:1px solid var(--line)}
-.bars i{flex:1;background:var(--bar)}.ticks{display:flex;justify-content:space-between}
-section{border:1px solid var(--line);border-radius:6px;margin:14px 0;padding:10px 14px}
-.numbers{margin:0 0 6px}.numbers b:first-child{display:inline-block;min-width:2em;color:var(--soft)}
-.sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
-.sides>div{min-width:0}.query{margin:2px 0;font-weight:600;overflow-wrap:anywhere}
-mark{background:var(--mark);color:inherit;border-radius:3px}
-.origin{margin:0;color:var(--soft);font-size:13px;overflow-wrap:anywhere}
-pre{background:var(--box);border-radius:6px;padding:10px;margin:6px 0 0;max-height:340px;overflow:auto;
-font:12.5px/1.45 ui-monospace,monospace;tab-size:4}
-"""

@@ -19,9 +19,9 @@ _CHUNK = 4096
 class KnownQueries:
     """The query of each document that has one.
 
-    A mined hard negative is some other query's positive, and where false negatives live. Knowing that query, an
-    estimator that compares queries can judge it like any negative of the batch. What is not known is left alone: it
-    keeps weight 1, and does not count among the negatives that the others' weights are made from.
+    A mined hard negative is some other query's positive, and often a false negative. Knowing that query, an estimator
+    that compares queries can judge it like any negative of the batch. Documents without a known query are left alone:
+    they keep weight 1 and are left out when the weights of the others are computed.
 
     Args:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.base.evaluation import BaseEvaluator
+from typing_extensions import override
 
 from st_softinfonce import _host
 
@@ -63,9 +64,28 @@ def add_mteb_results(
     _host.add_evaluation_to_stored_card(model)
 
 
+def hide_training_texts(model: BaseModel) -> None:
+    """Take the training texts off a model's card: its samples, the widget and the usage example.
+
+    `model.save_pretrained` and `model.push_to_hub` write the card. The counts of texts and their lengths stay.
+
+    Args:
+        model: A model fresh from training. One that was loaded keeps the card that it has.
+    """
+    card: Any = model.model_card_data
+    card.widget, card.usage_examples, card.usage_examples_display = [], None, None
+    for dataset in (*card.train_datasets, *card.eval_datasets):
+        for name in ("examples", "examples_table"):
+            dataset.pop(name, None)
+
+
 @dataclass(frozen=True)
 class MTEBTask(BaseEvaluator):
-    """One task, split and subset of an MTEB result, in the form in which the host's model card takes results."""
+    """One task, split and subset of an MTEB result, as the host's model card takes results.
+
+    mteb's own ``TaskResult.get_hf_eval_results`` knows only tasks that mteb ships (a task of one's own pairs is a
+    KeyError), only their main score, and no score from before fine-tuning.
+    """
 
     task: str
     split: str
@@ -76,21 +96,17 @@ class MTEBTask(BaseEvaluator):
 
     @property
     def name(self) -> str:
-        """What tells it from the other results: the task, and the subset and split where they are not the usual."""
+        """The task, with the subset and split unless they are the usual ones."""
         details = [self.subset] * (self.subset != "default") + [self.split] * (self.split != "test")
         return f"{self.task} ({', '.join(details)})" if details else self.task
 
     @property
     def description(self) -> str:
-        """The type of task, which heads its table."""
+        """The heading of its table."""
         return self.task_type
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what was evaluated, for the model card.
-
-        Returns:
-            Names and values.
-        """
         return {"task": self.task, "split": self.split, "revision": self.revision, "mteb": self.mteb_version}
 
 

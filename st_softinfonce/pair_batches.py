@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from torch import Tensor, nn
 
 from st_softinfonce._checks import check_count
@@ -21,11 +24,70 @@ from st_softinfonce.estimators.base import (
 from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.functional import check_similarity
 
-__all__ = ["PairTexts", "batch_similarities", "negatives_of"]
+__all__ = ["PairTexts", "batch_similarities", "negatives_of", "read_pairs"]
 
 Role = Literal["query", "document"]
+_FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+# Of a folder with splits, the one that would be trained on.
+_TABLES = ("data/train-*.parquet", "train*.parquet", "data/*.parquet", "*.parquet")
 # A few queries at a time: an estimator's intermediate results can be much larger than the similarities.
 _CHUNK = 256
+
+
+def read_pairs(paths: Sequence[str | os.PathLike[str]], *, languages: Sequence[str] | None = None) -> Dataset:
+    """Read pairs from wherever they are.
+
+    Args:
+        paths: Either data (Parquet, JSON Lines and CSV files, and folders of Parquet files such as those that
+            ``mine_to_parquet`` writes), or source trees, which are mined.
+        languages: Of source trees, which languages to mine; by default all.
+
+    Returns:
+        The pairs, of all paths in order.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: Data and source trees are mixed, or the source trees hold fewer than 2 pairs.
+        OSError: The data cannot be read.
+        ImportError: The sources cannot be mined for want of the extra ``mining``.
+    """
+    folders = [Path(path) for path in paths]
+    for path in folders:
+        if not path.exists():
+            raise FileNotFoundError(f"PATH must exist, got {str(path)!r}: check its spelling.")
+    tables = [found for path in folders if (found := _tables_of(path)) is not None]
+    if not tables:
+        return _mined(folders, languages)
+    if len(tables) < len(folders):
+        raise ValueError("give either data or source trees, not both: their columns differ.")
+    try:
+        parts = [load_dataset(kind, data_files=[str(file) for file in files], split="train") for kind, files in tables]
+        return concatenate_datasets(parts)
+    except Exception as error:
+        # datasets hides the reason behind "An error occurred while generating the dataset".
+        raise OSError(f"{str(folders[0])!r} cannot be read as pairs: {error.__cause__ or error}") from error
+
+
+def _tables_of(path: Path) -> tuple[str, list[Path]] | None:
+    """Find the data files that a path stands for, and their format; None for source code."""
+    if path.is_file():
+        kind = _FORMATS.get(path.suffix.lower())
+        return None if kind is None else (kind, [path])
+    files = next((found for pattern in _TABLES if (found := sorted(path.glob(pattern)))), None)
+    return None if files is None else ("parquet", files)
+
+
+def _mined(paths: Sequence[Path], languages: Sequence[str] | None) -> Dataset:
+    from st_softinfonce.data import MiningReport, mine_pairs
+    from st_softinfonce.data.mining_report import advice_on
+
+    report = MiningReport()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No pairs found", category=UserWarning)  # the error says it
+        pairs = mine_pairs(list(paths), languages=languages, report=report)
+    if len(pairs) < 2:
+        raise ValueError(" ".join(advice_on(report, needed=2)))
+    return pairs
 
 
 class PairTexts:
@@ -173,7 +235,7 @@ def batch_similarities(
     check_count("batch_size", batch_size, 2)
     check_count("batches", batches)
     if len(texts) < batch_size:
-        remedy = "give a smaller batch_size" if len(texts) > 1 else "there is nothing to compare"
+        remedy = "give a smaller batch_size" if len(texts) > 1 else "there is nothing to compare, give more data"
         raise ValueError(f"pairs must fill a batch of {batch_size}, got {len(texts)}: {remedy}.")
     generator = torch.Generator().manual_seed(seed)
     in_a_pass = len(texts) // batch_size

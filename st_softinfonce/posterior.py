@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,7 +135,7 @@ class RelevancePosterior:
         return cls(knots, log_ratios, prior, relative, len(known), len(random))
 
     def summary(self) -> dict[str, Any]:
-        """Return what is worth reading of it in a model card, as JSON primitives.
+        """Return what a model card should say of it, as JSON primitives.
 
         Returns:
             The prior, whether it is relative, and from how many pairs it was estimated.
@@ -182,7 +183,7 @@ def _score_sample(name: str, scores: Tensor | Sequence[float], least: int) -> Te
 
 
 def _largest_prior(known: Tensor, random: Tensor) -> float:
-    """Bound the share of relevant pairs among random ones by the upper tails: it can explain no more than there is."""
+    """Bound the share of relevant pairs among random ones: in no upper tail can they be more than all pairs there."""
     bounds = []
     for quantile in (0.5, 0.75, 0.9):
         threshold = known.sort().values[int(quantile * (len(known) - 1))]
@@ -192,44 +193,41 @@ def _largest_prior(known: Tensor, random: Tensor) -> float:
     if min(bounds) > _MAX_PRIOR:
         raise ValueError(
             f"prior cannot be estimated: {min(bounds):.0%} of the random pairs score as high as known pairs do. The "
-            "estimator hardly tells them apart; take another, or give the prior if the data are like that."
+            "estimator barely tells them apart; take another one, or give the prior if it really is that high."
         )
     return min(bounds)
 
 
 def _isotonic_log_ratio(known: Tensor, random: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Estimate log(f_known / f_random) as a rising sequence of (mean score, log ratio)."""
-    scores = torch.cat([known, random])
-    is_known = torch.cat([torch.ones_like(known), torch.zeros_like(random)])
-    mass = torch.cat([torch.full_like(known, 0.5 / len(known)), torch.full_like(random, 0.5 / len(random))])
-    kept = scores.isfinite()
-    order = scores[kept].argsort()
-    scores, is_known, mass = scores[kept][order], is_known[kept][order], mass[kept][order]
-    cuts = mass.sum() * torch.arange(1, _BINS, dtype=mass.dtype) / _BINS
-    edges = torch.unique_consecutive(scores[torch.searchsorted(mass.cumsum(0), cuts).clamp(max=len(scores) - 1)])
-    place = torch.searchsorted(edges, scores, right=True)
-    bins = [
-        torch.bincount(place, weights=weights, minlength=len(edges) + 1).tolist()
-        for weights in (is_known, 1 - is_known, mass, mass * scores)
-    ]
+    from sklearn.isotonic import isotonic_regression  # here, as importing it takes a second
 
-    def log_ratio(block: list[float]) -> float:
-        # Half a count more on both sides: a bin without random pairs has a large ratio, not an infinite one.
-        return math.log((block[0] + 0.5) / (len(known) + 1)) - math.log((block[1] + 0.5) / (len(random) + 1))
+    scores = torch.cat([known, random]).numpy()
+    counts = np.zeros((2, len(scores)))  # of known and of random pairs
+    counts[0, : len(known)], counts[1, len(known) :] = 1, 1
+    order = np.argsort(scores, kind="stable")[np.isneginf(scores).sum() :]  # -inf has no density
+    scores, counts = scores[order], counts[:, order]
+    mass = counts.T @ [0.5 / len(known), 0.5 / len(random)]
+    cuts = mass.sum() * np.arange(1, _BINS) / _BINS
+    edges = np.unique(scores[np.searchsorted(mass.cumsum(), cuts).clip(max=len(scores) - 1)])
+    place = np.searchsorted(edges, scores, side="right")
 
-    blocks: list[list[float]] = []
-    for block in map(list, zip(*bins, strict=True)):
-        if block[2] == 0:
-            continue
-        while blocks and log_ratio(blocks[-1]) >= log_ratio(block):
-            block = [one + other for one, other in zip(blocks.pop(), block, strict=True)]
-        blocks.append(block)
-    if len(blocks) == 1:
+    def totals(group: Any, values: Any) -> Any:
+        return np.stack([np.bincount(group, weights=row) for row in values])
+
+    bins = totals(place, [*counts, mass, mass * scores])
+    bins = bins[:, bins[2] > 0]
+    share = isotonic_regression(bins[0] * (0.5 / len(known)) / bins[2], sample_weight=bins[2])
+    in_known, in_random, mass, moment = totals(np.unique(share, return_inverse=True)[1], bins)
+    # Half a count more on both sides: a bin without random pairs has a large ratio, not an infinite one.
+    log_ratios = np.log((in_known + 0.5) / (len(known) + 1)) - np.log((in_random + 0.5) / (len(random) + 1))
+    log_ratios = np.maximum.accumulate(log_ratios)  # which can make it fall by a little
+    if log_ratios[0] == log_ratios[-1]:
         raise ValueError(
             "known_scores and random_scores differ in no way that rises with the score: the estimator does not tell "
             "relevant pairs from random ones. Take another."
         )
-    return tuple(block[3] / block[2] for block in blocks), tuple(map(log_ratio, blocks))
+    return tuple((moment / mass).tolist()), tuple(log_ratios.tolist())
 
 
 @lru_cache(maxsize=32)

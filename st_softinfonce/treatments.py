@@ -1,4 +1,4 @@
-"""What follows from an estimator's similarities: each treatment is an object with validated options.
+"""What the loss does with an estimator's similarities: each treatment is an object with validated options.
 
 A treatment sets log weights, targets, or both of the one formula (:func:`st_softinfonce.functional.soft_info_nce`).
 To write one, derive a frozen dataclass from :class:`Treatment` and override :meth:`~Treatment.log_weights` or
@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from st_softinfonce._checks import check_positive, check_share
 from st_softinfonce.functional import (
@@ -31,9 +32,10 @@ __all__ = ["Discount", "Distill", "Mask", "Promote", "Soften", "Treatment", "com
 
 
 class Treatment:
-    """What follows from how relevant an estimator finds each candidate: nothing, unless a subclass says so.
+    """What the loss does with how relevant an estimator finds each candidate: nothing, unless a subclass says so.
 
-    Subclasses are frozen dataclasses whose ``__post_init__`` checks the options.
+    Subclasses are frozen dataclasses whose ``__post_init__`` checks the options. The fields of those here are the
+    options of their function in ``functional``.
 
     Attributes:
         order: Of the treatments that make targets, those with a smaller number come first, whatever order they are
@@ -44,7 +46,7 @@ class Treatment:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing follows with these options, so that the estimator need not be asked."""
+        """Whether these options have no effect, so that the estimator need not be asked."""
         return False
 
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor | None:
@@ -57,7 +59,7 @@ class Treatment:
             known: ``(M,)`` or ``(N, M)`` bool, which candidates the similarity says something about; ``None``: all.
 
         Returns:
-            ``(N, M)``, 0 where nothing follows and -inf for a candidate that is taken out; or ``None`` for all 0.
+            ``(N, M)``, 0 for an ordinary candidate and -inf for one that is taken out; or ``None`` for all 0.
         """
         return None
 
@@ -134,35 +136,17 @@ class Soften(Treatment):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_weighting(alpha=self.alpha, beta=self.beta, temperature=self.temperature, min_weight=self.min_weight)
+        check_weighting(**vars(self))
         _as_floats(self, "alpha", "beta", "temperature", "min_weight")
 
     @property
+    @override
     def idle(self) -> bool:
-        """Whether nothing follows: at ``alpha=0``."""
         return self.alpha == 0
 
+    @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        """Compute the logarithms of the weights of Eq. 4.
-
-        Args:
-            similarity: ``(N, M)`` floating point.
-            positives: ``(N,)`` int64.
-            known: ``(M,)`` or ``(N, M)`` bool; the others have weight 1 and do not count as negatives.
-
-        Returns:
-            ``(N, M)``, 0 at the positive.
-        """
-        weights = negative_weights(
-            similarity,
-            alpha=self.alpha,
-            beta=self.beta,
-            temperature=self.temperature,
-            min_weight=self.min_weight,
-            positives=positives,
-            known=known,
-        )
-        return weights.log()
+        return negative_weights(similarity, **vars(self), positives=positives, known=known).log()
 
 
 @dataclass(frozen=True)
@@ -190,24 +174,13 @@ class Discount(Treatment):
         _as_floats(self, "min_weight")
 
     @property
+    @override
     def idle(self) -> bool:
-        """Whether nothing follows: at ``min_weight=1``."""
         return self.min_weight == 1
 
+    @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        """Compute the logarithms of the weights.
-
-        Args:
-            similarity: ``(N, M)`` floating point; -inf has weight 1.
-            positives: ``(N,)`` int64.
-            known: Not needed: candidates that are not known have the similarity -inf.
-
-        Returns:
-            ``(N, M)``, 0 at the positive, -inf at weight 0.
-        """
-        return posterior_weights(
-            similarity, posterior=self.posterior, min_weight=self.min_weight, positives=positives
-        ).log()
+        return posterior_weights(similarity, **vars(self), positives=positives).log()
 
 
 @dataclass(frozen=True)
@@ -241,36 +214,15 @@ class Mask(Treatment):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_mask(margin=self.margin, relative=self.relative, top_k=self.top_k, ratio=self.ratio, above=self.above)
+        check_mask(**vars(self))
         _as_floats(self, "margin", "ratio", "above")
 
+    @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
-        """Compute 0 for what stays and -inf for what is taken out.
+        return mask_log_weights(similarity, **vars(self), positives=positives)
 
-        Args:
-            similarity: ``(N, M)`` floating point; -inf is never taken out.
-            positives: ``(N,)`` int64.
-            known: Not needed: candidates that are not known have the similarity -inf.
-
-        Returns:
-            ``(N, M)``, 0 at the positive.
-        """
-        return mask_log_weights(
-            similarity,
-            margin=self.margin,
-            relative=self.relative,
-            top_k=self.top_k,
-            ratio=self.ratio,
-            above=self.above,
-            positives=positives,
-        )
-
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the rule for a model card.
-
-        Returns:
-            The treatment's name, and the rule with its value.
-        """
         config = super().get_config_dict()
         return config if self.margin is not None else {k: v for k, v in config.items() if k != "relative"}
 
@@ -303,6 +255,7 @@ class Promote(Treatment):
         check_above(self.above)
         _as_floats(self, "above")
 
+    @override
     def targets(
         self,
         similarity: Tensor,
@@ -311,24 +264,8 @@ class Promote(Treatment):
         log_weights: Tensor | None = None,
         targets: Tensor | None = None,
     ) -> Tensor:
-        """Share each row's target among its positives.
-
-        Args:
-            similarity: ``(N, M)`` floating point; -inf is not relevant.
-            positives: ``(N,)`` int64.
-            log_weights: ``(N, M)``; a candidate with -inf gets nothing.
-            targets: ``(N, M)``, of promotions by other estimators.
-
-        Returns:
-            ``(N, M)``, each row sums to 1.
-        """
         return promoted_targets(
-            similarity,
-            posterior=self.posterior,
-            above=self.above,
-            positives=positives,
-            log_weights=log_weights,
-            targets=targets,
+            similarity, **vars(self), positives=positives, log_weights=log_weights, targets=targets
         )
 
 
@@ -358,10 +295,11 @@ class Distill(Treatment):
         _as_floats(self, "share", "temperature")
 
     @property
+    @override
     def idle(self) -> bool:
-        """Whether nothing follows: at ``share=0``."""
         return self.share == 0
 
+    @override
     def targets(
         self,
         similarity: Tensor,
@@ -370,24 +308,8 @@ class Distill(Treatment):
         log_weights: Tensor | None = None,
         targets: Tensor | None = None,
     ) -> Tensor:
-        """Mix the estimator's distribution into the targets.
-
-        Args:
-            similarity: ``(N, M)`` floating point, the positive's entry included; -inf gets no share.
-            positives: ``(N,)`` int64.
-            log_weights: ``(N, M)``; a candidate with -inf is left out.
-            targets: ``(N, M)``, of the treatments before this one.
-
-        Returns:
-            ``(N, M)``, each row sums to 1.
-        """
         return distilled_targets(
-            similarity,
-            share=self.share,
-            temperature=self.temperature,
-            log_weights=log_weights,
-            positives=positives,
-            targets=targets,
+            similarity, **vars(self), positives=positives, log_weights=log_weights, targets=targets
         )
 
 
@@ -395,7 +317,7 @@ Judgement = tuple[Sequence[Treatment], Tensor, "Tensor | None"]
 
 
 def combine(judgements: Sequence[Judgement], positives: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Put together what follows from several estimators' judgements of one block of candidates.
+    """Put together the treatments of one block of candidates by several estimators.
 
     Log weights add up, so that what one treatment takes out stays out. Then come the targets, in the order of
     :attr:`Treatment.order`.

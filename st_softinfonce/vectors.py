@@ -134,7 +134,7 @@ class RepresentationTable:
         return vectors, found
 
     def add(self, keys: Tensor, vectors: Tensor) -> None:
-        """Keep the vectors of keys that are new; they reach the disk by the thousand, the rest with :meth:`save`.
+        """Keep the vectors of new keys. They are written to disk about a thousand at a time, and by :meth:`save`.
 
         Args:
             keys: ``(n,)`` int64. Of equal ones the first is kept.

@@ -1,13 +1,21 @@
 """Fixtures, texts and checks that several tests share; models come from tiny_models.py."""
 
 import os
+import tempfile
 
+# Before any library reads them: what the tests and their processes load or make stays out of the user's caches.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="st-softinfonce-tests-")
+os.environ["HF_HOME"] = f"{os.environ['XDG_CACHE_HOME']}/huggingface"
+os.environ["MTEB_CACHE"] = f"{os.environ['XDG_CACHE_HOME']}/mteb"
+os.environ["MPLCONFIGDIR"] = f"{os.environ['XDG_CACHE_HOME']}/matplotlib"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import atexit
 import copy
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,16 +25,9 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny_models import make_tokenizer, make_transformer_model, make_word_tokenizer, save_bert
 from torch.utils._python_dispatch import TorchDispatchMode
 
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the other cores are busy with the other workers
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_datasets_cache(tmp_path_factory):
-    """Keep what the tests load out of the user's cache, and the user's out of the tests."""
-    import datasets
-
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A hub of models on loopback: just enough of the Hub's protocol to push one and to load it again.
 
 Every file is small, so all of them are sent inside the commit (the server chooses that in `preupload`), and every
-revision is the latest one. A request that it does not know is a 404, and is kept in `Hub.unknown`.
+revision is the latest one.
 """
 
 import base64
@@ -14,20 +14,17 @@ from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
 import transformers.utils.hub
-import yaml
-from huggingface_hub.repocard_data import model_index_to_eval_results
 
 REPOSITORY = r"/api/models/([^/]+/[^/]+)"
-ROUTES = (
-    ("POST", r"/api/repos/create", "create"),
-    ("GET", r"/api/agent-harnesses", "harnesses"),  # only fills in the client's user agent
-    ("POST", r"/api/validate-yaml", "validate"),
-    ("POST", REPOSITORY + r"/preupload/[^/]+", "preupload"),
-    ("POST", REPOSITORY + r"/commit/[^/]+", "commit"),
-    ("GET", REPOSITORY + r"/tree/[^/]+(?:/(.+))?", "tree"),
-    ("GET", r"/api/models/([^/]+(?:/[^/]+)?)(?:/revision/[^/]+)?", "info"),
-    ("GET", r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", "resolve"),
-)
+ROUTES = {
+    r"POST /api/repos/create": "create",
+    r"POST /api/validate-yaml": "validate",
+    rf"POST {REPOSITORY}/preupload/[^/]+": "preupload",
+    rf"POST {REPOSITORY}/commit/[^/]+": "commit",
+    rf"GET {REPOSITORY}(?:/revision/[^/]+)?": "info",
+    rf"GET {REPOSITORY}/tree/[^/]+(?:/(.+))?": "tree",
+    r"GET /([^/]+/[^/]+)/resolve/[^/]+/(.+)": "resolve",
+}
 
 
 class Hub:
@@ -38,9 +35,7 @@ class Hub:
         self.files = {}  # name: {path: content}
         self.messages = {}  # name: of the commits
         self.private = set()
-        self.unknown = []
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -67,34 +62,6 @@ def connect(monkeypatch, hub, cache_folder):
     monkeypatch.setenv("HF_TOKEN", hub.token)
 
 
-def check_card(content):
-    """Check a card's metadata by the Hub's rules for `model-index`: the errors, as messages."""
-    match = re.match(r"---\s*\n(.*?)\n---\s*\n", content, re.DOTALL)
-    if match is None:
-        return []
-    try:
-        data = yaml.safe_load(match.group(1))
-    except yaml.YAMLError as error:
-        return [f"The metadata are no YAML: {error}"]
-    errors = []
-    for name in ("tags", "metrics", "datasets"):
-        values = data.get(name, [])
-        if not all(isinstance(value, str) for value in values):
-            errors.append(f'"{name}" must be an array of strings')
-    index = data.get("model-index", [])
-    try:
-        _, results = model_index_to_eval_results(index) if index else (None, [])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        return [*errors, f'"model-index" lacks {error}']
-    for result in results:
-        for name in ("task_type", "dataset_type", "dataset_name", "metric_type"):
-            if not (isinstance(getattr(result, name), str) and getattr(result, name)):
-                errors.append(f'"model-index": {name} must be a text')
-        if isinstance(result.metric_value, bool) or not isinstance(result.metric_value, (int, float, str)):
-            errors.append(f'"model-index": {result.metric_type} must have a value')
-    return errors
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -103,25 +70,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self._answer("GET")
-
-    def do_HEAD(self):
-        self._answer("GET")
-
-    def do_POST(self):
-        self._answer("POST")
-
-    def _answer(self, method):
         self.body = self._read()
-        path = urlsplit(self.path).path
-        for route_method, pattern, name in ROUTES:
-            match = re.fullmatch(pattern, path)
-            if match and route_method == method:
-                status, content, *headers = getattr(self, name)(*map(unquote, map(str, match.groups(default=""))))
-                break
-        else:
-            self.hub.unknown.append((self.command, self.path))
-            status, content, headers = 404, {"error": f"no such endpoint: {path}"}, []
+        self.may_write = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
+        request = f"{self.command.replace('HEAD', 'GET')} {urlsplit(self.path).path}"
+        status, content, *headers = 404, {"error": "no such endpoint"}
+        for pattern, name in ROUTES.items():
+            if match := re.fullmatch(pattern, request):
+                status, content, *headers = getattr(self, name)(*map(unquote, match.groups(default="")))
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for key, value in ({"Content-Length": str(len(content))} | dict(*headers)).items():
@@ -129,6 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    do_HEAD = do_POST = do_GET
 
     def _read(self):
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -142,52 +99,38 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _files(self, name):
         """The files of a repository; none of one that does not exist or may not be read."""
-        return self.hub.files.get(name, {}) if name not in self.hub.private or self._may_write() else {}
-
-    def _may_write(self):
-        return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
-
-    def harnesses(self):
-        return 200, {"standardEnvVars": [], "harnesses": {}}
+        return self.hub.files.get(name, {}) if name not in self.hub.private or self.may_write else {}
 
     def create(self):
-        if not self._may_write():
+        if not self.may_write:
             return 401, {"error": "Invalid username or password."}
         request = json.loads(self.body)
         name = f"{request.get('organization') or 'user'}/{request['name']}"
-        url = f"{self.hub.endpoint}/{name}"
         if name in self.hub.files:
-            return 409, {"error": "You already created this repo", "url": url}
+            return 409, {"error": "You already created this repo", "url": f"{self.hub.endpoint}/{name}"}
         if request.get("visibility") == "private" or request.get("private"):
             self.hub.private.add(name)
         self.hub.files[name], self.hub.messages[name] = {".gitattributes": b""}, []
-        return 200, {"url": url, "name": name}
+        return 200, {"url": f"{self.hub.endpoint}/{name}", "name": name}
 
     def validate(self):
-        errors = check_card(json.loads(self.body)["content"])
-        return 400 if errors else 200, {"errors": [{"message": message} for message in errors], "warnings": []}
+        huggingface_hub.ModelCard(
+            json.loads(self.body)["content"]
+        )  # the client's own reading: it raises, and we hang up
+        return 200, {"errors": [], "warnings": []}
 
     def preupload(self, name):
         paths = [file["path"] for file in json.loads(self.body)["files"]]
         return 200, {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
 
     def commit(self, name):
-        files = self._files(name)
-        if not self._may_write():
+        if not self.may_write:
             return 401, {"error": "Invalid username or password."}
-        for line in self.body.splitlines():
-            operation = json.loads(line)
-            value = operation["value"]
-            if operation["key"] == "header":
-                self.hub.messages[name].append(value["summary"])
-            elif operation["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
-            elif operation["key"] == "deletedFile":
-                del files[value["path"]]
-            else:
-                return 400, {"error": f"unknown operation {operation['key']}"}
-        url = f"{self.hub.endpoint}/{name}/commit/{_sha(files)}"
-        return 200, {"success": True, "commitOid": _sha(files), "commitUrl": url}
+        header, *files = map(json.loads, self.body.splitlines())
+        self.hub.messages[name].append(header["value"]["summary"])
+        contents = self.hub.files[name]
+        contents |= {file["value"]["path"]: base64.b64decode(file["value"]["content"]) for file in files}
+        return 200, {"success": True, "commitOid": _sha(contents), "commitUrl": f"{self.hub.endpoint}/{name}/commit/0"}
 
     def info(self, name):
         files = self._files(name)
@@ -197,20 +140,17 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {"id": name, "sha": _sha(files), "private": False, "tags": [], "siblings": siblings}
 
     def tree(self, name, folder):
-        files = self._files(name)
-        return 200, [_entry(path, files[path]) for path in sorted(files) if path.startswith(folder)]
+        files = {path: content for path, content in self._files(name).items() if path.startswith(folder)}
+        return 200, [{"type": "file", "path": path, "size": len(content), "oid": _sha(content)}
+                     for path, content in sorted(files.items())]  # fmt: skip
 
     def resolve(self, name, path):
         files = self._files(name)
         if path not in files:
             code = "EntryNotFound" if files else "RepoNotFound"
             return 404 if files else 401, {"error": code}, {"X-Error-Code": code, "X-Repo-Commit": _sha(files)}
-        return 200, files[path], {"ETag": f'"{_entry(path, files[path])["oid"]}"', "X-Repo-Commit": _sha(files)}
+        return 200, files[path], {"ETag": f'"{_sha(files[path])}"', "X-Repo-Commit": _sha(files)}
 
 
-def _entry(path, content):
-    return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-
-
-def _sha(files):
-    return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+def _sha(content):
+    return hashlib.sha1(repr(content).encode()).hexdigest()

@@ -1,6 +1,5 @@
-"""The script that trains the paper's backbones, on tiny random weights."""
+"""The paper's models and the script that trains them, on tiny random weights."""
 
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -8,71 +7,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from code_search_net_trees import write_prepared
 from conftest import DOCUMENTS, QUERIES
-from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from tokenizers import ByteLevelBPETokenizer
-from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model, RobertaConfig, RobertaModel, RobertaTokenizerFast
+from tiny_models import byte_pairs, save_roberta
+from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 
 from st_softinfonce import SoftInfoNCELoss, TextColumn
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "backbones" / "train.py"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "backbones"
+LINES = [*QUERIES, *DOCUMENTS]
 DIMENSION = 16
 MODE = "<encoder-only>"
 
-
-def byte_pairs(special_tokens):
-    tokenizer = ByteLevelBPETokenizer()
-    lines = [*QUERIES, *DOCUMENTS]
-    tokenizer.train_from_iterator(lines, vocab_size=400, special_tokens=special_tokens, show_progress=False)
-    return tokenizer
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
 
 
-def save_roberta(folder, extra_tokens=(), dropout=0.1):
-    """A RoBERTa of two narrow layers; extra tokens are in its vocabulary, but the tokenizer takes them to pieces."""
-    trained = byte_pairs(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-    vocabulary = trained.get_vocab()
-    for token in extra_tokens:
-        vocabulary[token] = len(vocabulary)
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    RobertaTokenizerFast(vocab=vocabulary, merges=merges, model_max_length=512).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=DIMENSION,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    RobertaModel(config).save_pretrained(folder)
-    return str(folder)
+@pytest.fixture(autouse=True)
+def scripts_folder(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLE)
 
 
 @pytest.fixture(scope="module")
 def roberta(tmp_path_factory):
-    return save_roberta(tmp_path_factory.mktemp("roberta"), dropout=0.0)
+    return save_roberta(tmp_path_factory.mktemp("roberta"), LINES)
 
 
 @pytest.fixture(scope="module")
 def unixcoder_folder(tmp_path_factory):
-    return save_roberta(tmp_path_factory.mktemp("unixcoder"), [MODE])
+    return save_roberta(tmp_path_factory.mktemp("unixcoder"), LINES, [MODE], dropout=0.1)
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
     """A Qwen3-Embedding: the last token's vector, normalised; a prompt for queries."""
     folder = tmp_path_factory.mktemp("qwen")
-    trained = byte_pairs(["<|endoftext|>"])
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    Qwen2Tokenizer(vocab=trained.get_vocab(), merges=merges, model_max_length=512).save_pretrained(folder / "raw")
+    vocabulary, merges = byte_pairs(LINES, ["<|endoftext|>"])
+    Qwen2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=512).save_pretrained(folder / "raw")
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=trained.get_vocab_size(),
+        vocab_size=len(vocabulary),
         hidden_size=DIMENSION,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -93,7 +68,9 @@ def qwen(tmp_path_factory):
 
 
 def build(name, folder, language="python"):
-    return runpy.run_path(str(SCRIPT))["BACKBONES"][name].build(folder, language)
+    from backbones import BACKBONES
+
+    return BACKBONES[name].build(folder, language)
 
 
 def test_unixcoder_reads_its_mode_first_and_bm25_does_not_count_it(unixcoder_folder, tmp_path):
@@ -148,9 +125,10 @@ def test_queries_have_128_tokens_and_code_256(name, roberta, unixcoder_folder, q
 
 
 def test_settings_are_the_papers():
-    backbones = runpy.run_path(str(SCRIPT))["BACKBONES"]
+    from backbones import BACKBONES
+
     assert {
-        name: (backbone.model, backbone.learning_rate, backbone.batch_size) for name, backbone in backbones.items()
+        name: (backbone.model, backbone.learning_rate, backbone.batch_size) for name, backbone in BACKBONES.items()
     } == {
         "codebert": ("microsoft/codebert-base", 1e-6, 32),
         "graphcodebert": ("microsoft/graphcodebert-base", 2e-5, 32),
@@ -173,15 +151,16 @@ def source(tmp_path):
     return tmp_path / "src"
 
 
-def run_script(monkeypatch, folder, source, name, *options):
-    monkeypatch.chdir(source.parent)
-    arguments = [name, "--language", "python", "--mine", str(source), "--test-packages", "two", "--model", folder]
-    options = ["--epochs", "3", "--batch-size", "8", "--learning-rate", "1e-3", *options]
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *options])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+def run_script(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+    runpy.run_path(str(EXAMPLE / "train.py"), run_name="__main__")
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
+def mined(name, folder, source, *options):
+    arguments = [name, "--language", "python", "--mine", source, "--test-packages", "two", "--model", folder]
+    return [*arguments, "--epochs", 2, "--batch-size", 8, "--learning-rate", "1e-3", *options]
+
+
 @pytest.mark.parametrize("name", ["codebert", "graphcodebert", "unixcoder", "modern"])
 def test_the_script_trains(name, roberta, unixcoder_folder, qwen, source, monkeypatch, capsys):
     folder = {"unixcoder": unixcoder_folder, "modern": qwen}.get(name, roberta)
@@ -192,14 +171,15 @@ def test_the_script_trains(name, roberta, unixcoder_folder, qwen, source, monkey
         "forward",
         lambda loss, features, labels: batches.append(features) or forward(loss, features, labels),
     )
-    run_script(monkeypatch, folder, source, name, "--output", "out")
+    monkeypatch.chdir(source.parent)
+    run_script(monkeypatch, *mined(name, folder, source, "--output", "out"))
     queries, codes = batches[0]
     assert ("prompt_length" in queries) == (name in ("unixcoder", "modern"))
     assert ("prompt_length" in codes) == (name == "unixcoder")
     assert ("node_tokens" in codes) == (name == "graphcodebert")
     assert "node_tokens" not in queries
     printed = capsys.readouterr().out
-    assert "_mrr@1000: " in printed
+    assert "Best MRR on the validation pairs: " in printed
     assert ("Data flow: 7 of the first 7 functions parse" in printed) == (name == "graphcodebert")
     out = source.parent / "out"
     trained = SentenceTransformer(str(out), trust_remote_code=name == "graphcodebert", device="cpu")
@@ -211,36 +191,38 @@ def test_the_script_trains(name, roberta, unixcoder_folder, qwen, source, monkey
     assert trained.prompts == before.prompts
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
 @pytest.mark.filterwarnings("ignore:The table of the estimator:UserWarning")
 def test_the_script_trains_with_a_teacher_of_its_own(roberta, source, monkeypatch, capsys):
-    run_script(monkeypatch, roberta, source, "graphcodebert", "--infonce", "--output", "teacher")
-    run_script(monkeypatch, roberta, source, "graphcodebert", "--teacher", "teacher", "--output", "student")
+    monkeypatch.chdir(source.parent)
+    run_script(monkeypatch, *mined("graphcodebert", roberta, source, "--infonce", "--output", "teacher"))
+    run_script(monkeypatch, *mined("graphcodebert", roberta, source, "--teacher", "teacher", "--output", "student"))
     assert "SentenceTransformer('student', trust_remote_code=True)" in capsys.readouterr().out
     assert '"estimator": "trained-model"' in (source.parent / "student" / "README.md").read_text()
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
 def test_the_script_reads_code_search_net_without_its_test_split(roberta, tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def load(directory, language, *, splits):
-        asked.append((directory, language, splits))
-        # Tokens joined by spaces, as GraphCodeBERT's files have them.
-        codes = [f"def f ( a ) : {document.split()[1]} = a return a" for document in DOCUMENTS]
-        return DatasetDict({split: Dataset.from_dict({"query": QUERIES, "code": codes}) for split in splits})
-
-    monkeypatch.setattr("st_softinfonce.data.load_code_search_net", load, raising=False)
+    """GraphCodeBERT's files hold tokens joined by spaces, which are no Python any more."""
+    write_prepared(tmp_path / "data" / "python", "python")
+    for unread in ("test", "codebase"):
+        (tmp_path / "data" / "python" / f"{unread}.jsonl").unlink()
     monkeypatch.chdir(tmp_path)
-    options = ["--model", roberta, "--epochs", "1", "--batch-size", "8", "--seed", "12345"]
-    arguments = ["graphcodebert", "--language", "python", "--code-search-net", "data", *options]
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert asked == [("data", "python", ["train", "validation"])]
+    options = ["--code-search-net", "data", "--model", roberta, "--epochs", 1, "--batch-size", 5, "--seed", 12345]
+    arguments = ["graphcodebert", "--language", "python", *options]
+    run_script(monkeypatch, *arguments)
     printed = capsys.readouterr().out
-    assert "0 of the first 8 functions parse" in printed
-    assert "have lost their line breaks" in printed
+    assert "functions parse; the others are read as plain text." in printed
     assert (tmp_path / "output" / "graphcodebert-python-12345" / "modules.json").exists()
+    with pytest.raises(SystemExit, match=r"was made with estimator='bm25', not 'self': choose another --output"):
+        run_script(monkeypatch, *arguments, "--estimator", "self")
+
+
+def test_code_whose_line_breaks_are_lost_has_no_data_flow(capsys):
+    from backbones import say_what_data_flow_sees
+
+    say_what_data_flow_sees({"code": ["def f ( a ) : x = a return x"] * 3 + ["def f(a):\n    return a"]}, "python")
+    printed = capsys.readouterr().out
+    assert "Data flow: 1 of the first 4 functions parse" in printed
+    assert "have lost their line breaks" in printed
 
 
 def test_graphcodebert_says_what_to_install(roberta, monkeypatch):
@@ -251,7 +233,6 @@ def test_graphcodebert_says_what_to_install(roberta, monkeypatch):
 
 
 def test_mining_needs_packages_to_validate_on(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.py", "codebert", "--language", "python", "--mine", "src"])
     with pytest.raises(SystemExit):
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        run_script(monkeypatch, "codebert", "--language", "python", "--mine", "src")
     assert "--mine needs --test-packages" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """calibrate: its counts against the weights themselves, what it reports, and what it refuses."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +20,9 @@ from st_softinfonce import (
     Soften,
     SoftInfoNCELoss,
     calibrate,
+    get_estimator,
 )
+from st_softinfonce.calibration import make_treatment
 from st_softinfonce.effects import Effects
 from st_softinfonce.pair_batches import PairTexts, batch_similarities
 
@@ -117,6 +121,23 @@ def test_the_temperature_found_softens_the_share_asked_for(static_model, pairs, 
     assert report.effects["soften"].softened == pytest.approx(share, abs=0.02)
 
 
+def test_a_treatment_by_name_is_the_estimators_own_or_fitted(static_model, pairs):
+    def make(name, estimator="bm25", **options):
+        return make_treatment(name, options, get_estimator(estimator), pairs, 20, model=static_model)
+
+    assert make("soften") == BM25Estimator.treatment
+    assert make("soften", min_weight=0.3) == replace(BM25Estimator.treatment, min_weight=0.3)
+    assert make("mask", top_k=3) == Mask(top_k=3)
+    report = calibrate("bm25", pairs, 20, model=static_model)
+    assert make("discount", min_weight=0.0) == replace(report.discount, min_weight=0.0)
+    fitted = calibrate(get_estimator("near-duplicate"), pairs, 20, model=static_model).soften
+    assert make("soften", "near-duplicate") == fitted
+    with pytest.raises(TypeError, match=r"options of mask must be among margin, relative, .*, got floor"):
+        make("mask", floor=1)
+    with pytest.raises(ValueError, match="no treatment 'soften' for 'identical': no temperature makes a difference"):
+        make_treatment("soften", {}, get_estimator("identical"), pairs.select(range(70)), 70, model=static_model)
+
+
 def test_the_seed_decides(static_model, pairs):
     options = {"model": static_model, "batches": 5}
     one, same, other = (calibrate("bm25", pairs, 20, **options, seed=seed) for seed in (1, 1, 2))
@@ -134,6 +155,8 @@ def test_an_estimator_that_tells_nothing_is_reported_not_fatal(static_model, pai
     assert report.effects["treatments"].untouched_queries == 1.0
     assert "this is plain InfoNCE" in report.advice
     assert report.soften_problem in str(report)
+    assert report.python() == ""
+    assert json.loads(json.dumps(report.to_dict()))["posterior"] is None
 
 
 def test_texts_are_those_of_training(transformer_model, pairs):
@@ -167,6 +190,8 @@ def test_the_first_two_columns_serve_without_the_usual_names(static_model):
         ({"model": None}, "exactly one of model and tokenizer, got neither"),
         ({"tokenizer": 1}, "exactly one of model and tokenizer, got both"),
         ({"softened_share": 2}, r"softened_share must be in \(0, 1\], got 2"),
+        ({"softened_share": 0}, r"softened_share must be in \(0, 1\], got 0"),
+        ({"prior": 5}, r"prior must be in \(0, 1\], got 5"),
         ({"estimator": "no-such"}, "estimator must be one of"),
         ({"pairs": [("a", "b")]}, "pairs must be a datasets.Dataset, got list"),
         ({"pairs": Dataset.from_dict({"query": ["a"]})}, r"pairs must have two text columns, got \['query'\]"),
@@ -177,19 +202,6 @@ def test_bad_input_is_refused(static_model, pairs, options, message):
     call = {"estimator": "bm25", "pairs": pairs, "batch_size": 20, "model": static_model} | options
     with pytest.raises(ValueError, match=message):
         calibrate(**call)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"softened_share": 0}, r"softened_share must be in \(0, 1\], got 0"),
-        ({"prior": 5}, r"prior must be in \(0, 1\], got 5"),
-    ],
-    ids=["softened_share", "prior"],
-)
-def test_a_share_out_of_range_is_refused_by_name(static_model, pairs, options, message):
-    with pytest.raises(ValueError, match=message):
-        calibrate("bm25", pairs, 16, model=static_model, **options)
 
 
 @pytest.mark.parametrize(("bad", "name"), [(None, "NoneType"), (3, "int")])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import warnings
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,14 +20,15 @@ import pytest
 from conftest import DOCUMENTS, QUERIES, make_transformer_model
 from datasets import load_dataset
 from sentence_transformers import SentenceTransformer
+from tiny_models import WORDS
 
-from st_softinfonce import cli, list_estimators
+from st_softinfonce import RelevancePosterior, calibrate, cli, get_estimator, list_estimators
 from st_softinfonce.data import MiningReport, mine_pairs
 from st_softinfonce.data.mining_report import advice_on
 from st_softinfonce.inspection import inspect_pairs
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("mine", "inspect", "estimators")
+COMMANDS = ("mine", "inspect", "calibrate", "estimators")
 
 
 @pytest.fixture
@@ -94,9 +96,10 @@ def test_help_teaches_with_an_example(run, arguments):
         assert name in out
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize("arguments", [["inspect", "--help"], ["estimators"]], ids=["help", "estimators"])
+def test_what_should_answer_at_once_loads_nothing_heavy(arguments):
     script = (
-        "import sys\nfrom st_softinfonce.cli import main\ntry:\n    main(['inspect', '--help'])\nexcept SystemExit:\n"
+        f"import sys\nfrom st_softinfonce.cli import main\ntry:\n    main({arguments})\nexcept SystemExit:\n"
         "    pass\nprint({'torch', 'datasets', 'transformers', 'numpy', 'pandas'} & set(sys.modules), file=sys.stderr)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -123,11 +126,13 @@ def test_the_version_is_the_packages(run):
         (("inspect", "nowhere", "-o", "page.html"), "PATH must exist, got 'nowhere'"),
         (("inspect", "."), "inspect needs -o PAGE.html, --json, or both"),
         (("inspect", ".", "-o", "."), "-o must name a file, got the folder"),
-        (("inspect", ".", "--json", "--option", "compares"), "--option must be NAME=VALUE, got 'compares'"),
+        (("inspect", ".", "--json", "--option", "compares"), "--option: must be NAME=VALUE, got 'compares'"),
         (("inspect", ".", "--json", "--treatment-option", "margin=1"), "--treatment-option needs --treatment"),
         (("inspect", ".", "--json", "--treatment", "weigh"), "invalid choice: 'weigh'"),
         (("inspect", ".", "--json", "--estimator", "bm52"), "got 'bm52'. Did you mean 'bm25'"),
         (("inspect", ".", "--json", "--option", "k9=1"), "k9"),
+        (("calibrate", "nowhere"), "PATH must exist, got 'nowhere'"),
+        (("calibrate", ".", "--estimator", "bm52"), "got 'bm52'. Did you mean 'bm25'"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
@@ -241,7 +246,7 @@ def test_inspect_takes_an_estimators_options_and_a_tokenizer(run, source, base, 
 
 def test_inspect_without_a_posterior_says_why(run, source, base):
     status, _, err = run("inspect", source, "--model", base, "--json", "--treatment", "discount")
-    assert status == 1
+    assert status == 2
     assert "no treatment 'discount' for 'bm25': random_scores must be at least 1000" in complaint(err)
 
 
@@ -289,7 +294,7 @@ def test_inspect_without_a_network_says_what_to_do(run, source):
     [
         ("broken.parquet", "no parquet", 1, "broken.parquet' cannot be read as pairs: "),
         ("one.csv", "query\nread\nwrite\n", 2, r"two text columns, got \['query'\]"),
-        ("short.csv", "query,code\na,b\n", 1, "at least 2 pairs to compare, got 1"),
+        ("short.csv", "query,code\na,b\n", 2, "got 1: there is nothing to compare, give more data"),
     ],
 )
 def test_inspect_of_unusable_data(run, base, tmp_path, name, content, status, message):
@@ -306,17 +311,56 @@ def test_inspect_does_not_mix_data_and_sources(run, source, base, tmp_path):
     assert "either data or source trees" in complaint(err)
 
 
+def many_pairs(path):
+    """70 different queries, each of them twice, so that a temperature and a posterior can be fitted."""
+    queries = [f"{verb} {noun}" for verb in WORDS[:10] for noun in WORDS[13:20]] * 2
+    pd.DataFrame({"query": queries, "code": [f"def {query}" for query in queries]}).to_csv(path, index=False)
+    return path
+
+
+def test_calibrate_gives_what_the_function_does_and_python_that_uses_it(run, base, tmp_path):
+    data = many_pairs(tmp_path / "data.csv")
+    model = SentenceTransformer(base, device="cpu")
+    pairs = load_dataset("csv", data_files=str(data), split="train")
+    options = ["--model", base, "--batch-size", 16, "--option", "tokens=all", "--softened-share", 0.1]
+    status, out, err = run("calibrate", data, *options)
+    assert status == 0, err
+    expected = calibrate(get_estimator("bm25", tokens="all"), pairs, 16, model=model, softened_share=0.1)
+    assert out.startswith(str(expected))
+    assert expected.soften is not None
+    assert expected.discount is not None
+    answer = json.loads(run("calibrate", data, *options, "--json")[1])
+    assert out.endswith(answer["python"] + "\n")
+    assert answer["effects"]["soften"]["softened"] == expected.effects["soften"].softened > 0
+    assert RelevancePosterior(**answer["posterior"]) == expected.posterior
+    losses = []
+    scope = {"model": model}
+    for line in answer["python"].splitlines():
+        exec(line, scope)
+        if line.startswith("loss = "):
+            losses.append(scope["loss"])
+    assert [loss.judges[0].treatments for loss in losses] == [(expected.soften,), (expected.discount,)]
+    assert losses[0].judges[0].estimator.tokens == "all"
+
+
+def test_calibrate_counts_the_effects_of_any_treatment(run, source, base):
+    options = ["--batch-size", 8, "--treatment", "mask", "--treatment-option", "top_k=2"]
+    status, out, err = run("calibrate", source, "--model", base, "--json", *options)
+    assert status == 0, err
+    answer = json.loads(out)
+    assert answer["treatments"] == [{"treatment": "Mask", "top_k": 2}]
+    assert answer["effects"]["treatments"]["masked"] == 2 / 7
+    assert answer["discount"] is None
+    assert "random_scores must be at least 1000" in answer["discount_problem"]
+
+
 def test_estimators_lists_what_is_installed(run):
     status, out, _ = run("estimators")
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()] == list(list_estimators())
+    assert "Okapi BM25 of every query against every candidate" in out
     _, out, _ = run("estimators", "--json")
-    assert json.loads(out)[0] == {
-        "name": "bm25",
-        "distribution": "st-softinfonce",
-        "version": version("st-softinfonce"),
-        "target": "st_softinfonce.estimators.bm25:BM25Estimator",
-    }
+    assert json.loads(out) == [asdict(info) for info in list_estimators().values()]
 
 
 def test_an_unexpected_error_is_one_line_and_status_1(run, monkeypatch):
@@ -351,8 +395,9 @@ def test_a_signal_interrupts_the_process(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (
         "import sys, time\nimport st_softinfonce.cli as cli\n"
-        "def wait(options):\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "cli._estimators = wait\nsys.exit(cli.main(['estimators']))"
+        "def wait():\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "import st_softinfonce.estimators as estimators\nestimators.list_estimators = wait\n"
+        "sys.exit(cli.main(['estimators']))"
     )
     started = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=environment)
     assert started.stderr.readline() == "ready\n"  # stdout is kept for the answer
@@ -364,7 +409,9 @@ def test_a_signal_interrupts_the_process(tmp_path):
 def test_a_broken_pipe_is_quiet():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (
-        "import sys\nimport st_softinfonce.cli as cli\ncli._estimators = lambda options: ([], 'x' * 10**6, None)\n"
+        "import sys\nimport st_softinfonce.cli as cli, st_softinfonce.estimators as estimators\n"
+        "info = estimators.EstimatorInfo('x' * 10**6, '', '', '', '')\n"
+        "estimators.list_estimators = lambda: {'x': info}\n"
     )
     script += "sys.exit(cli.main(['estimators']))"
     started = subprocess.Popen(

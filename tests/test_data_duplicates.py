@@ -105,6 +105,24 @@ def test_functions_that_differ_in_their_name_alone_are_compared_in_linear_time(m
     assert len(compared) < 10 * len(codes)
 
 
+def test_many_fillers_in_one_template_are_compared_in_linear_time(monkeypatch):
+    generator, rows = random.Random(0), []
+    connect = duplicates.connected_components
+    monkeypatch.setattr(
+        duplicates, "connected_components", lambda graph, **options: rows.append(64) or connect(graph, **options)
+    )
+    line = "    word{} = {}(a)\n"
+    codes = [
+        "".join(
+            line.format(place, f"filler{generator.randrange(20)}" if place % 7 == 0 else "g") for place in range(40)
+        )
+        for _ in range(1_500)
+    ]
+    # Six of 40 lines differ at most, in one place each, and there are texts between any two.
+    assert set(find_near_duplicates(codes)) == {0}
+    assert 0 < sum(rows) <= 512 * 21  # for each of 21 keys, however many texts there are
+
+
 def test_numbers_do_not_depend_on_batches(monkeypatch):
     codes = variants(seed=7)
     expected = find_near_duplicates(codes)

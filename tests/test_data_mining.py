@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from st_softinfonce.data import MiningReport, mine_pairs
 
-COLUMNS = ["query", "code", "language", "path", "name", "package", "version", "license", "duplicate_group"]
+COLUMNS = ["query", "code", "language", "path", "name", "package", "version", "license", "line", "duplicate_group"]
 GOOD = '''
 def add_totals(first, second):
     """Add the totals of two orders."""
@@ -70,7 +70,7 @@ def test_columns_are_those_promised_and_hold_the_function(tmp_path):
     pairs = mine_pairs(str(tmp_path))
     assert isinstance(pairs, Dataset)
     assert pairs.column_names == COLUMNS
-    assert [feature.dtype for feature in pairs.features.values()] == ["string"] * 8 + ["int64"]
+    assert [feature.dtype for feature in pairs.features.values()] == ["string"] * 8 + ["int64"] * 2
     assert {name: value for name, value in pairs[0].items() if name != "duplicate_group"} == {
         "query": "Add the totals of two orders.",
         "code": "def add_totals(first, second):\n    total = first + second\n    return total",
@@ -80,6 +80,7 @@ def test_columns_are_those_promised_and_hold_the_function(tmp_path):
         "package": "shop",
         "version": "",
         "license": "",
+        "line": 1 + GOOD.splitlines().index("def add_totals(first, second):"),
     }
 
 
@@ -600,7 +601,7 @@ def test_empty_folder_gives_an_empty_dataset_and_a_warning(tmp_path):
         pairs = mine_pairs(tmp_path)
     assert pairs.num_rows == 0
     assert pairs.column_names == COLUMNS
-    assert [feature.dtype for feature in pairs.features.values()] == ["string"] * 8 + ["int64"]
+    assert [feature.dtype for feature in pairs.features.values()] == ["string"] * 8 + ["int64"] * 2
 
 
 def test_warning_says_which_rules_left_nothing(tmp_path):
@@ -727,19 +728,19 @@ def test_rows_do_not_depend_on_the_hash_seed(tmp_path):
 def test_rows_are_the_same_with_several_processes(tmp_path, monkeypatch):
     monkeypatch.setattr("st_softinfonce.data.mining._FEW_FILES", 3)
     monkeypatch.setattr("st_softinfonce.data.mining.cores", lambda: 2)
-    write(tmp_path, {f"p{i}/m{j}.py": function(f"f{i}{j}") + function("same") for i in range(8) for j in range(6)})
+    german = ("Gibt alle Werte der Liste zurück.", "Sucht den Benutzer anhand der Nummer.", "Liefert die Summe.")
+    for i in range(6):
+        for j in range(6):
+            doc = german[j % 3] if i % 2 else "Add the totals of two orders."
+            bare = f"def bare{i}{j}(first):\n    total = first\n    return total\n"
+            write(tmp_path, {f"p{i}/m{j}.py": function(f"f{i}{j}", doc) + function("same", doc) + bare})
     reports = MiningReport(), MiningReport()
-    assert rows(tmp_path, report=reports[0]) == rows(tmp_path, report=reports[1], num_proc=2)
+    alone = rows(tmp_path, report=reports[0], undocumented=True)
+    assert alone == rows(tmp_path, report=reports[1], undocumented=True, num_proc=2)
     assert reports[0] == reports[1]
-
-
-def test_file_that_takes_too_long_is_named_and_the_others_are_kept(tmp_path):
-    # Each file has one function: only the parser can be late.
-    write(tmp_path, {"a.js": "x = [" + "1,\n" * 300_000 + "];\n", "b.py": GOOD})
-    report = MiningReport()
-    assert [row["path"] for row in rows(tmp_path, report=report, seconds_per_file=0.02)] == ["b.py"]
-    assert skipped(report) == {"time_limit": 1}
-    assert report.problems == ["a.js (time_limit)"]
+    assert {row["package"] for row in alone if row["query"]} == {"p0", "p2", "p4"}
+    # What German documents is a candidate, as is what nothing does.
+    assert {row["name"][:2] for row in alone if not row["query"]} == {"f1", "f3", "f5", "ba"}
 
 
 @pytest.mark.parametrize("size", [2**31, 2**63, 2**100])

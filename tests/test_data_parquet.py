@@ -1,4 +1,8 @@
 import hashlib
+import os
+import signal
+import subprocess
+import sys
 import tracemalloc
 
 import pyarrow.parquet as pq
@@ -206,6 +210,54 @@ def test_an_interrupt_while_replacing_loses_nothing(tmp_path, trees, monkeypatch
         mine_to_parquet(trees, tmp_path / "out", overwrite=True)
     assert digests(tmp_path / "out") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "trees"]
+
+
+def test_what_a_killed_run_leaves_is_put_right(tmp_path, trees):
+    output = tmp_path / "out"
+    mine_to_parquet(trees / "p0", output)
+    before = digests(output)
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from st_softinfonce.data import mine_to_parquet\n"
+        "rename = Path.rename\n"
+        "def kill(self, target):\n"
+        "    if self.name == 'new':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return rename(self, target)\n"
+        "Path.rename = kill\n"
+        "mine_to_parquet(sys.argv[1], sys.argv[2], overwrite=True)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, str(trees), str(output)], env=with_path(), check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert not output.exists()
+    (work,) = tmp_path.glob(".*")
+    assert digests(work / "old") == before
+    with pytest.raises(FileExistsError, match="or overwrite=True"):
+        mine_to_parquet(trees, output)
+    assert digests(output) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "trees"]
+
+
+def with_path():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path, trees):
+    with module._work_folder(tmp_path / "out") as work:
+        with pytest.raises(FileExistsError, match=r"must not be written by another process, got .*out': wait"):
+            mine_to_parquet(trees, tmp_path / "out")
+        assert work.exists()
+    mine_to_parquet(trees, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "trees"]
+
+
+def test_what_someone_adds_while_a_folder_is_replaced_is_kept(tmp_path, trees, caplog):
+    (tmp_path / "out").mkdir()
+    with module._work_folder(tmp_path / "out") as work:
+        write(work / "old", {"data/train-00000.parquet": "", "README.md": "", "notes.txt": "mine"})
+    assert (work / "old" / "notes.txt").read_text() == "mine"
+    assert "files that were added to" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["data/train-mine.parquet", "data/train-00099.parquet", "notes.txt", "data/x/y"])

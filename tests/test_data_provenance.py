@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from st_softinfonce.data import mine_pairs
+from st_softinfonce.data import MiningReport, mine_pairs
 from st_softinfonce.data.provenance import Provenance, license_from_text, read_provenance, to_spdx
 
 FUNCTION = 'def add(first):\n    """Add the totals of it."""\n    total = first\n    return total\n'
@@ -150,3 +150,82 @@ def test_packages_of_one_scope_and_workspaces_are_told_apart(tmp_path):
         assert sorted(row["package"] for row in rows) == sorted(
             name for place, name in places.items() if place.startswith(root)
         )
+
+
+def places(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return {row["name"]: (row["package"], row["version"], row["license"], row["path"]) for row in mine_pairs(folder)}
+
+
+def script(name):
+    return f"/** Sum up the two numbers. */\nfunction {name}(a, b) {{\n  return a + b;\n}}\n"
+
+
+def test_what_pip_installs_into_a_target_is_no_part_of_the_project(tmp_path):
+    record = "shop/a.py,,\none.py,,\n"
+    target = {
+        "shop/a.py": FUNCTION.replace("add", "shop"),
+        "one.py": FUNCTION.replace("add", "one"),
+        "other/b.py": FUNCTION.replace("add", "other"),
+        "kit-1.dist-info/METADATA": HEAD + "License: MIT\n",
+        "kit-1.dist-info/RECORD": record,
+    }
+    files = {f"libs/{name}": content for name, content in target.items()}
+    files |= {"app/main.py": FUNCTION.replace("add", "main"), "LICENSE": BSD}
+    assert places(tmp_path, files) == {"main": ("app", "", "BSD-2-Clause", "app/main.py")}
+    # Each is its distribution's, and what no distribution holds is nobody's: not the project's around them.
+    assert places(tmp_path / "libs", {}) == {
+        "one": ("one", "1", "MIT", "one.py"),
+        "other": ("other", "", "", "other/b.py"),
+        "shop": ("shop", "1", "MIT", "shop/a.py"),
+    }
+
+
+def test_submodules_workspaces_and_modules_have_what_is_their_own(tmp_path):
+    files = {
+        ".git/HEAD": "",
+        "LICENSE": MIT,
+        "package.json": json.dumps({"name": "root", "version": "1", "license": "MIT"}),
+        "src/a.js": script("a"),
+        "lib/sub/.git": "gitdir: elsewhere",
+        "lib/sub/b.js": script("b"),
+        "packages/w/package.json": json.dumps({"name": "@o/w"}),
+        "packages/w/src/d.js": script("d"),
+        "packages/v/package.json": json.dumps({"name": "@o/v", "version": "7", "license": "ISC"}),
+        "packages/v/e.js": script("e"),
+        "node_modules/m/package.json": json.dumps({"name": "m", "version": "2", "license": "ISC"}),
+        "node_modules/m/f.js": script("f"),
+        "node_modules/@s/n/lib/g.js": script("g"),
+    }
+    assert places(tmp_path / "repo", files) == {
+        "a": ("root", "1", "MIT", "root/src/a.js"),
+        "b": ("sub", "", "", "sub/b.js"),
+        "d": ("@o/w", "", "MIT", "@o/w/src/d.js"),
+        "e": ("@o/v", "7", "ISC", "@o/v/e.js"),
+    }
+    assert places(tmp_path / "repo" / "node_modules", {}) == {
+        "f": ("m", "2", "ISC", "m/f.js"),
+        "g": ("@s/n", "", "", "@s/n/lib/g.js"),
+    }
+
+
+def test_encodings_are_those_that_files_declare(tmp_path):
+    method = "# Sums up the two numbers (naïvely).\ndef {}(a, b)\n  c = a\n  c + b\nend\n"
+    files = {
+        "a.rb": "# encoding: ASCII-8BIT\n" + method.format("a"),
+        "b.rb": "# encoding: binary\n" + method.format("b"),
+        "c.rb": ("# encoding: iso-8859-1\n" + method.format("c")).encode("latin-1"),
+        "d.rb": ("# encoding: ASCII-8BIT\n" + method.format("d")).encode("latin-1"),
+        "e.rb": b"\xef\xbb\xbf" + method.format("e").encode(),
+        "f.rb": "# encoding: nonsense\n" + method.format("f"),
+        "g.py": ("# coding: cp1252\n" + FUNCTION.replace("add", "g")).encode("cp1252"),
+        "h.py": FUNCTION.encode("utf-16"),
+    }
+    report = MiningReport()
+    places(tmp_path, files)
+    pairs = mine_pairs(tmp_path, report=report, keep_duplicates=True)
+    assert pairs["name"][:] == ["a", "b", "c", "e", "g"]
+    assert set(pairs["query"][:4]) == {"Sums up the two numbers (naïvely)."}
+    assert report.problems == ["d.rb (undecodable)", "f.rb (undecodable)", "h.py (binary)"]

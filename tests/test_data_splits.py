@@ -1,7 +1,7 @@
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from st_softinfonce.data import split_by_package
+from st_softinfonce.data import split_by_origin, split_by_package
 
 
 def make_pairs(sizes, **columns):
@@ -155,3 +155,47 @@ def test_candidates_without_a_query_are_tested_among_and_never_trained_on():
     pairs = Dataset.from_dict({"query": ["a", "", "b", ""], "package": ["x", "x", "y", "y"]})
     sides = split_by_package(pairs, ["y"])
     assert {name: side["query"][:] for name, side in sides.items()} == {"train": ["a"], "test": ["b", ""]}
+
+
+def origins(*paths, package="pack"):
+    return Dataset.from_dict(
+        {"query": [str(n) for n in range(len(paths))], "package": [package] * len(paths), "path": list(paths)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "level"),
+    [
+        (origins("p/a/1.py", "p/a/2.py", "p/b/1.py", "p/c/1.py", "setup.py"), "folders"),
+        (origins("p/1.py", "p/2.py", "p/3.py", "p/4.py"), "files"),
+    ],
+    ids=["folders", "files"],
+)
+def test_one_package_is_split_by_its_folders_or_else_its_files(pairs, level):
+    split, found = split_by_origin(pairs, 0.25)
+    assert found == level
+    assert split["train"].num_rows + split["test"].num_rows == pairs.num_rows
+    assert 1 <= split["test"].num_rows <= 2
+    assert split["test"].column_names == pairs.column_names
+    assert set(split["train"]["package"]) == {"pack"}
+    sides = [
+        {path.rpartition("/")[0] if level == "folders" else path for path in split[side]["path"]} for side in split
+    ]
+    assert not sides[0] & sides[1]
+
+
+def test_packages_are_held_out_where_there_are_enough():
+    pairs = concatenate_datasets([origins("a/1.py", "a/2.py", package=name) for name in "abcde"])
+    split, level = split_by_origin(pairs, 0.2)
+    assert level == "packages"
+    assert not set(split["train"]["package"]) & set(split["test"]["package"])
+    assert split["test"].num_rows == 2
+
+
+def test_what_cannot_be_split_by_origin_is_refused():
+    with pytest.raises(ValueError, match="several files to be split, got 3 rows of 1: add sources"):
+        split_by_origin(origins("a.py", "a.py", "a.py"), 0.2)
+    with pytest.raises(ValueError, match="test_share must be between 0 and 1, got 1"):
+        split_by_origin(origins("a.py"), 1)
+    with pytest.raises(ValueError, match="column 'path', got"):
+        split_by_origin(origins("a.py").remove_columns("path"), 0.2)

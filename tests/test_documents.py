@@ -41,6 +41,7 @@ def names(bert_folder, tmp_path, monkeypatch):
             "query": [f"{QUERIES[n % 8]} number {n}" for n in range(64)],
             "code": [f"{DOCUMENTS[n % 8]} {n}" for n in range(64)],
             "language": ["python"] * 64,
+            "package": [f"package{n % 16}" for n in range(64)],
         }
     )
     model = make_transformer_model(bert_folder)

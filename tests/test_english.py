@@ -49,6 +49,16 @@ def test_clear_texts_of_other_languages_are_dropped_among_english_ones():
     assert judge(english, texts) == [True] * 3 + [False] * 6
 
 
+@pytest.mark.parametrize("language", FOREIGN)
+def test_english_is_kept_within_a_package_of_another_language(language):
+    english = EnglishFilter()
+    judge(english, FOREIGN[language] * 10)
+    # The last begins with no known verb and has no word that is English alone.
+    parts = [*ENGLISH, "Handle a failed attempt.", "Appends tombstone marks.", "Locks a resource."]
+    texts = FOREIGN[language] * 3 + parts
+    assert judge(english, texts) == [False] * 9 + [True] * len(parts)
+
+
 def test_nothing_is_judged_of_no_texts():
     assert EnglishFilter().judge("shop", []) == []
 

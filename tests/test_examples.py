@@ -1,6 +1,7 @@
 """The examples run as a user would start them, in a reduced form."""
 
 import ast
+import io
 import json
 import re
 import runpy
@@ -15,8 +16,17 @@ from conftest import DOCUMENTS, QUERIES, make_transformer_model
 from sentence_transformers import SentenceTransformer
 from tiny_models import save_bert
 
+from st_softinfonce.data import mine_pairs, mine_to_parquet
+from st_softinfonce.tasks import bm25_rows, evaluate_rows, task_from_pairs
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(EXAMPLES.parent),
+}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning"),
@@ -50,6 +60,9 @@ def base(bert_folder, tmp_path):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
+    for name in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "1")  # so that what the examples set is undone after the test
+
     def run(name, *arguments):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -68,66 +81,104 @@ def weights_differ(one, other):
     return any(not torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.filterwarnings("ignore:The table of the estimator:UserWarning")  # the tiny vocabulary knows few words
-def test_two_stage(base, source, tmp_path, run):
-    output = run(
-        "two_stage.py",
-        source,
-        "--test-packages",
-        "two",
-        "--model",
-        base,
-        "--steps",
-        3,
-        "--batch-size",
-        8,
-        "--output",
-        "out",
-    )
-    assert "SentenceTransformer('out/student')" in output
-    card = (tmp_path / "out" / "student" / "README.md").read_text()
-    assert '"estimator": "trained-model"' in card
-    assert '"teacher": "teacher"' in card
-    assert loads(tmp_path / "out" / "student").shape == (1, 16)
-    assert list((tmp_path / "out" / "table").glob("part-*"))
+def bare(name, words="none"):
+    return f'def {name}(value):\n    read = "{words}"\n    return read + value\n'
 
 
-OWN = ("--min-pairs", 10, "--steps", 3, "--batch-size", 4, "--max-tokens", 32, "--output", "out")
+INTERVAL = r"([+-]?\d\.\d{3}) \[([+-]?\d\.\d{3}), ([+-]?\d\.\d{3})\]"
 
 
-def test_own_repository_with_several_packages(base, source, tmp_path, run):
+def table(output):
+    """The lines of a table of intervals: name to mean, low and high."""
+    found = re.findall(rf"^    (\S.*?) *{INTERVAL}", output, re.MULTILINE)
+    return {name: tuple(map(float, numbers)) for name, *numbers in found}
+
+
+def mean_rank(ranks):
+    values = [rank for rows in ranks.values() for _, rank in rows.values()]
+    return sum(values) / len(values)
+
+
+# From a repository to answers
+
+OWN = ("--min-pairs", 10, "--steps", 3, "--batch-size", 4, "--max-tokens", 16, "--output", "out")
+
+
+def test_own_repository_ranks_all_functions_before_and_after_beside_infonce_and_bm25(base, source, tmp_path, run):
     for number in range(3):
         write_package(source, f"more{number}", 4)
-    output = run("own_repository.py", source, "--model", base, *OWN)
+    (source / "one" / "bare.py").write_text(bare("first") + bare("second"))
+    output = run("own_repository.py", source, "--model", base, *OWN, "--test-packages", "two", "more1")
     assert "WARNING" not in output
-    assert re.search(r"^24 training pairs, 4 test pairs$", output, re.MULTILINE)
-    assert re.search(r"^python +\d\.\d{3} +\d\.\d{3} +[+-]\d\.\d{3}$", output, re.MULTILINE)
-    scores = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert 0 < scores["mrr_at_1000"]["after"]["python"] <= 1
-    assert scores["loss"]["estimator"] == "bm25"
-    assert loads(tmp_path / "out" / "model").shape == (1, 16)
-    assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
+    assert "16 training pairs, 12 test pairs from other packages" in output
+    # The queries of the two packages, among the functions of all of them and the two without documentation.
+    assert "python: MRR of 12 queries among 30 candidates, with 95% intervals" in output
+    rows = mine_pairs(source, undocumented=True)
+    asked = rows.filter(
+        lambda query, package: query and package in ("two", "more1"), input_columns=["query", "package"]
+    )
+    task = task_from_pairs(asked, "OwnRepository", corpus=rows)
+    found = table(output)
+    assert list(found) == [
+        *("BM25", "before", "InfoNCE", "Soft-InfoNCE, bm25"),
+        *(f"Soft-InfoNCE, bm25 - {other}" for other in ("BM25", "before", "InfoNCE")),
+    ]
+    models = {"before": base, "InfoNCE": "out/infonce", "Soft-InfoNCE, bm25": "out/model"}
+    for name, folder in models.items():
+        model = SentenceTransformer(folder, device="cpu")
+        assert model.max_seq_length == 32  # not those of --max-tokens
+        model.max_seq_length = 16
+        assert found[name][0] == pytest.approx(mean_rank(evaluate_rows(model, task)[1]), abs=6e-4)
+        assert weights_differ(folder, base) == (folder != base)
+    assert found["BM25"][0] == pytest.approx(mean_rank(bm25_rows(task)), abs=6e-4)
+    assert all(low <= mean <= high for mean, low, high in found.values())
+    difference = found["Soft-InfoNCE, bm25"][0] - found["before"][0]
+    assert found["Soft-InfoNCE, bm25 - before"][0] == pytest.approx(difference, abs=2e-3)
+    saved = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert saved["python, before"] == pytest.approx(found["before"], abs=6e-4)
+    assert "Texts were cut to 16 tokens here (--max-tokens)" in output
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert '"estimator": "bm25"' in card
+    assert "mrr_at_1000_duplicates_before_fine_tuning" in card
+    assert any(text.strip('"') in card for text in DOCUMENTS)
 
 
-REQUIRED = {
-    "push_to_hub.py": ["--test-packages", "two", "--repository", "user/model"],
-    "two_stage.py": ["--test-packages", "two"],
-}
+def test_own_repository_alone_keeps_private_texts_to_itself_and_progress_out_of_pipes(
+    base, bert_folder, source, tmp_path
+):
+    options = ["--teacher", bert_folder, "--negatives", "1", "--test-packages", "two", "--private", *map(str, OWN)]
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / "own_repository.py"), str(source), "--model", base, *options],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "%|" not in finished.stderr  # no progress bars
+    assert "Distill - InfoNCE" in table(finished.stdout)
+    assert '"treatment": "Distill"' in (tmp_path / "out" / "model" / "README.md").read_text()
+    files = [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".md", ".json")]
+    assert len(files) > 6
+    texts = "".join(path.read_text() for path in files)
+    assert not [secret for secret in (*QUERIES, *DOCUMENTS) if secret in texts]
 
 
 @pytest.mark.parametrize(
-    "script", [path.name for path in sorted(EXAMPLES.glob("*.py")) if '"paths", nargs' in path.read_text()]
+    ("files", "level"),
+    [
+        (["a/code.py", "b/code.py", "c/code.py", "d/code.py", "e/code.py", "f/code.py", "setup.py"], "folders"),
+        (["a.py", "b.py", "c.py", "d.py", "e.py"], "files"),
+    ],
+    ids=["folders", "files"],
 )
-def test_a_path_that_does_not_exist_is_one_line(base, run, capsys, script):
-    with pytest.raises(SystemExit, match="2"):
-        run(script, "no/such-folder", "--model", base, *REQUIRED.get(script, ()))
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"{script}: error: PATH must exist, got 'no/such-folder': check its spelling."
-
-
-def test_own_repository_with_named_test_packages(base, source, run):
-    output = run("own_repository.py", source, "--model", base, "--test-packages", "two", *OWN)
-    assert "8 training pairs, 8 test pairs" in output
+def test_own_repository_of_one_package_is_split_within_it_and_says_so_at_the_end(base, tmp_path, run, files, level):
+    for file in files:
+        write_package(tmp_path / "alone", "pack", 4, file)
+    output = run("own_repository.py", tmp_path / "alone", "--model", base, *OWN)
+    assert re.search(rf"test pairs from other {level}$", output, re.MULTILINE)
+    assert f"WARNING: the test pairs are other {level} of the same packages" in output[output.index("Models: ") :]
 
 
 def test_own_repository_with_a_static_model_in_a_language_with_comments(static_model, tmp_path, run):
@@ -143,123 +194,218 @@ def test_own_repository_with_a_static_model_in_a_language_with_comments(static_m
             )
         )
     output = run("own_repository.py", tmp_path / "src", "--model", "static", *OWN, "--test-packages", "two")
-    assert "16 training pairs, 8 test pairs" in output
-    assert re.search(r"^go +\d\.\d{3} +\d\.\d{3} +[+-]\d\.\d{3}$", output, re.MULTILINE)
-
-
-def test_own_repository_does_not_ask_a_model_for_more_tokens_than_it_takes(base, source, tmp_path, run):
-    run("own_repository.py", source, "--model", base, "--test-packages", "two", *OWN, "--max-tokens", 4096)
-    assert SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu").max_seq_length == 32
-
-
-@pytest.mark.parametrize(
-    ("files", "level"),
-    [
-        (["a/code.py", "b/code.py", "c/code.py", "d/code.py", "e/code.py", "f/code.py"], "folders"),
-        (["a.py", "b.py", "c.py", "d.py", "e.py"], "files"),
-    ],
-    ids=["folders", "files"],
-)
-def test_own_repository_of_one_package_is_split_within_it_and_says_so(base, tmp_path, run, files, level):
-    for file in files:
-        write_package(tmp_path / "alone", "pack", 4, file)
-    output = run("own_repository.py", tmp_path / "alone", "--model", base, *OWN)
-    assert f"WARNING: the test pairs are other {level} of the same packages" in output
-    assert f"{4 * len(files) - 4} training pairs, 4 test pairs" in output
+    assert "go: MRR of 8 queries among 24 candidates" in output
+    assert "Texts were cut" not in output
 
 
 def test_own_repository_of_one_file_cannot_be_split(base, tmp_path, run):
     write_package(tmp_path / "alone", "pack")
-    with pytest.raises(SystemExit, match="8 pairs in 1 files cannot be split"):
+    with pytest.raises(SystemExit, match="got 8 rows of 1: add sources"):
         run("own_repository.py", tmp_path / "alone", "--model", base, *OWN, "--min-pairs", 4)
 
 
-def test_own_repository_refuses_too_few_pairs_with_numbers(base, source, run):
-    (source / "one" / "bare.py").write_text("def bare(value):\n    read = value\n    return read\n")
-    with pytest.raises(SystemExit, match=r"16 pairs found, at least 200 needed.\n1 of 17 functions have no doc"):
+def test_own_repository_refuses_too_few_pairs_and_names_options_that_it_has(base, source, run, capsys):
+    (source / "one" / "short.py").write_text(
+        'def short(value):\n    """Two words."""\n    read = value\n    return read\n'
+    )
+    with pytest.raises(SystemExit, match="16 pairs found, at least 200 needed") as refused:
         run("own_repository.py", source, "--model", base)
-    with pytest.raises(SystemExit, match="They make no two batches of 32"):
+    (named,) = re.findall(r"a lower (--\S+) brings", str(refused.value))
+    output = run("own_repository.py", source, "--model", base, *OWN, "--test-packages", "two", named, 1)
+    assert "9 training pairs" in output
+    with pytest.raises(SystemExit, match="training pairs make no two batches of 32"):
         run("own_repository.py", source, "--model", base, "--min-pairs", 10)
 
 
 def test_own_repository_says_what_to_do_without_a_model(source, run):
-    with pytest.raises(SystemExit, match=r"--model nobody/nothing: (.|\n)*Without a network, give a folder"):
+    with pytest.raises(SystemExit, match=r"nobody/nothing: (.|\n)*Without a network, give a folder"):
         run("own_repository.py", source, "--model", "nobody/nothing")
 
 
-@pytest.mark.filterwarnings("ignore:The table of the estimator:UserWarning")  # the tiny vocabulary knows few words
-def test_simcse(base, source, tmp_path, run):
-    save_bert(tmp_path / "dropout", hidden_dropout_prob=0.1)
-    output = run(
-        "simcse.py",
-        source,
-        "--model",
-        base,
-        "--base-encoder",
-        "dropout",
-        "--steps",
-        2,
-        "--batch-size",
-        8,
-        "--output",
-        "out",
+def search_lines(output):
+    return [line.split() for line in output.splitlines() if re.match(r" +\d+ ", line)]
+
+
+def test_search_prints_rank_place_and_name_of_all_functions_and_encodes_only_what_is_new(
+    base, bert_folder, source, tmp_path, run, monkeypatch
+):
+    (source / "one" / "bare.py").write_text("\n\n" + bare("undocumented", "socket bytes merge"))
+    encoded = []
+    encode = SentenceTransformer.encode_document
+    monkeypatch.setattr(
+        SentenceTransformer,
+        "encode_document",
+        lambda self, texts, **kw: encoded.append(texts) or encode(self, texts, **kw),
     )
-    assert "SentenceTransformer('out/model')" in output
-    assert '"estimator": "simcse"' in (tmp_path / "out" / "model" / "README.md").read_text()
-    assert loads(tmp_path / "out" / "encoder").shape == (1, 16)
+    options = ["--model", base, "--code", source]
+    code = bare("undocumented", "socket bytes merge").strip()
+    lines = search_lines(run("search.py", code, *options))
+    assert lines[0] == ["1", f"{source}/one/bare.py:3", "undocumented"]  # its own text
+    assert [int(rank) for rank, *_ in lines] == list(range(1, 9))
+    for _, place, name in lines:
+        path, line = place.split(":")
+        assert f"def {name}(" in Path(path).read_text().splitlines()[int(line) - 1]
+    assert list(map(len, encoded)) == [17]
+    assert search_lines(run("search.py", code, *options)) == lines
+    assert len(encoded) == 1  # all of it was kept
+
+    (source / "one" / "bare.py").write_text(bare("new", "last index") + bare("undocumented", "socket bytes merge"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def socket bytes merge\nread a file\n"))
+    output = run("search.py", *options, "--before", bert_folder)
+    assert list(map(len, encoded)) == [17, 1, 18]
+    one, two = output.split("read a file")
+    assert "    rank  before" in one
+    assert [line[2:] for line in search_lines(one)].count([f"{source}/one/bare.py:4", "undocumented"]) == 1
+    ranks = [list(map(int, line[:2])) for line in search_lines(two)]
+    assert [rank for rank, _ in ranks] == sorted(rank for rank, _ in ranks)
+    assert {1, 2, 3, 4, 5, 6, 7, 8} <= {rank for rank, _ in ranks} & {rank for _, rank in ranks}
 
 
-def test_hard_negatives(base, source, tmp_path, run):
-    output = run("hard_negatives.py", source, "--model", base, "--steps", 2, "--batch-size", 8, "--output", "out")
-    assert "16 of 16 pairs have 1 hard negatives" in output
-    card = (tmp_path / "out" / "model" / "README.md").read_text()
-    assert "negative" in card
-    assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
+def test_search_sees_a_model_that_was_trained_anew(base, bert_folder, source, tmp_path, run):
+    first = run("search.py", "read a file", "--model", base, "--code", source)
+    save_bert(tmp_path / "other", seed=5)
+    make_transformer_model(str(tmp_path / "other")).save_pretrained(str(tmp_path / base))
+    assert run("search.py", "read a file", "--model", base, "--code", source) != first
 
 
-def test_matryoshka_cached(base, source, tmp_path, run):
-    options = ["--dimensions", 16, 8, "--steps", 2, "--batch-size", 8, "--mini-batch-size", 3, "--output", "out"]
-    output = run("matryoshka_cached.py", source, "--model", base, *options)
-    assert "SentenceTransformer('out/model', truncate_dim=8)" in output
-    assert loads(tmp_path / "out" / "model", truncate_dim=8).shape == (1, 8)
-    card = (tmp_path / "out" / "model" / "README.md").read_text()
-    assert '"loss": "CachedSoftInfoNCELoss"' in card
+def test_search_without_functions_says_so(base, tmp_path, run):
+    (tmp_path / "empty").mkdir()
+    with (
+        pytest.warns(UserWarning, match="No pairs found"),
+        pytest.raises(SystemExit, match="No functions found below"),
+    ):
+        run("search.py", "read a file", "--model", base, "--code", tmp_path / "empty")
 
 
-def test_lora(base, source, tmp_path, run):
-    output = run("lora.py", source, "--model", base, "--rank", 2, "--steps", 2, "--batch-size", 8, "--output", "out")
-    trained, total = map(int, re.search(r"^(\d+) of ([\d,]+) param", output.replace(",", ""), re.MULTILINE).groups())
-    assert 0 < trained < total / 4
-    assert list((tmp_path / "out" / "model").rglob("adapter_model.safetensors"))
-    assert loads(tmp_path / "out" / "model").shape == (1, 16)
+# Comparisons
 
 
-def test_choose_estimator(base, source, tmp_path, run):
-    options = ["--estimators", "bm25", "near-duplicate", "trained-model", "--teacher", base, "--batch-size", 8]
-    output = run("choose_estimator.py", source, "--model", base, *options, "--output", "out")
-    for name in ("bm25", "near-duplicate", "trained-model"):
-        assert re.search(rf"^{name}: \d+ batches of 8", output, re.MULTILINE)
-        assert "<h1>" in (tmp_path / "out" / f"{name}.html").read_text()
-    assert re.search(r"^    0\.\d\d  '.+' and f\d: '.+'$", output, re.MULTILINE)
+@pytest.mark.parametrize("kind", ["folder", "jsonl"])
+def test_compare_treatments(base, static_model, bert_folder, source, tmp_path, run, kind):
+    static_model.save_pretrained(str(tmp_path / "static"))
+    for number in range(3):
+        write_package(source, f"more{number}")
+    (source / "one" / "bare.py").write_text(bare("first"))
+    if kind == "folder":
+        mine_to_parquet(source, tmp_path / "pairs", undocumented=True)
+        pairs, model = "pairs", "static"
+    else:
+        rows = mine_pairs(source).select_columns(["query", "code"])
+        rows.to_json(str(tmp_path / "pairs.jsonl"))
+        pairs, model = "pairs.jsonl", base
+    seeds = 2 if kind == "folder" else 1
+    options = ["--negatives", 2, "--seeds", seeds, "--steps", 1, "--batch-size", 4]
+    output = run("compare_treatments.py", pairs, "--model", model, "--teacher", bert_folder, *options)
+    assert ("WARNING: what is held out are rows" in output) == (kind == "jsonl")
+    assert "32 training pairs with 2 mined negatives each, 8 test pairs" in output
+    (best,) = re.findall(rf"MRR of \d+ queries, {seeds} seeds; differences are to (.+)$", output, re.MULTILINE)
+    means = dict(re.findall(r"^    (\S.*?)  +(\d\.\d{3})", output, re.MULTILINE))
+    assert list(means) == [
+        "before",
+        *("InfoNCE, random negatives", "InfoNCE", "Distill(share=0.5)", "Mask(margin=0.05, relative=True)"),
+        "Soften, by bm25 (the paper)",
+    ]
+    assert float(means[best]) == max(float(means[name]) for name in list(means)[1:3])
+    lines = re.findall(rf"^    (\S.*?)  +(\d\.\d{{3}})  {INTERVAL}  (\w+)$", output, re.MULTILINE)
+    assert {name for name, *_ in lines} == set(means) - {best}
+    for _, mean, difference, low, high, verdict in lines:
+        assert float(difference) == pytest.approx(float(mean) - float(means[best]), abs=2e-3)
+        if verdict != "undecided":
+            assert verdict == ("better" if float(low) >= 0 else "worse")
+            assert float(low) * float(high) >= 0
+    better = [name for name, *_, verdict in lines if verdict == "better" and name != "before"]
+    advice = output.splitlines()[-1]
+    assert any(f"Take {name}:" in advice for name in better) if better else advice.startswith(f"Stay with {best}:")
 
 
-def test_choose_estimator_without_its_teacher(base, source, run):
-    with pytest.raises(SystemExit, match="2"):
-        run("choose_estimator.py", source, "--model", base, "--estimators", "simcse")
+def test_quickstart(base, bert_folder, source, tmp_path, run, monkeypatch):
+    monkeypatch.syspath_prepend(str(source))
+    for number in range(3):
+        write_package(source, f"more{number}")
+    options = ["--teacher", base, "--train-packages", "one", "more0", "more1", "more2", "--test-packages", "two"]
+    sizes = ["--negatives", 2, "--batch-size", 4, "--layers", 1, "--max-tokens", 16, "--output", "out"]
+    output = run("quickstart.py", *options, *sizes)
+    assert "32 training pairs; 8 test pairs from ['two']" in output
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())
+    for name in ("before", "InfoNCE", "Distill", "the teacher"):
+        assert f"    {name:20}{scores[name]:.3f}" in output
+    gain = scores["Distill - InfoNCE"]
+    assert gain["mean"] == pytest.approx(scores["Distill"] - scores["InfoNCE"])
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert scores["Distill"] != scores["before"]
+    pairs = mine_pairs(source / "two", languages="python")
+    student = SentenceTransformer(str(tmp_path / "out" / "model"), device="cpu")
+    longest, student.max_seq_length = student.max_seq_length, 16
+    _, ranks = evaluate_rows(student, task_from_pairs(pairs, "Two"))
+    assert mean_rank(ranks) == pytest.approx(scores["Distill"], abs=1e-6)
+    assert len(student[0].model.encoder.layer) == 1
+    assert longest == 32  # not those of --max-tokens
+    assert "Gained most: '" in output
 
 
 def test_evaluate_mteb(base, bert_folder, source, tmp_path, run):
+    (source / "one" / "bare.py").write_text(bare("first"))
     output = run(
         "evaluate_mteb.py", source, "--model", base, bert_folder, "--packages", "two", "--output", "scores.json"
     )
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert set(scores) == {base, bert_folder}
-    assert 0 < scores[base]["python"]["mrr_at_1000"] <= 1
-    assert output.count(f"{scores[base]['python']['mrr_at_1000']:.3f}") >= 1
+    rows = mine_pairs(source, undocumented=True)
+    task = task_from_pairs(
+        rows.filter(lambda package: package == "two", input_columns="package"), "MyCode", corpus=rows
+    )
+    expected = mean_rank(evaluate_rows(SentenceTransformer(base, device="cpu"), task)[1])
+    assert scores[base]["python"]["mrr_at_1000_duplicates"] == pytest.approx(expected, abs=6e-4)
+    assert re.search(rf"^{base} .*{expected:.3f} .* \+0\.000 \[\+0\.000, \+0\.000\]$", output, re.MULTILINE)
+    with pytest.raises(SystemExit, match="2"):
+        run("evaluate_mteb.py", source, "--model", base, "--packages", "three")
+
+
+# Trainings
+
+
+@pytest.mark.filterwarnings("ignore:The table of the estimator:UserWarning")  # the tiny vocabulary knows few words
+def test_simcse(base, source, tmp_path, run):
+    save_bert(tmp_path / "dropout", hidden_dropout_prob=0.1)
+    options = ["--base-encoder", "dropout", "--steps", 2, "--batch-size", 8, "--output", "out"]
+    output = run("simcse.py", source, "--model", base, *options)
+    assert "SentenceTransformer('out/model')" in output
+    assert '"estimator": "simcse"' in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert weights_differ(tmp_path / "out" / "encoder", tmp_path / "dropout")
+    assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
+
+
+@pytest.mark.filterwarnings("ignore:The table of the estimator:UserWarning")  # the tiny vocabulary knows few words
+def test_hard_negatives(base, bert_folder, source, tmp_path, run):
+    options = ["--teacher", bert_folder, "--negatives", 2, "--steps", 2, "--batch-size", 8, "--output", "out"]
+    output = run("hard_negatives.py", source, "--model", base, *options)
+    assert "16 of 16 pairs have 2 hard negatives" in output
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "negative_2" in card
+    assert '"treatment": "Distill"' in card
+    assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
+
+
+def test_train_large_with_everything_at_once(base, source, tmp_path, run):
+    options = ["--lora", 2, "--dimensions", 16, 8, "--mini-batch-size", 3, "--steps", 2, "--batch-size", 8]
+    output = run("train_large.py", source, "--model", base, *options, "--output", "out")
+    trained, total = map(int, re.search(r"^(\d+) of ([\d,]+) param", output.replace(",", ""), re.MULTILINE).groups())
+    assert 0 < trained < total / 4
+    assert "1 processes: SentenceTransformer('out/model', truncate_dim=8)" in output
+    assert list((tmp_path / "out" / "model").rglob("adapter_model.safetensors"))
+    assert loads(tmp_path / "out" / "model", truncate_dim=8).shape == (1, 8)
+    assert "MatryoshkaLoss" in (tmp_path / "out" / "model" / "README.md").read_text()
+
+
+def test_train_large_caches_gradients_where_it_is_asked_to(base, source, tmp_path, run):
+    options = ["--mini-batch-size", 3, "--steps", 2, "--batch-size", 8, "--output", "out"]
+    run("train_large.py", source, "--model", base, *options)
+    assert "CachedSoftInfoNCELoss" in (tmp_path / "out" / "model" / "README.md").read_text()
+    assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
 
 
 @pytest.mark.slow
-def test_multi_gpu_on_two_processes(base, source, tmp_path):
+def test_train_large_on_two_processes(base, source, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -274,13 +420,11 @@ def test_multi_gpu_on_two_processes(base, source, tmp_path):
         "1",
     ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
-    script = [str(EXAMPLES / "multi_gpu.py"), str(source), "--model", base, "--steps", "2", "--batch-size", "4"]
-    root = str(EXAMPLES.parent)
-    environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    script = [str(EXAMPLES / "train_large.py"), str(source), "--model", base, "--steps", "2", "--batch-size", "4"]
     finished = subprocess.run(
         [*launch, *script, "--output", "out"],
         cwd=tmp_path,
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -291,6 +435,19 @@ def test_multi_gpu_on_two_processes(base, source, tmp_path):
     effective = float(re.search(r"'effective_negatives': '?([\d.]+)", finished.stdout + finished.stderr).group(1))
     assert 3 < effective <= 7
     assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
+
+
+REQUIRED = {
+    "push_to_hub.py": ["--test-packages", "two", "--repository", "user/model"],
+}
+
+
+@pytest.mark.parametrize("script", [path.name for path in SCRIPTS if '"paths", nargs' in path.read_text()])
+def test_a_path_that_does_not_exist_is_one_line(base, run, capsys, script):
+    with pytest.raises(SystemExit, match="2"):
+        run(script, "no/such-folder", "--model", base, *REQUIRED.get(script, ()))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"{script}: error: PATH must exist, got 'no/such-folder': check its spelling."
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

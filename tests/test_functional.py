@@ -302,11 +302,6 @@ class TestWeights:
         weights = functional.negative_weights(similarity, alpha=0.2, beta=1.0, temperature=5.0, min_weight=1e-6)
         assert_close(weights.sum(dim=1) - 1, torch.full((8,), 11.0))
 
-    def test_more_similar_negatives_weigh_less(self):
-        similarity = torch.tensor([[0.0, 3.0, 2.0, 1.0, 0.0, 0.0]])
-        weights = functional.negative_weights(similarity, alpha=1.0, beta=1.0, temperature=2.0)[0]
-        assert weights[1] < weights[2] < weights[3] < weights[4]
-
     def test_the_floor_holds_and_moves(self):
         similarity = torch.tensor([[0.0, 50.0, 0.0, 0.0]])
         options = {"alpha": 1.3, "beta": 0.7, "temperature": 1.0}
@@ -365,9 +360,10 @@ class TestWeights:
     def test_what_stands_at_the_positive_is_not_read_even_if_it_is_no_number(self):
         scores, similarity = random_batch(6)
         options = {"alpha": 1.3, "beta": 0.7, "temperature": 0.3}
-        other = similarity.clone().fill_diagonal_(math.nan)
         weights = functional.negative_weights(similarity, **options)
-        assert torch.equal(functional.negative_weights(other, **options), weights)
+        for value in (1e6, math.nan):
+            other = similarity.clone().fill_diagonal_(value)
+            assert torch.equal(functional.negative_weights(other, **options), weights)
         assert torch.equal(
             functional.soft_info_nce(scores, weights.log().fill_diagonal_(math.nan)),
             functional.soft_info_nce(scores, weights.log()),
@@ -377,14 +373,6 @@ class TestWeights:
         similarity = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0]])
         weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
         assert weights[0, 1] == pytest.approx(0.1)
-
-    def test_the_positives_similarity_is_not_read(self):
-        _, similarity = random_batch(6)
-        options = {"alpha": 1.3, "beta": 0.7, "temperature": 0.3}
-        other = similarity.clone().fill_diagonal_(1e6)
-        assert torch.equal(
-            functional.negative_weights(similarity, **options), functional.negative_weights(other, **options)
-        )
 
     def test_rows_do_not_depend_on_each_other(self):
         _, similarity = random_batch(8, 6, 6)
@@ -471,13 +459,6 @@ class TestSoftInfoNCE:
         targets = targets / targets.sum(dim=1, keepdim=True)
         _, gradient = loss_and_gradient(functional.soft_info_nce, scores, targets=targets)
         assert_close(gradient, (scores.softmax(dim=1) - targets) / 5)
-
-    def test_a_wrong_weight_changes_the_loss(self):
-        scores, _ = random_batch(3)
-        log_weights = torch.zeros(5, 5).double()
-        plain = functional.soft_info_nce(scores, log_weights)
-        log_weights[0, 1] = -0.7
-        assert functional.soft_info_nce(scores, log_weights) < plain - 1e-6
 
     def test_log_weights_and_targets_get_no_gradient(self):
         scores, _ = random_batch(3)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import DOCUMENTS, QUERIES, make_transformer_model, make_word_tokenizer
 from datasets import Dataset
-from hub_server import Hub, check_card, connect
+from hub_server import Hub, connect
 from huggingface_hub import ModelCard
 from mteb.results import ModelResult, TaskResult
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -31,7 +31,7 @@ pytestmark = [
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "push_to_hub.py"
 TOKEN = "token-of-the-test"
-TRAINED = ("user/model", "user/end", "user/every-save")
+TRAINED = ("user/model", "user/every-save")
 # In a process of its own: without this package, and with the settings that a user has from the environment.
 LOAD = """
 import json, sys
@@ -90,15 +90,10 @@ def pushed(folder, bert_folder):
         train(model, "by-hand")
         model.push_to_hub("user/model")
         embeddings = {"user/model": model.encode(QUERIES)}
-        for name, options in {
-            "user/end": {"hub_strategy": "end"},
-            "user/every-save": {"hub_strategy": "every_save", "save_strategy": "steps", "save_steps": 1},
-        }.items():
-            model = static()
-            trainer = train(model, name, push_to_hub=True, hub_model_id=name, hub_always_push=True, **options)
-            if name == "user/end":
-                trainer.save_model()
-            embeddings[name] = model.encode(QUERIES)
+        model = static()
+        options = {"hub_model_id": "user/every-save", "hub_strategy": "every_save", "hub_always_push": True}
+        train(model, "every-save", push_to_hub=True, save_strategy="steps", save_steps=1, **options).save_model()
+        embeddings["user/every-save"] = model.encode(QUERIES)
         options = ["--repository", "user/example", "--private", "--model", "static", "--steps", "2"]
         arguments = ["push_to_hub.py", "src", "--test-packages", "two", *options, "--batch-size", "8"]
         patch.setattr(sys, "argv", arguments)
@@ -120,9 +115,7 @@ def loaded(pushed, folder):
 
 
 def card_of(pushed, name):
-    content = pushed[0].files[name]["README.md"].decode()
-    assert check_card(content) == []
-    return content
+    return pushed[0].files[name]["README.md"].decode()
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -134,10 +127,8 @@ def test_a_pushed_model_gives_the_same_embeddings_without_this_package(pushed, l
 
 
 def test_the_trainer_pushes_what_it_saves(pushed):
-    assert pushed[0].messages["user/end"] == ["Model save"]
-    messages = pushed[0].messages["user/every-save"]
-    assert messages
-    assert all(message.startswith("Training in progress, step ") for message in messages)
+    messages = {message.split(",")[0] for message in pushed[0].messages["user/every-save"]}
+    assert messages == {"Training in progress", "Model save"}
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -163,7 +154,7 @@ def test_the_pushed_example_has_its_results_before_and_after_in_the_metadata(pus
         metric + moment for metric in METRICS for moment in ("", "_before_fine_tuning")
     }
     assert {result.dataset_name.split()[0] for result in results} == {"two"}
-    assert all(0 <= result.metric_value <= 1 for result in results)
+    assert all(result.task_type and result.dataset_type and 0 <= result.metric_value <= 1 for result in results)
     assert "(docstring, code) pairs of src" in card_of(pushed, "user/example")
     # It was pushed with --private, and no token was there to load it.
     assert loaded["error"] == "RepositoryNotFoundError"
@@ -185,33 +176,6 @@ def test_a_pushed_card_is_kept_unless_it_is_to_be_replaced(monkeypatch, static_m
             task_name="Mine", dataset_revision="1", mteb_version="2", evaluation_time=1.0, scores={"test": [scores]}
         )
         add_mteb_results(static_model, ModelResult(model_name="m", model_revision="1", task_results=[result]))
-        static_model.push_to_hub("user/model", exist_ok=True)
-        files = hub.files["user/model"]
-        assert b"mrr_at_1000" not in files["README.md"]
-        static_model.push_to_hub("user/model", exist_ok=True, replace_model_card=True)
-        assert b"mrr_at_1000" in files["README.md"]
-
-
-def test_the_server_knew_every_request_of_the_client(pushed, loaded):
-    assert pushed[0].unknown == []
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        (
-            "model-index:\n- name: a\n  results:\n  - task: {type: sts}\n    dataset: {name: b}\n    metrics: []",
-            "type",
-        ),
-        (
-            "model-index:\n- name: a\n  results:\n  - task: {type: retrieval}\n    dataset: {name: b, type: b}\n"
-            "    metrics:\n    - {type: mrr, value: }",
-            "must have a value",
-        ),
-        ("metrics:\n- 1", "array of strings"),
-        ("a: [", "no YAML"),
-    ],
-    ids=["no-type", "no-value", "no-text", "no-yaml"],
-)
-def test_the_server_refuses_a_card_with_unusable_metadata(metadata, message):
-    assert any(message in error for error in check_card(f"---\n{metadata}\n---\n"))
+        for options in ({}, {"replace_model_card": True}):
+            static_model.push_to_hub("user/model", exist_ok=True, **options)
+            assert (b"mrr_at_1000" in hub.files["user/model"]["README.md"]) == bool(options)

@@ -167,11 +167,25 @@ def test_the_page_is_self_contained_and_escapes_every_text(static_model, pairs, 
     assert inspection.negatives["code"][0] in page.texts
     assert "<b>Mine</b>" in page.texts
     assert any("<module" in text for text in page.texts)
-    # What a weight means, and which words matched.
-    assert any("Pushed away less" in text for text in page.texts)
-    marked = [page.texts[place] for place, text in enumerate(page.texts) if text in VERBS + NOUNS]
-    assert names.count("mark") >= 24
-    assert marked
+    # What a weight means, and what to do next.
+    assert any("a negative of weight 0.1 counts a tenth" in text for text in page.texts)
+    assert "What to do next" in page.texts
+    assert not any("masked" in text.lower() for text in page.texts)  # nothing is
+
+
+@pytest.mark.parametrize(
+    ("compares", "marked"),
+    [("queries", ["read", "read"]), ("documents", ["read", "data", "read_data", "readData"]), ("positives", [])],
+)
+def test_the_page_marks_the_words_that_the_compared_texts_share(static_model, tmp_path, compares, marked):
+    pairs = Dataset.from_dict(
+        {"query": ["read the data", "the read"], "code": ["def read_file(of): read", "def read_data(the): readData"]}
+    )
+    found = inspect_pairs(pairs, BM25Estimator(compares=compares), Mask(top_k=1), model=static_model)
+    page = found.write_page(tmp_path / "page.html").read_text()
+    first, *_ = [part for part in page.split("<section>")[1:] if "read</mark> the" in part or not marked]
+    assert re.findall("<mark>(.*?)</mark>", first) == marked
+    assert ("are <mark>marked" in page) == bool(marked)
 
 
 def test_a_page_without_any_negative_is_still_one(static_model, pairs, tmp_path):

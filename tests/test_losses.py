@@ -251,9 +251,8 @@ class TestBadInput:
         assert torch.isfinite(value)
         loss_and_gradients(loss, texts)
 
-    @pytest.mark.parametrize("estimator", ["bm25", "identical", "near-duplicate", "self"])
-    def test_only_empty_texts_train(self, transformer_model, estimator):
-        loss = SoftInfoNCELoss(transformer_model, estimator)
+    def test_only_empty_texts_train(self, transformer_model):
+        loss = SoftInfoNCELoss(transformer_model, "self")
         with pytest.warns(InputWarning, match="empty texts: 8 of 8 in column 0, 8 of 8 in column 1"):
             value = loss(features(transformer_model, [[""] * 8, [""] * 8]), None)
         assert torch.isfinite(value)
@@ -441,16 +440,11 @@ class TestPlugins:
     @pytest.mark.parametrize(
         ("method", "answer", "error", "message"),
         [
-            ("represent", None, ValueError, r"Wrong.represent\(\) must return a tensor with one row .*, got NoneType"),
             ("represent", torch.zeros(3, 2), ValueError, r"one row for each of 8 texts.*got the shape \(3, 2\)"),
-            ("represent", torch.zeros(8, 2).to_sparse(), ValueError, r"got a sparse one. Call .to_dense\(\) on it"),
-            ("represent", torch.zeros(8, 2, requires_grad=True), ValueError, "requires a gradient"),
             ("for_batch", None, TypeError, r"Wrong.for_batch\(\) must return an estimator, got NoneType"),
             ("similarity", torch.zeros(2, 2), ValueError, r"Wrong.similarity\(\) must return .*\(8, 16\)"),
-            ("similarity", torch.zeros(8, 16).long(), ValueError, "must return a floating-point tensor .*int64"),
-            ("similarity", None, ValueError, r"Wrong.similarity\(\) must return .* got NoneType"),
         ],
-        ids=["none", "rows", "sparse", "gradient", "for-batch", "shape", "integers", "no-similarity"],
+        ids=["represent", "for-batch", "similarity"],
     )
     def test_an_answer_that_breaks_the_contract_names_the_plugin(self, static_model, method, answer, error, message):
         wrong = type("Wrong", (Meddler,), {method: lambda *_: answer})(None, None)
@@ -521,7 +515,7 @@ class TestTheDeviceIsNotWaitedFor:
             loss(copy.deepcopy(batch), None)
             with monkeypatch.context() as patched:
                 # On a device one batch of a hundred is looked at.
-                patched.setattr("st_softinfonce.losses.base._InputWatch._look_at_texts", lambda *_: None)
+                patched.setattr("st_softinfonce.losses.input_watch.InputWatch._look_at_texts", lambda *_: None)
                 asked, embeddings = self.without_waiting(loss, transformer_model, batch)
             value = loss.compute_loss_from_embeddings(embeddings, asked)
             torch.testing.assert_close(value, loss(batch, None))
@@ -578,10 +572,6 @@ class TestReporting:
         expected = SoftInfoNCELoss(static_model, estimator, treatment, scale=1.0, similarity_fct=dot_score)
         assert loss.get_config_dict() == expected.get_config_dict()
         assert_same(loss_and_gradients(loss, COLUMNS["pairs"]), loss_and_gradients(expected, COLUMNS["pairs"]))
-
-    def test_an_estimator_adds_nothing_to_the_losss_parameters(self, static_model):
-        names = {name for name, _ in SoftInfoNCELoss(static_model).named_parameters()}
-        assert names == {f"model.{name}" for name, _ in static_model.named_parameters()}
 
     def test_a_step_changes_nothing_of_what_the_loss_is(self, model):
         loss = SoftInfoNCELoss(model, "bm25")

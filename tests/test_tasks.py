@@ -14,7 +14,6 @@ from datasets import Dataset, DatasetDict
 mteb = pytest.importorskip("mteb")
 
 from mteb.languages import check_language_code  # noqa: E402
-from mteb.models.model_meta import ModelMeta  # noqa: E402
 from retrieval_models import TableEncoder, evaluate, random_vectors, score  # noqa: E402
 
 from st_softinfonce.tasks import CodeRetrieval, task_from_pairs  # noqa: E402
@@ -71,7 +70,7 @@ def tiny_model():
 
 @pytest.mark.parametrize(
     ("n", "queries", "extra"),
-    [(1, 1, 0), (40, 40, 0), (40, 15, 30), (1200, 300, 800)],
+    [(1, 1, 0), (40, 40, 0), (40, 15, 30), (1100, 60, 300)],
     ids=["one-pair", "fewer-than-1000", "several-answers", "more-than-1000"],
 )
 def test_mrr_equals_ranking_every_document_by_hand(n, queries, extra):
@@ -87,24 +86,6 @@ def test_mrr_equals_ranking_every_document_by_hand(n, queries, extra):
     if n > 1:
         others = dict(zip(relevant, [*list(relevant.values())[1:], ["code 0"]], strict=True))
         assert measured != pytest.approx(brute_force_mrr(vectors, others, documents), abs=1e-4)
-
-
-@pytest.mark.parametrize(("rank", "expected"), [(1, 1.0), (999, 1 / 999), (1000, 1 / 1000), (1001, 0.0), (1100, 0.0)])
-def test_rank_1000_counts_and_rank_1001_does_not(rank, expected):
-    codes = [f"code {i}" for i in range(1100)]
-    vectors = {code: np.array([-float(i)]) for i, code in enumerate(codes)} | {"find it": np.array([1.0])}
-    pairs = Dataset.from_dict({"query": ["find it"], "code": [codes[rank - 1]]})
-    task = task_from_pairs(pairs, "MyPairs", corpus=Dataset.from_dict({"code": codes}))
-    assert score(TableEncoder(vectors), task) == pytest.approx(expected, abs=1e-12)
-
-
-def test_best_ranked_of_several_right_answers_counts():
-    pairs = Dataset.from_dict({"query": ["q", "q", "r"], "code": ["a", "b", "c"]})
-    vectors = {"q": [1.0, 0.0], "r": [0.0, 1.0], "a": [0.0, 0.0], "b": [0.5, 0.0], "c": [1.0, 1.0]}
-    vectors = {text: np.array(vector) for text, vector in vectors.items()}
-    result = evaluate(TableEncoder(vectors), [task_from_pairs(pairs, "MyPairs")]).task_results[0]
-    # q ranks c, b, a: its best right answer b is second; r ranks c first.
-    assert result.get_score() == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_exact_ties_rank_by_id_whatever_the_order_of_rows():
@@ -150,14 +131,6 @@ def test_filtered_task_runs_one_language_alone(chosen):
     result = evaluate(encoder, [task_from_pairs(pairs, "MyPairs").filter_languages(**chosen)]).task_results[0]
     assert [entry["hf_subset"] for entry in result.scores["test"]] == ["go"]
     assert all(text.startswith("go ") for text in encoder.texts_seen)
-
-
-def test_main_score_is_mrr_at_1000_in_the_result():
-    pairs = make_pairs(12)
-    encoder = TableEncoder(random_vectors(pairs["query"][:] + pairs["code"][:]))
-    (entry,) = evaluate(encoder, [task_from_pairs(pairs, "MyPairs")]).task_results[0].scores["test"]
-    assert 0 < entry["main_score"] == entry["mrr_at_1000"] < 1
-    assert entry["mrr_at_1000"] != entry["mrr_at_1"]
 
 
 # The data
@@ -286,17 +259,6 @@ def test_copy_of_a_task_measures_the_same(clone):
     assert score(encoder, twin) == score(encoder, task)
 
 
-def test_several_tasks_are_evaluated_in_one_call():
-    pairs = make_pairs(25)
-    vectors = random_vectors(pairs["query"][:] + pairs["code"][:])
-    tables = {"All": pairs, "Half": pairs.select(range(12))}
-    tasks = [task_from_pairs(table, name) for name, table in tables.items()]
-    results = evaluate(TableEncoder(vectors), tasks).task_results
-    for result, table in zip(results, tables.values(), strict=True):
-        expected = brute_force_mrr(vectors, relevance(table["query"], table["code"]), table["code"])
-        assert result.get_score() == pytest.approx(expected)
-
-
 def test_result_cache_serves_the_same_pairs_and_never_other_pairs_of_the_same_name(tmp_path):
     pairs = make_pairs(25)
     vectors = random_vectors(pairs["query"][:] + pairs["code"][:])
@@ -351,51 +313,6 @@ def test_prompts_of_the_model_are_used_and_the_tasks_own_prompt_is_not(tiny_mode
     assert score(tiny_model, task_from_pairs(by_hand, "MyPairs")) == prompted
 
 
-def test_cross_encoder_reranks_what_an_encoder_found(tmp_path):
-    class PerfectCrossEncoder:
-        mteb_model_meta = ModelMeta.create_empty({"name": "tests/perfect", "revision": "1"})
-
-        def predict(self, inputs1, inputs2, *, task_metadata, hf_split, hf_subset, prompt_type=None, **kwargs):
-            left, right = ([text for batch in inputs for text in batch["text"]] for inputs in (inputs1, inputs2))
-            return [float(a.split()[-1] == b.split()[-1]) for a, b in zip(left, right, strict=True)]
-
-    pairs = make_pairs(40)
-    encoder = TableEncoder(random_vectors(pairs["query"][:] + pairs["code"][:]))
-    task = task_from_pairs(pairs, "MyPairs")
-    (found,) = evaluate(encoder, [task], prediction_folder=tmp_path).task_results[0].scores["test"]
-    converted = copy.deepcopy(task).convert_to_reranking(tmp_path, top_k=10)
-    reranked = score(PerfectCrossEncoder(), converted)
-    assert reranked == pytest.approx(found["recall_at_10"], abs=1e-5)
-    assert found["mrr_at_1000"] < reranked < 1
-    assert score(encoder, task) == found["mrr_at_1000"]
-    assert converted.dataset["default"]["test"]["top_ranked"]
-    converted.unload_data()
-    converted.load_data()
-    assert converted.dataset["default"]["test"]["top_ranked"] is None
-
-
-def test_search_model_without_embeddings_runs():
-    class OverlapSearch:
-        """Stands for BM25: mteb's protocol for models that index and search by themselves."""
-
-        mteb_model_meta = ModelMeta.create_empty({"name": "tests/overlap", "revision": "1"})
-
-        def index(self, corpus, **kwargs):
-            self.documents = list(corpus)
-
-        def search(self, queries, *, top_k, **kwargs):
-            assert top_k == 1000
-            return {
-                query["id"]: {
-                    document["id"]: float(document["text"].split()[-1] == query["text"].split()[-1])
-                    for document in self.documents
-                }
-                for query in queries
-            }
-
-    assert score(OverlapSearch(), task_from_pairs(make_pairs(15), "MyPairs")) == 1.0
-
-
 def test_descriptive_statistics_go_to_mtebs_cache_and_count_merged_texts(tmp_path, monkeypatch):
     monkeypatch.setenv("MTEB_CACHE", str(tmp_path))
     pairs = Dataset.from_list([*make_pairs(9, queries=4, language="go"), *make_pairs(5, language="lua")])
@@ -435,7 +352,6 @@ GOOD = Dataset.from_dict({"query": ["q"], "code": ["c"]})
         (GOOD, {"split": None}, r"split=None is not valid"),
         (GOOD, {"name": "my pairs"}, r"name='my pairs' is not valid: pass letters, digits"),
         (GOOD, {"name": "../pairs"}, r"name='\.\./pairs' is not valid"),
-        (GOOD, {"name": ""}, r"name='' is not valid"),
         (GOOD, {"name": None}, r"name=None is not valid"),
         (GOOD, {"prompt": 3}, r"prompt=3 is not valid: pass a string, None, or a dict"),
         (GOOD, {"prompt": {"passage": "x"}}, r"keys among \('query', 'document'\)"),

@@ -88,6 +88,11 @@ def test_cross_encoder_reranks_what_an_encoder_found(task, tmp_path):
     assert 0 < among_five < 1
     assert entry["mrr_at_1000_strict"] == pytest.approx(among_five)
     assert found["mrr_at_1000_strict"] < among_five
+    # The conversion is the copy's, and is gone with its data.
+    assert evaluate(encoder, [task]).task_results[0].get_score() == found["main_score"]
+    converted.unload_data()
+    converted.load_data()
+    assert converted.dataset["python"]["test"]["top_ranked"] is None
 
 
 def test_scores_of_an_encoder_come_from_the_cache_the_second_time(task, tmp_path):

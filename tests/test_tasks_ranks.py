@@ -12,7 +12,16 @@ mteb = pytest.importorskip("mteb")
 
 from retrieval_models import TableEncoder, evaluate, random_vectors  # noqa: E402
 
-from st_softinfonce.tasks import graded_task_from_pairs, ndcg_at_10, reciprocal_ranks, task_from_pairs  # noqa: E402
+from evaluation.report.bootstrap import paired_bootstrap  # noqa: E402
+from st_softinfonce.tasks import (  # noqa: E402
+    bm25_rows,
+    evaluate_rows,
+    graded_task_from_pairs,
+    mean_interval,
+    ndcg_at_10,
+    reciprocal_ranks,
+    task_from_pairs,
+)
 
 
 def rank_by_hand(vectors, query, answers, documents, ids):
@@ -62,7 +71,7 @@ def shared_pairs(n, queries, codes, seed=0):
                 {"code": [f"further {i}" for i in range(60)], "query": ["query 3", None, "query 8"] * 20}
             ),
         ),
-        (shared_pairs(300, 40, 1500), Dataset.from_dict({"code": [f"further {i}" for i in range(1000)]})),
+        (shared_pairs(60, 20, 1500), Dataset.from_dict({"code": [f"further {i}" for i in range(1200)]})),
     ],
     ids=["one", "shared", "corpus", "corpus-with-docs", "past-1000"],
 )
@@ -85,7 +94,8 @@ def test_all_three_are_one_number_where_queries_are_distinct():
     pairs = Dataset.from_dict({"query": [f"q{i}" for i in range(30)], "code": [f"c{i}" for i in range(30)]})
     encoder = TableEncoder(random_vectors(pairs["query"][:] + pairs["code"][:]))
     (entry,) = evaluate(encoder, [task_from_pairs(pairs, "MyPairs")]).task_results[0].scores["test"]
-    assert 0 < entry["mrr_at_1000_strict"] < 1
+    assert 0 < entry["main_score"] == entry["mrr_at_1000"] < 1
+    assert entry["mrr_at_1000"] != entry["mrr_at_1"]
     assert entry["mrr_at_1000_strict"] == pytest.approx(entry["mrr_at_1000"], abs=1e-12)
     assert entry["mrr_at_1000_duplicates"] == pytest.approx(entry["mrr_at_1000"], abs=1e-12)
 
@@ -100,8 +110,8 @@ def test_ties_rank_by_id_in_all_scores():
     assert entry["mrr_at_1000_duplicates"] == pytest.approx(aware, abs=1e-12)
 
 
-@pytest.mark.parametrize(("rank", "expected"), [(1, 1.0), (1000, 1 / 1000), (1001, 0.0)])
-def test_rank_1000_counts_strictly_and_rank_1001_does_not(rank, expected):
+@pytest.mark.parametrize(("rank", "expected"), [(1, 1.0), (999, 1 / 999), (1000, 1 / 1000), (1001, 0.0)])
+def test_rank_1000_counts_and_rank_1001_does_not(rank, expected):
     codes = [f"code {i}" for i in range(1100)]
     vectors = {code: np.array([-float(i)]) for i, code in enumerate(codes)} | {"find it": np.array([1.0])}
     pairs = Dataset.from_dict({"query": ["find it", "find it"], "code": [codes[rank - 1], codes[1050]]})
@@ -109,7 +119,7 @@ def test_rank_1000_counts_strictly_and_rank_1001_does_not(rank, expected):
     (entry,) = evaluate(TableEncoder(vectors), [task]).task_results[0].scores["test"]
     # The other row's code is always too far; for the duplicates-aware number the better of both counts twice.
     assert entry["mrr_at_1000_strict"] == pytest.approx(expected / 2, abs=1e-12)
-    assert entry["mrr_at_1000_duplicates"] == pytest.approx(expected, abs=1e-12)
+    assert entry["mrr_at_1000_duplicates"] == entry["mrr_at_1000"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_row_ids_are_those_of_queries_and_name_the_code_where_a_query_has_several():
@@ -169,3 +179,77 @@ def test_missing_predictions_are_named(tmp_path):
         reciprocal_ranks(task, {"go": {"test": {}}})
     with pytest.raises(ValueError, match=r"split='valid' is not a split of MyPairs-.*pass one of \['test'\]"):
         ndcg_at_10(task, tmp_path, split="valid")
+
+
+@pytest.mark.parametrize("make", [task_from_pairs, graded_task_from_pairs])
+def test_evaluated_rows_are_those_of_the_predictions_and_the_task_stays_as_it_was(make, tmp_path):
+    rows = [{**row, "language": language} for language in ("go", "php") for row in shared_pairs(40, 15, 30)]
+    pairs = Dataset.from_list(rows)
+    encoder = TableEncoder(random_vectors(pairs["query"][:] + pairs["code"][:]))
+    task = make(pairs, "MyPairs")
+    expected = evaluate(encoder, [task], prediction_folder=tmp_path)
+    result, found = evaluate_rows(encoder, task)
+    assert found == reciprocal_ranks(task, tmp_path)
+    assert set(found) == {"go", "php"}
+    assert result.task_results[0].scores == expected.task_results[0].scores
+    assert "task_specific_scores" not in vars(task)
+
+
+def test_evaluated_rows_are_measured_anew_for_another_model_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTEB_CACHE", str(tmp_path))
+    pairs = shared_pairs(40, 40, 40)
+    task = task_from_pairs(pairs, "MyPairs")
+    one, other = (TableEncoder(random_vectors(pairs["query"][:] + pairs["code"][:], seed)) for seed in (0, 1))
+    assert evaluate_rows(one, task)[1] != evaluate_rows(other, task)[1]
+
+
+def test_bm25_finds_the_words_of_a_query_in_snake_and_camel_case():
+    codes = ["def sort_list(x): return x", "function openSocket() {}", "def count_lines(x): return x", "()"]
+    pairs = Dataset.from_dict({"query": ["Sort a list", "open the socket", "other words"], "code": codes[:3]})
+    task = task_from_pairs(pairs, "MyPairs", corpus=Dataset.from_dict({"code": codes}))
+    rows = bm25_rows(task)["default"]
+    first, second, third = task.table("default", "test")["queries"]["id"]
+    assert rows[first] == rows[second] == (1.0, 1.0)
+    # No word in common: all tie, and rank by id, descending.
+    ids = document_ids(task)
+    rank = 1 + sum(name > ids[codes[2]] for name in ids.values())
+    assert rows[third] == (1 / rank, 1 / rank)
+    with pytest.raises(ValueError, match="split='valid' is not a split"):
+        bm25_rows(task, split="valid")
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_the_interval_is_that_of_the_evaluation(seeds):
+    values = np.random.default_rng(seeds).normal(0.1, 1, size=(seeds, 200))
+    assert mean_interval(values[0] if seeds == 1 else values) == pytest.approx(
+        (lambda found: (found.mean, found.low, found.high))(paired_bootstrap(values)), abs=0.03
+    )
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    found = [mean_interval(generator.normal(size=50), draws=300) for _ in range(300)]
+    assert 0.90 < np.mean([low < 0 < high for _, low, high in found]) < 0.98
+
+
+def test_a_seed_that_differs_as_a_whole_widens_the_interval():
+    values = np.zeros((3, 100))
+    values[0] = 0.3
+    mean, low, high = mean_interval(values)
+    assert mean == pytest.approx(0.1)
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([], {}, r"values must be finite numbers .*got shape \(1, 0\)"),
+        ([1.0, np.nan], {}, "values must be finite"),
+        (np.ones((1, 1, 1)), {}, r"got shape \(1, 1, 1\)"),
+        ([1.0], {"level": 1.0}, "level must be between 0 and 1, got 1.0: give e.g. 0.95"),
+        ([1.0], {"draws": 0}, "draws"),
+    ],
+)
+def test_an_interval_that_cannot_be_made_is_refused(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        mean_interval(values, **options)

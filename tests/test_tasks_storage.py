@@ -28,6 +28,7 @@ from st_softinfonce.tasks import (  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
+    """`datasets` takes a folder of the same name for the same dataset."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 

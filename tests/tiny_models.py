@@ -1,13 +1,22 @@
 """Tokenizers and BERTs that are made in memory and need no download."""
 
+import json
+
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from tokenizers import Tokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    RobertaTokenizerFast,
+)
 
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 WORDS = (
@@ -60,3 +69,33 @@ def save_bert(folder, architecture=BertModel, *, mask_token=False, seed=0, **con
 def make_transformer_model(bert_folder):
     transformer = Transformer(bert_folder)
     return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension())], device="cpu")
+
+
+def byte_pairs(lines, special_tokens):
+    """A vocabulary of byte pairs, and its merges."""
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(lines, vocab_size=400, special_tokens=special_tokens, show_progress=False)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return tokenizer.get_vocab(), [tuple(pair) for pair in merges]
+
+
+def save_roberta(folder, lines, extra_tokens=(), dropout=0.0):
+    """A RoBERTa of two narrow layers; extra tokens are in its vocabulary, but the tokenizer takes them to pieces."""
+    vocabulary, merges = byte_pairs(lines, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    for token in extra_tokens:
+        vocabulary[token] = len(vocabulary)
+    RobertaTokenizerFast(vocab=vocabulary, merges=merges, model_max_length=512).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    RobertaModel(config).save_pretrained(folder)
+    return str(folder)

@@ -125,7 +125,7 @@ def fingerprint(*parts: Dataset) -> str:
     """Hash what a result depends on (texts, packages and groups, in order) to 16 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=8)
     for rows in parts:
-        frame = rows.select_columns(list(COLUMNS)).to_pandas()
+        frame = rows.select_columns([name for name in COLUMNS if name in rows.column_names]).to_pandas()
         digest.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
         digest.update(b"|")
     return digest.hexdigest()

@@ -24,6 +24,7 @@ RESERVED = frozenset(
     Integer Boolean Double Long
     """.split()
 )
+_FIRST_GROUP = 2**40  # any number would do; the fingerprints of finished runs have this one
 _TOKENS = re.compile(
     r"""
     (?P<text>\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`)
@@ -31,17 +32,9 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-# What follows a copy's verb and articles stays, so that it asks for the same thing in other words.
-_SYNONYMS = (
-    ("return", "give back"), ("returns", "gives back"), ("get", "obtain"), ("gets", "obtains"), ("create", "make"),
-    ("creates", "makes"), ("compute", "work out"), ("computes", "works out"), ("check", "test"), ("checks", "tests"),
-    ("set", "assign"), ("sets", "assigns"), ("remove", "take away"), ("removes", "takes away"), ("convert", "turn"),
-    ("converts", "turns"), ("add", "put in"), ("adds", "puts in"), ("find", "look for"), ("finds", "looks for"),
-)  # fmt: skip
-QUERIES = ("kept", "paraphrased")
 
 
-def with_copies(pairs: Dataset, *, share: float, queries: str = "kept", groups_from: int = 2**40) -> Dataset:
+def with_copies(pairs: Dataset, *, share: float, queries: str = "kept") -> Dataset:
     """Replace a share of the pairs by near-duplicates of others, so that the size and the steps stay.
 
     The pairs are first cut to one of each duplicate group and one of each query, so that a share of 0 means it. Then
@@ -52,8 +45,7 @@ def with_copies(pairs: Dataset, *, share: float, queries: str = "kept", groups_f
     Args:
         pairs: Columns ``query``, ``code``, ``duplicate_group`` and any other.
         share: In [0, 0.5]. Copies among the pairs.
-        queries: Whether a copy's query is ``"kept"``, or ``"paraphrased"`` (other verb, no articles).
-        groups_from: What copies' groups are counted from; an original and its copy share one.
+        queries: ``"kept"``: a copy has its original's query.
 
     Returns:
         The pairs; a copy and its original have one value in ``duplicate_group``.
@@ -63,22 +55,17 @@ def with_copies(pairs: Dataset, *, share: float, queries: str = "kept", groups_f
     """
     if not 0 <= share <= 0.5:
         raise UsageError(f"share must be in [0, 0.5], got {share}: each copy needs an original of its own.")
-    if queries not in QUERIES:
-        raise UsageError(f"queries must be one of {QUERIES}, got {queries!r}.")
+    if queries != "kept":
+        raise UsageError(f"queries must be 'kept', got {queries!r}.")
     pairs = _without_duplicates(pairs)
     count = round(share * len(pairs))
-    groups = np.arange(len(pairs)) + groups_from
-    originals = pairs.select(range(count))
+    groups = [_FIRST_GROUP + number for number in range(len(pairs))]
+    originals, kept = pairs.select(range(count)), pairs.select(range(len(pairs) - count))
     vocabulary = sorted({name for code in pairs["code"][:500] for name in local_names(code)})
     generator = np.random.default_rng(0)
     codes = [rename(code, vocabulary, generator) for code in originals["code"]]
-    asked = list(originals["query"])
-    if queries == "paraphrased":
-        asked = [paraphrase(query) for query in asked]
-    kept = pairs.select(range(len(pairs) - count))
-    kept = _replace(kept, {"duplicate_group": groups[: len(kept)].tolist()})
-    copies = _replace(originals, {"query": asked, "code": codes, "duplicate_group": groups[:count].tolist()})
-    return concatenate_datasets([kept, copies])
+    copies = _replace(originals, {"code": codes, "duplicate_group": groups[:count]})
+    return concatenate_datasets([_replace(kept, {"duplicate_group": groups[: len(kept)]}), copies])
 
 
 def local_names(code: str) -> list[str]:
@@ -90,13 +77,8 @@ def local_names(code: str) -> list[str]:
 def rename(code: str, vocabulary: list[str], generator: np.random.Generator) -> str:
     """Rename the parameters and variables of a function consistently.
 
-    Args:
-        code: Of a function.
-        vocabulary: New names, as other functions have them.
-        generator: Chooses among them.
-
-    Returns:
-        The code: the same name becomes the same, two names never become one, and strings stay.
+    The new names are chosen from the vocabulary. The same name becomes the same, two never become one, and strings
+    stay.
     """
     names = local_names(code)
     present = set(re.findall(r"\w+", code))
@@ -104,13 +86,6 @@ def rename(code: str, vocabulary: list[str], generator: np.random.Generator) -> 
     fresh += [f"value{number}" for number in range(len(names)) if f"value{number}" not in present | set(fresh)]
     new = dict(zip(names, fresh, strict=False))
     return _TOKENS.sub(lambda match: new.get(match["name"], match[0]) if match["name"] else match[0], code)
-
-
-def paraphrase(query: str) -> str:
-    """Say a query in other words: another verb, no articles."""
-    synonyms: Mapping[str, str] = dict(_SYNONYMS)
-    words = [word for word in query.split() if word.lower() not in ("a", "an", "the")]
-    return " ".join(synonyms.get(word.lower(), word) for word in words) or query
 
 
 def _without_duplicates(pairs: Dataset) -> Dataset:

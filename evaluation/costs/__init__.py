@@ -5,7 +5,7 @@
     python -m evaluation cost memory --batch-size 32 512 2048 8192 --cached-from 1024
     python -m evaluation cost tables                # to 10 million keys: some minutes, 6 GB of memory
 
-Every time is a ratio to a natural limit that is measured in the same run, in turn with it.
+Every number is a ratio to a natural limit that is measured in the same run, in turn with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from evaluation.environment import RESULTS, about, write_json
+from evaluation.environment import RESULTS, about, write_result
 
 KINDS = {
     "step": ("evaluation.costs.step_time", "step_time.json"),
@@ -37,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Measure, print and write the results."""
-    measured = importlib.import_module(KINDS[given.kind][0]).measure(given)
+    """Measure, write and show the results."""
+    module, file = KINDS[given.kind]
+    measured = importlib.import_module(module).measure(given)
     command = " ".join(["python -m evaluation", *sys.argv[1:]])
-    write_json(given.output, {"command": command, **about(), **measured})
+    write_result(given.output, {"command": command, **about(), **measured}, file)
     return 0

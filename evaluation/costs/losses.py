@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -16,22 +17,19 @@ from st_softinfonce import CachedSoftInfoNCELoss, Distill, Mask, SoftInfoNCELoss
 HOST = "host"
 GUIDED = "host's GISTEmbed"
 UNWEIGHTED = "ours, no estimator"
-TREATMENTS = {"mask": Mask(margin=0.05), "distill": Distill()}
+TREATMENTS = {"": None, "mask": Mask(margin=0.05), "distill": Distill()}
 
 
 def make_losses(
     model: SentenceTransformer, estimators: Sequence[str], mini_batch_size: int | None
 ) -> dict[str, Callable[[], nn.Module]]:
-    """Say how to make each loss on one model.
+    """Say how to make each loss on one model: by name, a function that makes it and what it needs with it.
 
     Args:
         model: The model.
         estimators: ``NAME``, ``NAME:OPTION=VALUE,...`` or either with ``+mask`` or ``+distill`` for what follows from
             it; the value ``guide`` is a frozen copy of the model.
         mini_batch_size: Of the losses with cached gradients; ``None`` takes the plain ones.
-
-    Returns:
-        By name, a function that makes the loss, and what it needs with it.
     """
     prefix = "" if mini_batch_size is None else "Cached"
     options = {} if mini_batch_size is None else {"mini_batch_size": mini_batch_size}
@@ -42,17 +40,16 @@ def make_losses(
     def guide() -> SentenceTransformer:
         return copy.deepcopy(model).eval().requires_grad_(False)
 
-    losses: dict[str, Callable[[], nn.Module]] = {
+    def ours_with(text: str) -> nn.Module:
+        estimator, _, treatment = text.partition("+")
+        return ours(model, _estimator(estimator, guide), TREATMENTS[treatment], **options)
+
+    return {
         HOST: lambda: plain(model, **options),
         UNWEIGHTED: lambda: ours(model, None, **options),
+        **{text: partial(ours_with, text) for text in estimators},
+        GUIDED: lambda: guided(model, guide(), **options),
     }
-    for text in estimators:
-        name, _, treatment = text.partition("+")
-        losses[text] = lambda name=name, treatment=treatment: ours(
-            model, _estimator(name, guide), TREATMENTS[treatment] if treatment else None, **options
-        )
-    losses[GUIDED] = lambda: guided(model, guide(), **options)
-    return losses
 
 
 def _estimator(text: str, guide: Callable[[], SentenceTransformer]) -> Any:

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -48,8 +48,7 @@ def _measure_size(given: argparse.Namespace, batch_size: int) -> dict[str, Any]:
     mini_batch_size = given.mini_batch_size if batch_size >= given.cached_from else None
     # The guided loss holds (rows, n, D) at once, and its steps grow out of all proportion to the others'.
     names = [HOST, UNWEIGHTED, *ESTIMATORS, *([GUIDED] if batch_size <= MOST_GUIDED else [])]
-    peaks: dict[str, list[float]] = {name: [] for name in names}
-    added: dict[str, list[float]] = {name: [] for name in names}
+    peaks, added = defaultdict(list), defaultdict(list)
     for _ in range(given.repeats):
         for name in names:
             options = [name, str(batch_size), json.dumps(mini_batch_size)]
@@ -58,19 +57,18 @@ def _measure_size(given: argparse.Namespace, batch_size: int) -> dict[str, Any]:
             before, peak = json.loads(output.splitlines()[-1])
             peaks[name].append(peak)
             added[name].append(peak - before)
-    whole = {name: statistics.median(values) for name, values in peaks.items()}
-    step = {name: statistics.median(values) for name, values in added.items()}
-    print(f"peak memory of one step, batch {batch_size}, mini-batches of {mini_batch_size}")
-    for name in names:
-        ratios = f"{whole[name] / whole[HOST]:.3f} times the host's, {step[name] / step[HOST]:.2f} of the step alone"
-        print(f"{name:28} {whole[name]:6.0f} MiB, {ratios}", flush=True)
+    print(f"batch {batch_size}, mini-batches of {mini_batch_size}: {dict(peaks)} MiB", flush=True)
+
+    def to_host(values: dict[str, list[float]]) -> dict[str, float]:
+        return {name: statistics.median(values[name]) / statistics.median(values[HOST]) for name in names}
+
     return {
         "batch_size": batch_size,
         "mini_batch_size": mini_batch_size,
         "peak_mib": peaks,
         "added_by_step_mib": added,
-        "ratio_to_host": {name: value / whole[HOST] for name, value in whole.items()},
-        "ratio_of_step": {name: value / step[HOST] for name, value in step.items()},
+        "ratio_to_host": to_host(peaks),
+        "ratio_of_step": to_host(added),
     }
 
 
@@ -101,7 +99,7 @@ def _model() -> SentenceTransformer:
     with tempfile.TemporaryDirectory() as folder:
         BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
         fast.save_pretrained(folder)
-        transformer = Transformer(str(Path(folder)))
+        transformer = Transformer(folder)
     return SentenceTransformer(modules=[transformer, Pooling(64)], device="cpu")
 
 

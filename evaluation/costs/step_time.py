@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
-import os
+import importlib
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,12 @@ TINY = "tiny"
 FEWER_ABOVE = 1024  # pairs a step: larger ones get as many rounds less, at least 3, and no guided loss
 BATCHES = 4  # different ones, gone over again and again
 # What the CUDA runtime calls when the host waits, and what PyTorch calls when the host reads a value.
-WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
-READS = "aten::_local_scalar_dense"
+WAITS = (
+    *("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"),
+    "aten::_local_scalar_dense",
+)
 
-Features = list[dict[str, Any]]
+Features = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "is a frozen copy of the model (default: bm25)",
     )
     parser.add_argument("--bm25-batch-size", type=int, nargs="*", default=[32, 1024], help="default: 32 1024")
-    parser.add_argument("--threads", type=int, help="of PyTorch; 1 where other programs share the cores")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--profile", action="store_true", help="count waits for the GPU per step; needs CUDA")
 
@@ -76,32 +76,22 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Measure every batch size, and BM25 alone."""
     if given.profile and not given.device.startswith("cuda"):
         raise UsageError(f"--profile needs --device cuda, got {given.device!r}: on a CPU nothing is waited for.")
-    if given.threads is not None:
-        torch.set_num_threads(given.threads)
     pairs = mine_pairs([package_folder(package) for package in PACKAGES])
     rows = list(zip(pairs["query"], pairs["code"], strict=True))
     random.Random(0).shuffle(rows)
-    load = os.getloadavg()
     steps = [_measure_steps(given, rows, size) for size in given.batch_size]
     bm25 = [_measure_bm25(given, [query for query, _ in rows[:size]]) for size in given.bm25_batch_size]
-    return {"load_average": [load, os.getloadavg()], "steps": steps, "bm25": bm25}
+    return {"steps": steps, "bm25": bm25}
 
 
 def package_folder(package: str) -> Path:
-    """Find an installed package.
-
-    Raises:
-        UsageError: It is not installed.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise UsageError(f"the package {package} is not installed: pip install {package}.")
-    return Path(spec.origin).parent
+    """Find an installed package."""
+    return Path(str(importlib.import_module(package).__file__)).parent
 
 
 def _load(given: argparse.Namespace) -> SentenceTransformer:
-    settings = {"base": "minilm" if given.model == TINY else given.model, "max_tokens": given.max_tokens}
-    model = load_model(settings | {"layers": given.layers}, given.device)
+    base = "minilm" if given.model == TINY else given.model
+    model = load_model({"base": base, "max_tokens": given.max_tokens, "layers": given.layers}, given.device)
     if given.model == TINY:
         config = copy.deepcopy(model[0].model.config)
         config.hidden_size, config.intermediate_size, config.num_attention_heads = 64, 128, 2
@@ -117,8 +107,7 @@ def _measure_steps(given: argparse.Namespace, pairs: list[tuple[str, str]], size
     batches = []
     for number in range(BATCHES):
         rows = [pairs[(number * size + row) % len(pairs)] for row in range(size)]
-        columns = [model.preprocess(list(texts)) for texts in zip(*rows, strict=True)]
-        batches.append([_on(column, given.device) for column in columns])
+        batches.append([_tokenized(model, texts, given.device) for texts in zip(*rows, strict=True)])
     makers = make_losses(model, given.estimators, given.cached if size >= given.cached_from else None)
     makers = {HOST: makers[HOST], "host-again": makers[HOST]} | makers
     if size > FEWER_ABOVE:  # its similarities take (n, n, D) at once: ten times the rest at 512 pairs
@@ -128,25 +117,20 @@ def _measure_steps(given: argparse.Namespace, pairs: list[tuple[str, str]], size
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     steps = {name: _step(loss, optimizer, batches) for name, loss in losses.items()}
     rounds = given.steps if size <= FEWER_ABOVE else max(3, given.steps * FEWER_ABOVE // size)
-    times = take_turns(steps, rounds, warm_up=min(BATCHES, rounds), device=given.device)
-    found = ratios(times, HOST)
-    kind = type(losses[HOST]).__name__
-    print(f"\nbatch {size}, {kind}, {rounds} rounds, {given.device}")
-    for name, one in found.items():
-        low, high = one["quartiles"]
-        print(f"{name:32} {one['ms']:10.2f} ms, {one['ratio']:.4f} times the host's ({low:.4f} - {high:.4f})")
+    found = ratios(take_turns(steps, rounds, warm_up=min(BATCHES, rounds), device=given.device), HOST)
+    print(f"batch {size}: { ({name: round(one['ratio'], 4) for name, one in found.items()}) }", flush=True)
     if given.profile:
         host = _waits(steps[HOST])
         for name, step in steps.items():
-            found[name]["waits_per_step_more_than_host"] = {
-                key: value - host[key] for key, value in _waits(step).items()
-            }
-            print(f"{name:32} waits more often than the host's: {found[name]['waits_per_step_more_than_host']}")
+            more = {key: value - host[key] for key, value in _waits(step).items()}
+            found[name]["waits_per_step_more_than_host"] = more
+            print(f"{name} waits more often than the host's: {more}")
     shapes = [list(column["input_ids"].shape) for column in batches[0]]
+    kind = type(losses[HOST]).__name__
     return {"batch_size": size, "host": kind, "rounds": rounds, "input_shapes": shapes, "losses": found}
 
 
-def _step(loss: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Features]) -> Callable[[int], None]:
+def _step(loss: nn.Module, optimizer: torch.optim.Optimizer, batches: list[list[Features]]) -> Callable[[int], None]:
     """One training step on the round's batch, whose features the model may write into."""
 
     def step(number: int) -> None:
@@ -164,13 +148,13 @@ def _waits(step: Callable[[int], None], steps: int = 20) -> dict[str, float]:
         for number in range(steps):
             step(number)
     counts = {event.key: event.count for event in profiler.key_averages()}
-    return {name: counts.get(name, 0) / steps for name in (*WAITS, READS)}
+    return {name: counts.get(name, 0) / steps for name in WAITS}
 
 
 def _measure_bm25(given: argparse.Namespace, queries: list[str]) -> dict[str, Any]:
     """Time BM25 within a batch of queries, by ``rank_bm25`` in a loop against ours; both count the batch first."""
     model = _load(given)
-    column = TextColumn(_on(model.preprocess(queries), given.device), model.tokenizer)
+    column = TextColumn(_tokenized(model, queries, given.device), model.tokenizer)
     tokens = [[token for token in row if token >= 0] for row in column.content_ids.tolist()]
     estimator = BM25Estimator()
 
@@ -188,9 +172,9 @@ def _measure_bm25(given: argparse.Namespace, queries: list[str]) -> dict[str, An
     ours(0), ours(1)
     found = against(loop, ours, 7)
     found |= {"ms": found.pop("limit_ms"), "rank_bm25_ms": found["ms"]}
-    print(f"BM25 in a batch of {len(queries)}: {found['ms']:.2f} ms; rank_bm25 {found['ratio']:.0f} times as long")
     return {"batch_size": len(queries), "tokens_per_query": statistics.mean(map(len, tokens)), **found}
 
 
-def _on(column: dict[str, Any], device: str) -> dict[str, Any]:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in column.items()}
+def _tokenized(model: SentenceTransformer, texts: Sequence[str], device: str) -> Features:
+    features = model.preprocess(list(texts))
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in features.items()}

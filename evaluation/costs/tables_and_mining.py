@@ -4,12 +4,17 @@
     python -m evaluation cost tables --keys 10000 100000   # quick
 
 Looking a batch up in a table is compared with reading as many rows of one tensor; building a table with
-`model.encode` of the same texts; its size on disk with the vectors alone; mining with parsing the same files.
+`model.encode` of the same texts; its size on disk with the vectors alone; mining with walking through the same folder,
+reading and parsing its files, with two processes, and the memory it takes to write a folder's pairs with that for one
+of twice the size.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +35,7 @@ from st_softinfonce.vectors import RepresentationTable
 DIMENSIONS = 128
 BATCH = 512
 MINED = "networkx"
+COPIES = 10
 BUILT = "scipy"
 
 
@@ -43,35 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Measure mining, building, and looking up in tables of every size."""
     torch.set_num_threads(1)
-    mined, built = mine(), build(given.texts)
-    print(f"mining {mined['functions_per_second']:,.0f} functions/s, {mined['ratio']:.2f} times parsing alone")
-    print(f"building a table of {built['texts']:,} texts: {built['ratio']:.2f} times model.encode; ", end="")
-    print(f"{built['mib_per_100000_texts']:.0f} MiB per 100,000, {built['bytes_to_vectors']:.3f} times the vectors")
-    looked_up = []
-    for keys in given.keys:
-        looked_up.append(found := look_up(keys, given.rounds))
-        print(f"{BATCH} of {keys:,} keys: {found['ms']:.3f} ms, {found['ratio']:.2f} times the rows", flush=True)
-    return {"mining": mined, "build": built, "look_up": looked_up}
+    look_ups = [look_up(keys, given.rounds) for keys in given.keys]
+    return {"mining": mine(), "build": build(given.texts), "look_up": look_ups}
 
 
 def look_up(keys: int, rounds: int) -> dict[str, Any]:
-    """Look a batch up in a table of so many synthetic keys, against reading those rows by their number.
-
-    Raises:
-        RuntimeError: The table does not give back what it was given.
-    """
+    """Look a batch up in a table of so many synthetic keys, against reading those rows by their number."""
     generator = torch.Generator().manual_seed(0)
-    # Distinct, and spread over all of int64 as hashes are.
-    numbers = torch.arange(keys) * -7046029254386353131
+    numbers = torch.arange(keys) * -7046029254386353131  # spread over all of int64 as hashes are
     vectors = torch.empty(keys, DIMENSIONS, dtype=torch.float16)
     for part in torch.split(vectors, 1_000_000):
         part.copy_(torch.rand(part.shape, generator=generator))
     table = RepresentationTable()
     table.add(numbers, vectors)
     chosen = torch.randint(keys, (rounds, BATCH), generator=generator)
-    wanted, found = table.look_up(numbers[chosen[0]])
-    if wanted is None or not bool(found.all()) or not torch.equal(wanted, vectors[chosen[0]]):
-        raise RuntimeError("the table does not give back what it was given.")
     batches = numbers[chosen]
     timed = against(lambda number: table.look_up(batches[number]), lambda number: vectors[chosen[number]], rounds)
     return {"keys": keys, "batch": BATCH, "dimensions": DIMENSIONS, **timed}
@@ -97,26 +88,56 @@ def build(texts: int) -> dict[str, Any]:
         "texts": len(distinct),
         "bytes": sizes[-1],
         "bytes_to_vectors": sizes[-1] / (2 * model.get_embedding_dimension() * len(distinct)),
-        "mib_per_100000_texts": sizes[-1] / len(distinct) * 100_000 / 2**20,
         **timed,
     }
 
 
 def mine() -> dict[str, Any]:
-    """Mine a package, against parsing its files."""
+    """Mine a package, against walking through it, reading and parsing; and weigh what writing many of it takes."""
     folder = package_folder(MINED)
-    files = [path.read_bytes() for path in sorted(folder.rglob("*.py")) if "tests" not in path.parts]
     parser = Parser(Language(tree_sitter_python.language()))
     report = MiningReport()
 
     def parse(number: int) -> None:
-        for content in files:
-            parser.parse(content)
+        for path in sorted(folder.rglob("*.py")):
+            if "tests" not in path.parts:
+                parser.parse(path.read_bytes().decode().encode())
 
-    timed = against(lambda number: mine_pairs(folder, languages=["python"], report=report), parse, 5)
+    def run(number: int) -> None:
+        mine_pairs(folder, languages=["python"], report=report)
+
+    run(0)  # what is loaded once is no part of it
+    timed = against(run, parse, 5)
+    with tempfile.TemporaryDirectory() as name:
+        copies = Path(name)
+        for number in range(COPIES):
+            shutil.copytree(folder, copies / "one" / f"copy{number}", ignore=shutil.ignore_patterns("tests"))
+        shutil.copytree(copies / "one", copies / "two" / "first")
+        shutil.copytree(copies / "one", copies / "two" / "second")
+        processes = against(
+            lambda number: mine_pairs(copies / "two", keep_duplicates=True),
+            lambda number: mine_pairs(copies / "two", keep_duplicates=True, num_proc=2),
+            1,
+        )
+        peaks = [peak_memory(copies / size, copies / f"{size}-out") for size in ("one", "two")]
     return {
         "package": f"{MINED} {version(MINED)}",
         "functions_seen": report.functions_seen,
         "functions_per_second": report.functions_seen / timed["ms"] * 1000,
+        "one_process_to_two": processes["ratio"],
+        "peak_mib": peaks,
         **timed,
     }
+
+
+def peak_memory(folder: Path, output: Path) -> float:
+    """The most memory in MiB that a process has which mines a folder to Parquet, all that it imports included."""
+    program = (
+        "import resource, sys; from st_softinfonce.data import mine_to_parquet; "
+        "mine_to_parquet(sys.argv[1], sys.argv[2], keep_duplicates=True); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(folder), str(output)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return float(ran.stdout)

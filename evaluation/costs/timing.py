@@ -14,10 +14,10 @@ import torch
 def take_turns(
     functions: Mapping[str, Callable[[int], object]], rounds: int, *, warm_up: int = 1, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Time functions in turns, in random order within a round.
+    """Time functions of the number of the round, in random order within a round.
 
     Args:
-        functions: By name; each takes the number of the round.
+        functions: By name.
         rounds: How often each is timed.
         warm_up: Rounds before, which do not count.
         device: ``"cuda"`` times by the device's own clock.
@@ -38,15 +38,7 @@ def take_turns(
 
 
 def ratios(times: Mapping[str, list[float]], limit: str) -> dict[str, dict[str, Any]]:
-    """Compare times with one of them.
-
-    Args:
-        times: Of :func:`take_turns`.
-        limit: The name of what the others are compared with.
-
-    Returns:
-        By name: median ``ms``, and of the ratios within a round the median, ``ratio``, and the ``quartiles``.
-    """
+    """Compare times with those of ``limit``: the median ``ms``, and the median and quartiles of a round's ratios."""
     found = {}
     for name, values in times.items():
         pairs = [value / other for value, other in zip(values, times[limit], strict=True)]

@@ -3,8 +3,8 @@
     python -m evaluation report                     # again, from results/*.json
     python -m evaluation report cpu why             # of output/evaluation/{cpu,why}, and all others from their JSON
 
-Writes results/PLAN.json for each plan named. Nothing in RESULTS.md, nor between the markers <!-- results:begin --> and
-<!-- results:end --> of the README, is typed by hand.
+Writes results/PLAN.json for each plan named. Nothing in RESULTS.md is typed by hand, nor what stands between the
+markers of the README: <!-- results:begin --> to <!-- results:end -->, and those of "advice".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from evaluation.environment import HERE, OUTPUT, RESULTS, find_config, write_json
-from evaluation.report.tables import readme_lines, replace_between_markers, results_page
+from evaluation.report.tables import advice_lines, readme_lines, replace_between_markers, results_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,5 +43,6 @@ def run(given: argparse.Namespace) -> int:
     given.page.write_text(results_page(given.results))
     lines = readme_lines(given.results)
     replace_between_markers(given.readme, "results", lines)
+    replace_between_markers(given.readme, "advice", advice_lines(given.results))
     print(*lines, sep="\n")
     return 0

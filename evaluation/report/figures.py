@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evaluation.environment import OUTPUT, RESULTS
 from evaluation.report import plots
-from evaluation.report.tables import read_summaries
+from evaluation.report.tables import HEADLINE, read_summaries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,11 @@ def draw(results: Path, suffix: str = "svg") -> list[Path]:
     Returns:
         The figures' paths.
     """
-    drawn = {name: plots.plan_figure(summary) for name, summary in read_summaries(results).items()}
+    summaries = read_summaries(results)
+    drawn = {name: plots.plan_figure(summary) for name, summary in summaries.items()}
+    if HEADLINE in summaries:
+        drawn["headline"] = plots.headline_figure(summaries[HEADLINE])
+        drawn["gain"] = plots.gain_figure(summaries[HEADLINE])
     if (results / "weights.json").exists():
         drawn["weights"] = plots.weights_figure(json.loads((results / "weights.json").read_text()))
     drawn["weighting"] = plots.weighting_figure()

@@ -13,11 +13,10 @@ import numpy as np
 from evaluation import UsageError
 from evaluation.report.bootstrap import paired_bootstrap
 from evaluation.runs.losses import kind_of
-from evaluation.runs.plan import BASELINE, HOST, METRICS, UNTRAINED, Config, Plan
+from evaluation.runs.plan import BASELINE, BEST_BY, HOST, UNTRAINED, Config, Plan
 from evaluation.runs.store import Store
 
 ALL = "mean"
-BEST_BY = "mrr_at_1000_duplicates"
 
 Result = Mapping[str, Any]
 Differences = dict[str, np.ndarray]  # by metric, (seeds, queries)
@@ -51,7 +50,8 @@ def current_results(config: Config, store: Store) -> dict[str, dict[str, Any]]:
                 f"{store.folder} holds results of two versions of the corpus ({place[0]}). Move the folder away, and "
                 "run what is missing again."
             )
-    plan = Plan(config, lambda language, limit: data.get((language, limit), "none"))
+    others = next((r["settings"]["other_queries"] for r in results.values() if "other_queries" in r["settings"]), {})
+    plan = Plan(config, lambda language, limit: data.get((language, limit), "none"), others)
     keys = {run.key for run in plan.all_runs(results)}
     return {key: result for key, result in results.items() if key in keys}
 
@@ -103,6 +103,7 @@ def summarise(name: str, store: Store, results: Mapping[str, Result]) -> dict[st
         "runs": len(spent),
         "hours": round(sum(spent) / 3600, 2),
         "rows": {result["settings"]["row"]["name"]: result["settings"]["row"] for result in scored},
+        "chosen": sorted(_chosen(results.values())),
         "entries": entries + _over_languages(entries, blocks),
         "not_applicable": _distinct(
             {kind: result["settings"][kind]["name"] for kind in ("row", "regime", "model")}
@@ -111,6 +112,16 @@ def summarise(name: str, store: Store, results: Mapping[str, Result]) -> dict[st
             if "not_applicable" in result
         ),
     }
+
+
+def _chosen(results: Iterable[Result]) -> set[str]:
+    """Name the rows that were tuned with several settings of their own."""
+    tuned: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        if result["settings"]["stage"] == "tune":
+            row = result["settings"]["row"]
+            tuned[row["name"]].add(json.dumps(row, sort_keys=True))
+    return {name for name, settings in tuned.items() if len(settings) > 1}
 
 
 def _best_baselines(places: Mapping[Place, Mapping[str, _Runs]]) -> dict[Place, _Runs]:
@@ -144,7 +155,7 @@ def _by_place(results: Iterable[Result]) -> dict[Place, dict[str, dict[int | Non
 
 def _scores_of(row: str, runs: Mapping[int | None, Result]) -> dict[str, Any]:
     first = next(iter(runs.values()))
-    scores = {metric: [run["scores"][metric] for run in runs.values()] for metric in METRICS}
+    scores = {metric: [run["scores"][metric] for run in runs.values()] for metric in first["scores"]}
     return {
         "row": row,
         "loss": first["settings"]["row"].get("loss"),
@@ -173,7 +184,7 @@ def _differences(
     runs: Mapping[int | None, Result], baseline: Mapping[int | None, Result], store: Store, place: Place
 ) -> Differences:
     """Subtract the baseline's numbers of every query, seed by seed; nothing where no seed is done in both."""
-    tables: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
+    tables: dict[str, list[np.ndarray]] = defaultdict(list)
     for seed, other in baseline.items():
         run = runs.get(seed, runs.get(None))  # an untrained model is the same in every seed
         if run is None:
@@ -182,9 +193,9 @@ def _differences(
         others, subtracted = store.values(other["key"])
         if queries != others:
             raise UsageError(f"{place}: runs were scored on other queries. Report on results of one corpus alone.")
-        for metric, table in tables.items():
-            table.append(values[metric].astype(np.float64) - subtracted[metric])
-    return {metric: np.stack(table) for metric, table in tables.items() if table}
+        for metric in run["scores"]:
+            tables[metric].append(values[metric].astype(np.float64) - subtracted[metric])
+    return {metric: np.stack(table) for metric, table in tables.items()}
 
 
 def _over_languages(entries: Iterable[Mapping[str, Any]], blocks: _Blocks) -> list[dict[str, Any]]:
@@ -198,7 +209,7 @@ def _over_languages(entries: Iterable[Mapping[str, Any]], blocks: _Blocks) -> li
         mean["seeds"] = min(member["seeds"] for member in members)
         mean["languages"] = [member["language"] for member in members]
         for name in ("scores", "spread_over_seeds"):
-            mean[name] = {m: float(np.mean([member[name][m] for member in members])) for m in METRICS}
+            mean[name] = {m: float(np.mean([member[name][m] for member in members])) for m in members[0][name]}
         for name in ("difference", "to_best"):
             if (place, row, name) in blocks:
                 mean[name] = _intervals(blocks[place, row, name])
@@ -207,7 +218,7 @@ def _over_languages(entries: Iterable[Mapping[str, Any]], blocks: _Blocks) -> li
 
 
 def _intervals(languages: list[Differences]) -> dict[str, dict[str, float]]:
-    return {metric: asdict(paired_bootstrap([one[metric] for one in languages])) for metric in METRICS}
+    return {metric: asdict(paired_bootstrap([one[metric] for one in languages])) for metric in languages[0]}
 
 
 def _distinct(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -24,7 +24,38 @@ SECTIONS = {
     "Several mined negatives, a stronger teacher": ("mined",),
     "The static matrix: random batches, one mined negative": ("cpu", "false_negatives", "why", "alpha_beta"),
 }
+# Who should take what in the README, and the regime and row of the plan ``HEADLINE`` that measured it.
+_TEACHER = "`TrainedModelEstimator(teacher, normalize=True)`"
+ADVICE = (
+    (
+        "a stronger model, and negatives that it mined",
+        f'{_TEACHER}, `Mask(margin=0.0)`, `directions=("query_to_doc", "query_to_query", "doc_to_doc")`',
+        "mined-4",
+        "gist",
+    ),
+    (
+        "the same, and your questions differ from the training queries",
+        f"{_TEACHER}, `Distill()`",
+        "mined-4",
+        "distill",
+    ),
+    (
+        "a stronger model, but only random batches",
+        "the first; no `Distill`",
+        "random",
+        "gist",
+    ),
+)
 _PLACE = ("model", "regime", "share")
+# The plan, model and regime of the README's table, and what its rows are called there.
+HEADLINE, HEADLINE_PLACE = "mined", ("static", "mined-4")
+METHODS = {
+    "mask-relative": "`Mask(relative=True)`: NV-Retriever's rule",
+    "distill": "`Distill`: the teacher's ranking as targets",
+    "gist": "GISTEmbed's rule",
+    "soft-trained-model": "`Soften`: the paper's weights",
+    "hardness": "hardness, as in LLaVE and EmbeddingGemma",
+}
 
 
 def results_page(folder: Path) -> str:
@@ -60,7 +91,7 @@ def read_summaries(folder: Path) -> dict[str, Summary]:
 
 
 def readme_lines(folder: Path) -> list[str]:
-    """Make the part of the README: the verdict of each section.
+    """Make the part of the README: what each method gains over the best InfoNCE row, over all languages.
 
     Args:
         folder: Holds the results as JSON.
@@ -68,10 +99,75 @@ def readme_lines(folder: Path) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    lines: list[str] = []
-    for title, summaries in _sections(read_summaries(folder)).items():
-        lines += [f"**{title}**", "", *verdict(summaries.values()), ""]
-    return lines[:-1] or verdict([])
+    summary = read_summaries(folder).get(HEADLINE)
+    if summary is None:
+        return ["Nothing is measured yet."]
+    entries = headline_entries(summary)
+    rows = []
+    for row, entry in entries.items():
+        each = [
+            one["to_best"][METRIC]
+            for one in summary["entries"]
+            if one["row"] == row and one["language"] != ALL and _title(one) == _title(entry) and "to_best" in one
+        ]
+        gains = sum(one["low"] > 0 for one in each)
+        losses = sum(one["high"] < 0 for one in each)
+        known = [name for name in entry["to_best"] if name not in NAMES]
+        other = sum(entry["to_best"][name]["mean"] for name in known) / len(known) if known else None
+        rows.append(
+            [
+                METHODS[row],
+                _points(entry, METRIC, "to_best"),
+                f"{gains} of {len(each)} better, {losses} worse",
+                "" if other is None else f"{100 * other:+.1f}",
+            ]
+        )
+    heads = ["four mined negatives and", "points of MRR", "languages", "other queries"]
+    return table(heads, rows)
+
+
+def advice_lines(folder: Path) -> list[str]:
+    """Make the README's table of who should take what, with what was measured.
+
+    Args:
+        folder: Holds the results as JSON.
+
+    Returns:
+        Lines of Markdown.
+    """
+    summary = read_summaries(folder).get(HEADLINE, {"entries": []})
+    found = {
+        (entry["regime"], entry["row"]): entry
+        for entry in summary["entries"]
+        if entry["language"] == ALL and entry["model"] == HEADLINE_PLACE[0]
+    }
+    rows = []
+    for situation, take, regime, row in ADVICE:
+        entry = found.get((regime, row), {})
+        measured = "not measured"
+        if "to_best" in entry:
+            measured = f"{_points(entry, METRIC, 'to_best')} ({len(entry['languages'])} languages)"
+        rows.append([situation, take, measured])
+    return table(["you have", "take", "over the best InfoNCE row"], rows)
+
+
+def headline_entries(summary: Summary) -> dict[str, Mapping[str, Any]]:
+    """Find the rows of the headline: their means over all languages, the best first.
+
+    Args:
+        summary: Of the plan ``HEADLINE``.
+
+    Returns:
+        Entries with ``to_best``, by row.
+    """
+    found = {
+        entry["row"]: entry
+        for entry in summary["entries"]
+        if (entry["model"], entry["regime"], entry["language"]) == (*HEADLINE_PLACE, ALL)
+        and entry["row"] in METHODS
+        and "to_best" in entry
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]["to_best"][METRIC]["mean"]))
 
 
 def _sections(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Summary]]:
@@ -166,6 +262,19 @@ def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[
             "language: what a row has to beat. The columns of languages are differences to it.",
             "",
         ]
+    chosen = [
+        f"`{row}` {json.dumps({k: v for k, v in settings.items() if k in ('treatment', 'options')})}"
+        for row, settings in summary["rows"].items()
+        if row in summary.get("chosen", ())
+    ]
+    if chosen:
+        lines += [f"Options chosen on validation packages: {'; '.join(chosen)}.", ""]
+    if any(name not in NAMES for name in summary["entries"][0]["scores"]):
+        lines += [
+            "Columns after the languages: the difference on queries of other kinds, which no model was trained for: "
+            "HumanEval's tasks, intents of cheat sheets, and descriptions of JavaScript snippets.",
+            "",
+        ]
     if has_figure:
         lines += [f"![{name}: differences to InfoNCE](results/{name}.svg)", ""]
     lines += [*overview(summary), ""]
@@ -178,7 +287,8 @@ def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[
         by_language = {(entry["row"], entry["language"]): _points(entry, METRIC, which) for entry in here}
         shown = named if len(named) > 1 else []
         heads = ["row", *(NAMES[metric] for metric in metrics), "MRR - InfoNCE", "nDCG - InfoNCE"]
-        heads += [*(["MRR - best InfoNCE"] if has_best else []), *shown]
+        others = [name for name in here[0]["scores"] if name not in NAMES]
+        heads += [*(["MRR - best InfoNCE"] if has_best else []), *shown, *others]
         whole = sorted((e for e in here if e["language"] == ALL), key=lambda entry: -entry["scores"][METRIC])
         rows = (
             [
@@ -188,6 +298,7 @@ def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[
                 _points(entry, "ndcg_at_10"),
                 *([_points(entry, METRIC, "to_best")] if has_best else []),
                 *(by_language.get((entry["row"], language), "") for language in shown),
+                *(_points(entry, name, which) for name in others),
             ]
             for entry in whole
         )
@@ -313,7 +424,8 @@ def _cost_lines(content: Mapping[str, Any]) -> list[str]:
     return [f"`{content['command']}`", "", *table(["what", "natural limit", "ratio (quartiles)"], rows)]
 
 
-def _corpora_lines(content: Mapping[str, Any]) -> list[str]:
+def corpora_table(counts: Mapping[str, Any]) -> list[str]:
+    """Make the table of what each language's corpus holds."""
     heads = ["language", "train", "validation", "test", "documentation shared", "code shared", "removable"]
     rows = (
         [
@@ -321,9 +433,19 @@ def _corpora_lines(content: Mapping[str, Any]) -> list[str]:
             *(f"{entry['rows'][split]:,}" for split in ("train", "validation", "test")),
             *(f"{entry[share]:.1%}" for share in ("shared_documentation", "shared_code", "removable")),
         ]
-        for language, entry in content["languages"].items()
+        for language, entry in counts.items()
     )
-    return [f"`python -m evaluation corpora`, version {content['version']}.", "", *table(heads, rows)]
+    return table(heads, rows)
+
+
+def _corpora_lines(content: Mapping[str, Any]) -> list[str]:
+    command = f"`python -m evaluation corpora`, version {content['version']}."
+    others = [
+        f"{language}: {name} {other['version']} (SHA-256 {other['sha256']}), as the pinned version is not served."
+        for language, entry in content["languages"].items()
+        for name, other in entry.get("other_versions", {}).items()
+    ]
+    return [command, "", *corpora_table(content["languages"]), *(["", *others] if others else [])]
 
 
 OTHERS = (

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+from torch import Tensor, nn
 
-PACKAGED = "all-MiniLM-L6-v2"
-DEFAULT_LAYERS = {"minilm-3": 3}
+_PACKAGED = {"static": None, "minilm": None, "minilm-3": 3}  # all-MiniLM-L6-v2, and how many layers are kept
 _MOST_REMEMBERED = 50_000
 _remembered: dict[int | None, dict[str, list[int]]] = {}
 
@@ -23,19 +23,17 @@ def load_model(settings: Mapping[str, Any], device: str | None = None) -> Senten
             ``"minilm-3"`` (its first 3 layers), or a name or path; ``max_tokens`` cuts texts; ``layers`` keeps that
             many of the first layers; ``dimensions`` keeps that many principal ones of static embeddings.
         device: Where to; ``None`` takes what torch finds.
-
-    Returns:
-        The model.
     """
-    base = settings["base"]
+    base, max_tokens = settings["base"], settings.get("max_tokens")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    packaged = base in ("static", "minilm", "minilm-3")
-    model = SentenceTransformer(_packaged_path() if packaged else base, device="cpu" if base == "static" else device)
+    model = SentenceTransformer(
+        _packaged_path() if base in _PACKAGED else base, device="cpu" if base == "static" else device
+    )
     if base == "static":
-        model = _static(model, settings.get("max_tokens"), settings.get("dimensions"))
-    elif settings.get("max_tokens") is not None:
-        model.max_seq_length = settings["max_tokens"]
-    layers = settings.get("layers", DEFAULT_LAYERS.get(base))
+        model = _static(model, max_tokens, settings.get("dimensions"))
+    elif max_tokens is not None:
+        model.max_seq_length = max_tokens
+    layers = settings.get("layers", _PACKAGED.get(base))
     if layers is not None:
         encoder = model[0].model
         encoder.encoder.layer = encoder.encoder.layer[:layers]
@@ -60,8 +58,41 @@ def _static(model: SentenceTransformer, max_tokens: int | None, dimensions: int 
     else:
         tokenizer.enable_truncation(max_length=max_tokens)
     words = StaticEmbedding(tokenizer, embedding_weights=weights)
+    words.embedding = _Bag.from_pretrained(words.embedding.weight.data, freeze=False)
     words.tokenizer = _RememberingTokenizer(tokenizer, _remembered.setdefault(max_tokens, {}))
     return SentenceTransformer(modules=[words, Normalize()])
+
+
+class _Bag(nn.EmbeddingBag):
+    """The host's means of token embeddings, whose gradients are added where they belong.
+
+    PyTorch's own makes a dense gradient of the whole vocabulary for each column of a batch, and adds them up: with
+    four negatives that is most of a step.
+    """
+
+    def forward(self, input: Tensor, offsets: Tensor) -> Tensor:  # type: ignore[override]
+        """Compute the mean embedding of each text, ``(n, D)``, of token ids ``(T,)`` and where each text begins."""
+        found: Tensor = _Means.apply(self.weight, input, offsets)
+        return found
+
+
+class _Means(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, weight: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
+        context.weight = weight
+        context.save_for_backward(ids, offsets)
+        return nn.functional.embedding_bag(ids, weight, offsets, mode="mean")
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        ids, offsets = context.saved_tensors
+        weight = context.weight
+        lengths = torch.diff(offsets, append=offsets.new_tensor([len(ids)]))
+        each = (gradient / lengths.clamp(min=1).unsqueeze(1)).repeat_interleave(lengths, dim=0)
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        weight.grad.index_add_(0, ids, each)
+        return None, None, None
 
 
 class _Encoding(NamedTuple):
@@ -71,7 +102,7 @@ class _Encoding(NamedTuple):
 class _RememberingTokenizer:
     """The packaged model's tokenizer, which tokenizes each text once a process.
 
-    Every run reads the same texts, every epoch again, and a static model does little else than read them.
+    Every run reads the same texts, in every epoch again, and a static model does little else.
     """
 
     def __init__(self, tokenizer: Any, known: dict[str, list[int]]) -> None:
@@ -79,7 +110,7 @@ class _RememberingTokenizer:
         self._known = known
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_tokenizer":
+        if name.startswith("__") or name == "_tokenizer":  # copying asks for these before there is a tokenizer
             raise AttributeError(name)
         return getattr(self._tokenizer, name)
 

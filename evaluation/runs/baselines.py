@@ -10,14 +10,14 @@ CodeBERT / GraphCodeBERT / UniXcoder: BCE .641 / .679 / .686, weighted InfoNCE .
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from st_softinfonce import SimilarityEstimator, Soften, SoftInfoNCELoss
+from st_softinfonce import SimilarityEstimator, SoftInfoNCELoss
 from st_softinfonce.functional import soft_info_nce
 from st_softinfonce.losses.base import Batch
 
@@ -63,22 +63,7 @@ def weighted_info_nce(
 ) -> Tensor:
     """Compute InfoNCE with similar negatives as further, weighted positives (Li et al. 2023, section 4.3).
 
-    ``-mean_i sum_j y[i, j] log P[i, j]`` with ``P`` and ``y`` as in :func:`bce`.
-
-    Args:
-        scores: The model's scores, already scaled.
-        similarity: The estimator's similarities; the positive's entry is not read.
-        temperature: Above 0, in units of ``similarity``.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        scores, similarity: ``(N, M)``; positives: ``(N,)`` of integers.
-
-    Returns:
-        Scalar in float32 (float64 if ``scores`` is). 0 when there is no negative (``M = 1``).
-
-    Raises:
-        ValueError: As :func:`bce`.
+    ``-mean_i sum_j y[i, j] log P[i, j]``, with ``P``, ``y``, arguments, shapes and errors as in :func:`bce`.
     """
     scores, labels, _ = _scores_and_labels(scores, similarity, temperature, positives)
     return -(labels * scores.log_softmax(dim=1)).sum(dim=1).mean()
@@ -96,24 +81,8 @@ def kl_regularized_info_nce(
     """Compute InfoNCE plus a pull of the negatives' scores towards the estimator's order (Li et al. 2023, 4.3).
 
     ``info_nce_weight * InfoNCE + kl_weight * mean_i KL(softmax(similarity / temperature) || softmax(scores))``, both
-    softmaxes over the row's negatives only.
-
-    Args:
-        scores: The model's scores, already scaled.
-        similarity: The estimator's similarities; the positive's entry is not read.
-        temperature: Above 0, in units of ``similarity``.
-        info_nce_weight: At least 0. Weight of the InfoNCE term (the paper's text: 1.3).
-        kl_weight: At least 0. Weight of the KL term (the paper's text: 0.7).
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        scores, similarity: ``(N, M)``; positives: ``(N,)`` of integers.
-
-    Returns:
-        Scalar in float32 (float64 if ``scores`` is). 0 when there is no negative (``M = 1``).
-
-    Raises:
-        ValueError: A parameter is out of range, or as :func:`bce`.
+    softmaxes over the row's negatives only. The two weights are at least 0; the paper's text has 1.3 and 0.7. All else
+    is as in :func:`bce`.
     """
     for name, value in (("info_nce_weight", info_nce_weight), ("kl_weight", kl_weight)):
         if not value >= 0:
@@ -136,13 +105,12 @@ class SoftLabelLoss(SoftInfoNCELoss):
 
     Args:
         model: The model to train.
-        estimator: An installed estimator's name, or an estimator.
+        estimator: An estimator whose own treatment is ``Soften``, or any with ``temperature``.
         temperature: Above 0, in units of the estimator's similarity; by default that of its own softening.
         **options: ``scale``, ``similarity_fct`` and ``gather_across_devices`` as for ``SoftInfoNCELoss``.
-
-    Raises:
-        ValueError: An option is out of range, or the estimator has no temperature of its own.
     """
+
+    function: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -154,73 +122,34 @@ class SoftLabelLoss(SoftInfoNCELoss):
     ) -> None:
         super().__init__(model, estimator, **options)
         own = self.judges[0].estimator.treatment
-        if temperature is None and not isinstance(own, Soften):
-            raise ValueError(f"temperature must be given: {own} has none.")
-        self.label_temperature = own.temperature if temperature is None else temperature
+        self.label_temperature = own.temperature if temperature is None else temperature  # type: ignore[union-attr]
 
     def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        """Compute the mean loss of some of the batch's rows.
-
-        Args:
-            batch: The whole batch.
-            rows: ``(n,)``, the rows to compute.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the mean loss of the batch's rows ``(n,)`` that are given."""
         cosines = self.similarity_fct(batch.queries[rows], batch.documents)
-        similarity, known = batch.judgements[0].blocks(("query_to_doc",), rows, {"query_to_doc": cosines})[
-            "query_to_doc"
-        ]
+        blocks = batch.judgements[0].blocks(("query_to_doc",), rows, {"query_to_doc": cosines})
+        similarity, known = blocks["query_to_doc"]
         if known is not None:
             similarity = similarity.masked_fill(~known, -math.inf)
-        return self.objective(cosines * self.scale, similarity, rows)
-
-    @abstractmethod
-    def objective(self, scores: Tensor, similarity: Tensor, positives: Tensor) -> Tensor:
-        """Compute the mean loss of some rows.
-
-        Args:
-            scores: ``(rows, M)``.
-            similarity: ``(rows, M)``.
-            positives: ``(rows,)``.
-
-        Returns:
-            A scalar.
-        """
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """Return the settings for the model card, as JSON primitives.
-
-        Returns:
-            Names and values.
-        """
-        config = super().get_config_dict()
-        return {**config, "treatment": {"treatment": type(self).__name__, "temperature": self.label_temperature}}
+        return self.function(cosines * self.scale, similarity, temperature=self.label_temperature, positives=rows)
 
 
 class InBatchBCELoss(SoftLabelLoss):
-    """Binary cross-entropy of the batch's softmax against soft labels (:func:`bce`)."""
+    """:func:`bce` in a batch."""
 
-    def objective(self, scores: Tensor, similarity: Tensor, positives: Tensor) -> Tensor:
-        """See :func:`bce`."""
-        return bce(scores, similarity, temperature=self.label_temperature, positives=positives)
+    function = staticmethod(bce)
 
 
 class WeightedInfoNCELoss(SoftLabelLoss):
-    """InfoNCE with similar negatives as weighted positives (:func:`weighted_info_nce`)."""
+    """:func:`weighted_info_nce` in a batch."""
 
-    def objective(self, scores: Tensor, similarity: Tensor, positives: Tensor) -> Tensor:
-        """See :func:`weighted_info_nce`."""
-        return weighted_info_nce(scores, similarity, temperature=self.label_temperature, positives=positives)
+    function = staticmethod(weighted_info_nce)
 
 
 class KLRegularizedInfoNCELoss(SoftLabelLoss):
-    """InfoNCE and a pull towards the estimator's order (:func:`kl_regularized_info_nce`), as in the paper's text."""
+    """:func:`kl_regularized_info_nce` in a batch, with the weights of the paper's text."""
 
-    def objective(self, scores: Tensor, similarity: Tensor, positives: Tensor) -> Tensor:
-        """See :func:`kl_regularized_info_nce`."""
-        return kl_regularized_info_nce(scores, similarity, temperature=self.label_temperature, positives=positives)
+    function = staticmethod(kl_regularized_info_nce)
 
 
 def _scores_and_labels(

@@ -24,14 +24,11 @@ def training_order(rows: Dataset, *, batch_size: int, steps: int, seed: int, gro
         rows: The training pairs.
         batch_size: Pairs a batch.
         steps: Batches.
-        seed: Of the order; every pass over the pairs has one of its own.
-        group_by: A column: pairs with one value of it are put side by side, and whole batches are shuffled then.
+        seed: Each pass over the pairs has an order of its own that follows from it.
+        group_by: A column. Pairs with one value of it are put side by side, and then whole batches are shuffled.
 
     Returns:
         ``batch_size * steps`` row numbers.
-
-    Raises:
-        UsageError: There are fewer pairs than a batch holds.
     """
     if len(rows) < batch_size:
         raise UsageError(f"batch_size={batch_size} is more than the {len(rows)} training pairs: take smaller batches.")
@@ -69,7 +66,7 @@ def fit(
         batch_size: Pairs a step.
         learning_rate: Peak of a linear schedule that warms up over the first tenth.
         seed: Of dropout.
-        bf16: Train with autocast to bfloat16.
+        bf16: Autocast to bfloat16.
     """
     others = sorted(name for name in rows.column_names if name.startswith("negative"))
     others += [name for name in rows.column_names if name == "label"]
@@ -84,7 +81,7 @@ def fit(
                 learning_rate=learning_rate,
                 lr_scheduler_type="linear",
                 warmup_steps=max(1, len(rows) // batch_size // 10),
-                batch_sampler=_InGivenOrder,
+                batch_sampler=_in_given_order,
                 dataloader_drop_last=True,
                 dataloader_pin_memory=model.device.type != "cpu",
                 use_cpu=model.device.type == "cpu",
@@ -102,8 +99,5 @@ def fit(
         trainer.train()
 
 
-class _InGivenOrder(DefaultBatchSampler):
-    """Batches of successive rows: the order is the dataset's."""
-
-    def __init__(self, dataset: Dataset, **options: Any) -> None:
-        super().__init__(SequentialSampler(dataset), **options)
+def _in_given_order(dataset: Dataset, **options: Any) -> DefaultBatchSampler:
+    return DefaultBatchSampler(SequentialSampler(dataset), **options)

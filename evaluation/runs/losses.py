@@ -151,6 +151,8 @@ def make_treatments(
         if name == "discount" or options.get("posterior"):
             options["posterior"] = _posterior(estimator, pairs, batch_size, model)
         own = estimator.treatment
+        if name == "soften" and isinstance(own, Distill):  # of cosines
+            own = Soften(alpha=1.3, beta=0.7, temperature=0.1)
         starts_with_own = name == "soften" and isinstance(own, Soften)
         made.append(replace(own, **options) if starts_with_own else TREATMENTS[name](**options))  # type: ignore[type-var]
     return made

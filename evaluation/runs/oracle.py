@@ -1,8 +1,8 @@
 """Estimators that know the answer: which training documents are relevant to a query besides its own.
 
-``oracle`` knows all that documentation and duplicates show: no estimator can do better at finding false negatives, and
-what InfoNCE gains without them is the most there is to gain from finding them. ``duplicates`` knows the duplicate
-groups of mining alone, as any user can.
+``oracle`` knows what documentation, equal code and duplicates show. No estimator can find false negatives better, so
+its gain over InfoNCE is the most that finding them can bring. ``duplicates`` knows the duplicate groups of mining
+alone, as any user can.
 """
 
 from __future__ import annotations
@@ -19,14 +19,9 @@ from st_softinfonce import KnownRelevanceEstimator
 
 
 def relevance_groups(pairs: Dataset) -> np.ndarray:
-    """Number the groups of pairs that are relevant to one another.
+    """Number the groups of pairs that are relevant to one another: ``(n,)`` int64.
 
-    Args:
-        pairs: Columns ``query``, ``code`` and ``duplicate_group``.
-
-    Returns:
-        ``(n,)`` int64: pairs with equal documentation, equal code or one duplicate group, directly or by a third,
-        have one number.
+    Pairs are in one group that have equal documentation, equal code or one duplicate group, directly or by a third.
     """
     numbers: dict[tuple[str, object], int] = {}
     rows, keys = [], []
@@ -40,15 +35,9 @@ def relevance_groups(pairs: Dataset) -> np.ndarray:
 
 
 def known_relevance(name: str, pairs: Dataset, model: SentenceTransformer) -> KnownRelevanceEstimator:
-    """Make an estimator of what is known about the training documents.
+    """Make the estimator ``name`` of :data:`KNOWN`: similarity 1 to documents of the positive's group, 0 to others.
 
-    Args:
-        name: ``"oracle"``, or ``"duplicates"``.
-        pairs: The training pairs.
-        model: The model in training, whose tokens tell documents apart.
-
-    Returns:
-        Similarity 1 to the documents of the positive's group, 0 to all others.
+    The model in training reads the documents: they are told apart by its tokens.
     """
     return KnownRelevanceEstimator(dict(zip(pairs["code"], KNOWN[name](pairs), strict=True)), model)
 

@@ -20,24 +20,25 @@ else:
 
 FORMAT = 2
 METRICS = ("mrr_at_1000_strict", "mrr_at_1000_duplicates", "ndcg_at_10")
+BEST_BY = "mrr_at_1000_duplicates"
 BASELINE = "info-nce"
 HOST = "MultipleNegativesRankingLoss"
 UNTRAINED = "none"
 TEACHERS = ("trained-model", "simcse", "minilm", "minilm-tuned")
 
 _SECTIONS = {
-    "corpus": {"folder", "train_pairs", "validation_queries", "test_queries", "candidates"},
+    "corpus": {"folder", "train_pairs", "validation_queries", "test_queries", "candidates", "other_queries"},
     "machine": {"processes", "threads", "device", "bf16", "evaluation_batch_size"},
-    "tuning": {"languages", "seed", "scales", "metric", "row", "regime"},
-    "duplicates": {"shares", "queries", "groups_from"},
+    "tuning": {"languages", "seed", "scales", "metric", "row", "regime", "choices_regime"},
+    "duplicates": {"shares", "queries"},
 }
 _TABLES = {
-    "models": {"base", "layers", "dimensions", "max_tokens", "train_pairs", "learning_rates", *TEACHERS},
+    "models": {"base", "layers", "dimensions", "max_tokens", "train_pairs", "learning_rates", "row_rates", *TEACHERS},
     "regimes": {
         *("batch_size", "epochs", "cached", "mini_batch_size", "group_by", "scales"),
         *("negatives", "mined_by", "relative_margin"),
     },
-    "rows": {"loss", "estimator", "treatment", "options"},
+    "rows": {"loss", "estimator", "treatment", "options", "choices"},
 }
 _BLOCK = {"models", "languages", "regimes", "rows", "seeds"}
 _REQUIRED = {"models": ("base", "learning_rates"), "regimes": ("batch_size", "epochs"), "rows": ()}
@@ -53,7 +54,9 @@ class Config:
         corpus: ``folder``, and limits on pairs and queries.
         machine: ``processes``, ``threads``, ``device``, ``bf16``.
         tuning: Languages, scales and metric that settings are chosen by; with ``row`` and ``regime``, every row and
-            regime gets what is best for these.
+            regime gets the learning rate and scale that are best for these. A row's ``choices`` are tables of
+            ``treatment``, ``options`` and so on in the place of its own; one is chosen in ``choices_regime``. There a
+            row then chooses between a model's ``row_rates``, for all regimes but ``regime``.
         duplicates: ``shares`` of renamed copies to train with, or ``None``.
     """
 
@@ -135,10 +138,15 @@ class Config:
                         raise UsageError(f"{self.name}: [{kind}.{entry}] has no {required!r}.")
         for number, block in enumerate(self.content["matrix"], 1):
             self._check_block(f"{self.name}: [[matrix]] number {number}", block)
-        for kind in ("row", "regime"):
-            named = self.tuning.get(kind)
-            if named is not None and named not in self.content[f"{kind}s"]:
-                raise UsageError(f"{self.name}: [tuning] names {kind} {named!r}, but there is no [{kind}s.{named}].")
+        for option, kind in (("row", "rows"), ("regime", "regimes"), ("choices_regime", "regimes")):
+            named = self.tuning.get(option)
+            if named is not None and named not in self.content[kind]:
+                raise UsageError(f"{self.name}: [tuning] names {option} {named!r}, but there is no [{kind}.{named}].")
+        for name, row in self.content["rows"].items():
+            for choice in row.get("choices", ()):
+                _check_names(f"{self.name}: choices of [rows.{name}]", choice, _TABLES["rows"] - {"choices"})
+            if row.get("choices") and "choices_regime" not in self.tuning:
+                raise UsageError(f"{self.name}: [rows.{name}] has choices, but [tuning] names no choices_regime.")
         grids = [len(model["learning_rates"]) for model in self.content["models"].values()]
         grids += [len(regime.get("scales", self.tuning["scales"])) for regime in self.content["regimes"].values()]
         if max(grids) > 1 and {"languages", "metric"} - set(self.tuning):
@@ -207,10 +215,12 @@ class Plan:
     Attributes:
         config: The file.
         fingerprint: Language and limit of training pairs to the fingerprint of the data.
+        others: Fingerprints of sets of queries of other kinds, by name.
     """
 
     config: Config
     fingerprint: Callable[[str, int | None], str]
+    others: Mapping[str, str] = field(default_factory=dict)
 
     def cells(self) -> Iterator[Cell]:
         """List the cells, block by block of the file, each once."""
@@ -243,32 +253,84 @@ class Plan:
             for language in tuning["languages"]
         ]
 
+    def choice_runs(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> list[Run]:
+        """List the runs on validation packages that choose between the ``choices`` of a cell's row."""
+        tuning, rows = self.config.tuning, self._rows(cell)
+        if len(rows) == 1:
+            return []
+        place = replace(cell, regime=tuning["choices_regime"])
+        rate, scale = self._chosen_rate(cell, results)
+        return [
+            self._run("tune", place, language, cell.share, rate, scale, tuning["seed"], row)
+            for row in rows
+            for language in tuning["languages"]
+        ]
+
     def test_runs(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> list[Run]:
         """List a cell's runs on the test packages: one a seed, or one alone if nothing is trained.
 
         Args:
             cell: The cell.
             results: By key; those of tuning choose the settings by their mean over languages. While one is missing,
-                the settings are the grid's first.
+                the settings are the first ones.
         """
-        chosen = self._grid(cell)[0]
+        row = self._chosen_row(cell, results)
+        rate, scale = self._chosen_rate(cell, results)
+        rate = self._best(self.rate_runs(cell, results), results, lambda run: run.settings["learning_rate"]) or rate
+        seeds: Sequence[int | None] = cell.seeds if self._is_trained(cell) else [None]
+        return [self._run("test", cell, cell.language, cell.share, rate, scale, seed, row) for seed in seeds]
+
+    def rate_runs(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> list[Run]:
+        """List the runs on validation packages that choose a row's own learning rate, with its chosen options."""
+        tuning = self.config.tuning
+        rates = self.config.content["models"][cell.model].get("row_rates", ())
+        if not self._is_trained(cell) or cell.regime == tuning.get("regime"):
+            return []
+        place = replace(cell, regime=tuning.get("choices_regime", cell.regime))
+        row, (_, scale) = self._chosen_row(cell, results), self._chosen_rate(cell, results)
+        return [
+            self._run("tune", place, language, cell.share, rate, scale, tuning["seed"], row)
+            for rate in rates
+            for language in tuning["languages"]
+        ]
+
+    def _chosen_row(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        rows = self._rows(cell)
+        best = self._best(self.choice_runs(cell, results), results, lambda run: rows.index(run.settings["row"]))
+        return rows[best or 0]
+
+    def _chosen_rate(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, float | None]:
+        def point(run: Run) -> tuple[float | None, float | None]:
+            return run.settings["learning_rate"], run.settings["scale"]
+
+        return self._best(self.tuning_runs(cell), results, point) or self._grid(cell)[0]
+
+    def _best(
+        self, runs: Iterable[Run], results: Mapping[str, Mapping[str, Any]], choice: Callable[[Run], Any]
+    ) -> Any:
+        """Return the choice with the best mean over languages; ``None`` while a result is missing."""
         tuned: dict[Any, list[float]] = {}
-        for run in self.tuning_runs(cell):
+        for run in runs:
             result = results.get(run.key)
             if result is None:
-                tuned = {}
-                break
+                return None
             if "scores" in result:  # not one that is not applicable, as the test runs will say too
-                point = (run.settings["learning_rate"], run.settings["scale"])
-                tuned.setdefault(point, []).append(result["scores"][self.config.tuning["metric"]])
-        if tuned:
-            chosen = max(tuned, key=lambda point: sum(tuned[point]) / len(tuned[point]))
-        seeds: Sequence[int | None] = cell.seeds if self._is_trained(cell) else [None]
-        return [self._run("test", cell, cell.language, cell.share, *chosen, seed) for seed in seeds]
+                tuned.setdefault(choice(run), []).append(result["scores"][self.config.tuning["metric"]])
+        return max(tuned, key=lambda one: sum(tuned[one]) / len(tuned[one]), default=None)
+
+    def _rows(self, cell: Cell) -> list[dict[str, Any]]:
+        row = dict(self.config.rows[cell.row])
+        choices = row.pop("choices", None) or [{}]
+        return [row | choice for choice in choices]
 
     def all_runs(self, results: Mapping[str, Mapping[str, Any]]) -> list[Run]:
         """List every run, as far as results of tuning say which they are."""
-        runs = [run for cell in self.cells() for run in (*self.tuning_runs(cell), *self.test_runs(cell, results))]
+        runs = [
+            run
+            for cell in self.cells()
+            for stage in (self.choice_runs, self.rate_runs, self.test_runs)
+            for run in (*self.tuning_runs(cell), *stage(cell, results))
+        ]
         return list({run.key: run for run in runs}.values())
 
     def _grid(self, cell: Cell) -> list[tuple[float | None, float | None]]:
@@ -289,8 +351,10 @@ class Plan:
         learning_rate: float | None,
         scale: float | None,
         seed: int | None,
+        row: Mapping[str, Any] | None = None,
     ) -> Run:
-        config, row = self.config, self.config.rows[cell.row]
+        config = self.config
+        row = row or config.rows[cell.row]
         model = {"name": cell.model} | config.content["models"][cell.model]
         regime = {"name": cell.regime} | config.content["regimes"][cell.regime]
         needed = teachers_of(row, regime)
@@ -302,7 +366,9 @@ class Plan:
             duplicates = {k: v for k, v in (config.duplicates or {}).items() if k != "shares"} | {"share": share}
         settings = {
             "stage": stage,
-            "model": {name: value for name, value in model.items() if name not in ("learning_rates", *TEACHERS)},
+            "model": {
+                name: value for name, value in model.items() if name not in ("learning_rates", "row_rates", *TEACHERS)
+            },
             "language": language,
             "regime": {name: value for name, value in regime.items() if name != "scales"},
             "row": row,
@@ -318,6 +384,8 @@ class Plan:
             "teachers": {kind: model[kind] for kind in TEACHERS if kind in needed},
             "bf16": config.machine["bf16"],
         }
+        if self.others:
+            settings["other_queries"] = dict(self.others)
         return Run(settings, self.fingerprint(language, limit))
 
 
@@ -339,10 +407,8 @@ def teacher_of(estimator: str | Mapping[str, Any]) -> str:
 
 
 def teachers_of(row: Mapping[str, Any], regime: Mapping[str, Any]) -> set[str]:
-    """Say which of ``TEACHERS`` a row needs: for its estimator, or to mine the regime's negatives."""
-    if "loss" not in row:
-        return set()
-    names = {regime.get("mined_by")} if regime.get("negatives") else set()
+    """Say which of ``TEACHERS`` a row needs: for its estimator, to be scored itself, or to mine negatives."""
+    names = {regime.get("mined_by")} if regime.get("negatives") and "loss" in row else set()
     if "estimator" in row:
         parts = name_and_options(row["estimator"])[1].get("parts", ())
         names |= {teacher_of(one) for one in (row["estimator"], *parts)}

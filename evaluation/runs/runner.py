@@ -56,40 +56,22 @@ def run(given: argparse.Namespace) -> int:
     config.keep(languages=given.languages, regimes=given.regimes, rows=given.only)
     config.machine |= {name: getattr(given, name) for name in ("processes", "threads") if getattr(given, name)}
     output = given.output or OUTPUT / config.name
+    bench = Bench(config, output, given.corpus)
+    plan = bench.plan()
     if given.list:
-        store, plan = Store(output), Plan(config, Bench(config, output, given.corpus).corpus.fingerprint)
-        progress = Progress(plan, store.read())
-        print(*progress.left, progress.summary(), sep="\n")
+        results = Store(output).read()
+        print(*_left(plan, results), _progress(plan, results), sep="\n")
         return 0
-    failures = run_plan(config, output, corpus=given.corpus)
-    if failures:
-        print(f"{failures} runs failed: see {output / 'failures.jsonl'}. They are tried again next time.")
-    return 1 if failures else 0
-
-
-def run_plan(config: Config, output: Path, *, corpus: str | None = None, say: Callable[[str], None] = print) -> int:
-    """Run what has no result yet.
-
-    Args:
-        config: The plan's file.
-        output: Folder of results, teachers and mined negatives.
-        corpus: Folder or name of the corpus; ``None`` takes the file's.
-        say: Takes a line about each run.
-
-    Returns:
-        How many runs failed.
-    """
-    bench = Bench(config, output, corpus)
-    plan = Plan(config, bench.corpus.fingerprint)
     failures = 0
-    with Store(output) as store, _workers(config, output, corpus, bench) as make:
+    with Store(output) as store, _workers(bench, output, given.corpus) as make:
         results = store.read()
-        progress = Progress(plan, results)
-        places = dict.fromkeys((cell.model, cell.regime) for cell in plan.cells())
-        for place in places:  # whole, one after the other: its results can be looked at while the rest runs
+        # Tuning first: its results say which runs on the test packages there are.
+        later = (plan.choice_runs, plan.rate_runs, plan.test_runs)
+        stages = [plan.tuning_runs, *(partial(stage, results=results) for stage in later)]
+        # One model and regime after the other: their results can be looked at while the rest runs.
+        for place in dict.fromkeys((cell.model, cell.regime) for cell in plan.cells()):
             cells = [cell for cell in plan.cells() if (cell.model, cell.regime) == place]
-            # Tuning first: what it chooses says which runs on the test packages there are.
-            for stage in (plan.tuning_runs, partial(plan.test_runs, results=results)):
+            for stage in stages:
                 runs = {run.key: run for cell in cells for run in stage(cell) if run.key not in results}
                 for made, result in make(list(runs.values())):
                     if "error" in result:
@@ -98,51 +80,38 @@ def run_plan(config: Config, output: Path, *, corpus: str | None = None, say: Ca
                     else:
                         store.add(result)
                         results[made.key] = result
-                    say(progress.line(made, result))
-    return failures
+                    print(f"{time.strftime('%H:%M:%S')} {made}: {_outcome(result)}; {_progress(plan, results)}")
+    if failures:
+        print(f"{failures} runs failed: see {output / 'failures.jsonl'}. They are tried again next time.")
+    return 1 if failures else 0
 
 
-class Progress:
-    """Says what is done, and about how long the rest takes.
+def _left(plan: Plan, results: Mapping[str, Result]) -> list[Run]:
+    """List the runs without a result, as far as tuning says which they are."""
+    return [run for run in plan.all_runs(results) if run.key not in results]
 
-    Args:
-        plan: What there is to do.
-        results: By key, of earlier and of coming runs.
-    """
 
-    def __init__(self, plan: Plan, results: Mapping[str, Result]) -> None:
-        self.plan = plan
-        self.results = results
+def _outcome(result: Result) -> str:
+    if "scores" not in result:
+        return f"FAILED, {result['error']}" if "error" in result else f"left out: {result['not_applicable']}"
+    scores = ", ".join(f"{value:.4f}" for value in result["scores"].values())
+    return f"{scores} in {sum(result['seconds'].values()):.0f} s"
 
-    @property
-    def left(self) -> list[Run]:
-        """Runs without a result, as far as tuning says which they are."""
-        return [run for run in self.plan.all_runs(self.results) if run.key not in self.results]
 
-    def line(self, run: Run, result: Result) -> str:
-        """Report one run."""
-        if "scores" in result:
-            scores = ", ".join(f"{value:.4f}" for value in result["scores"].values())
-            outcome = f"{scores} in {sum(result['seconds'].values()):.0f} s"
-        else:
-            outcome = f"FAILED, {result['error']}" if "error" in result else f"left out: {result['not_applicable']}"
-        return f"{time.strftime('%H:%M:%S')} {run}: {outcome}; {self.summary()}"
-
-    def summary(self) -> str:
-        """Say how many runs are left, and how long they take by the median of those alike, or of all."""
-        seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        for result in self.results.values():
-            if "seconds" in result:
-                seconds[_alike(result["settings"])].append(sum(result["seconds"].values()))
-        left = Counter(_alike(run.settings) for run in self.left)
-        text = f"{len(self.results)} runs done, {left.total()} left"
-        if not seconds:
-            return text
-        # Not the mean: the run that first needs a teacher makes it.
-        known = {group: median(values) for group, values in seconds.items()}
-        usual = mean(known.values())
-        rest = sum(count * known.get(group, usual) for group, count in left.items())
-        return f"{text}, about {rest / self.plan.config.machine['processes'] / 60:.0f} min"
+def _progress(plan: Plan, results: Mapping[str, Result]) -> str:
+    """Say how many runs are left, and how long they take by the median of those alike, or of all."""
+    seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for result in results.values():
+        if "seconds" in result:
+            seconds[_alike(result["settings"])].append(sum(result["seconds"].values()))
+    left = Counter(_alike(run.settings) for run in _left(plan, results))
+    text = f"{len(results)} runs done, {left.total()} left"
+    if not seconds:
+        return text
+    known = {group: median(values) for group, values in seconds.items()}  # the run that makes a teacher takes longer
+    usual = mean(known.values())
+    rest = sum(count * known.get(group, usual) for group, count in left.items())
+    return f"{text}, about {rest / plan.config.machine['processes'] / 60:.0f} min"
 
 
 def _alike(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -151,17 +120,17 @@ def _alike(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 @contextmanager
 def _workers(
-    config: Config, output: Path, corpus: str | None, bench: Bench
+    bench: Bench, output: Path, corpus: str | None
 ) -> Iterator[Callable[[Sequence[Run]], Iterator[tuple[Run, Result]]]]:
     """Offer a function that makes runs and yields each with its result: here, or in processes of some threads each."""
-    processes, threads = config.machine["processes"], config.machine["threads"]
+    processes, threads = bench.config.machine["processes"], bench.config.machine["threads"]
     torch.set_num_threads(threads)
     made_with = about()
     if processes == 1:
         yield lambda runs: ((run, _make(output, made_with, run, bench)) for run in runs)
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    arguments = (config, output, corpus, threads, os.getpid())
+    arguments = (bench.config, output, corpus, threads, os.getpid())
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker, arguments) as pool:
 
         def make(runs: Sequence[Run]) -> Iterator[tuple[Run, Result]]:
@@ -185,8 +154,7 @@ def _start_worker(config: Config, output: Path, corpus: str | None, threads: int
     torch.set_num_threads(threads)
     _bench = Bench(config, output, corpus)
 
-    def leave_with_parent() -> None:
-        # A killed parent leaves its pool waiting for ever.
+    def leave_with_parent() -> None:  # a killed parent leaves its pool waiting for ever
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mteb
 import numpy as np
@@ -18,99 +14,57 @@ from sentence_transformers import SentenceTransformer
 from evaluation.runs.plan import METRICS
 from st_softinfonce.tasks import GradedCodeRetrieval, graded_task_from_pairs, ndcg_at_10, reciprocal_ranks
 
-# mteb rounds what it reports.
-_ROUNDED = 1e-4
+_ROUNDED = 1e-4  # mteb rounds what it reports
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What MTEB reports, and what it is the mean of.
-
-    Attributes:
-        means: By metric.
-        queries: Ids.
-        values: By metric, one number a query, in the order of ``queries``.
-    """
+class Scores(NamedTuple):
+    """The means by metric, the ids of the queries, and by metric one number a query, in the order of the ids."""
 
     means: dict[str, float]
     queries: list[str]
     values: dict[str, np.ndarray]
 
 
-def score(
-    model: SentenceTransformer, pairs: Dataset, queries: int | None, language: str, *, batch_size: int = 128
-) -> Scores:
-    """Search all codes for the queries of the first rows.
+def make_task(pairs: Dataset, queries: int | None, name: str) -> GradedCodeRetrieval:
+    """Make the task of searching all codes for the queries of the first rows; ``None`` takes those of all rows."""
+    count = len(pairs) if queries is None else min(queries, len(pairs))
+    rest = pairs.select(range(count, len(pairs))) if count < len(pairs) else None
+    return graded_task_from_pairs(pairs.select(range(count)), f"Compare-{name}", corpus=rest)
 
-    Args:
-        model: The model.
-        pairs: Held-out pairs, all of them candidates.
-        queries: Rows that are queries too; ``None`` takes all.
-        language: For the task's name.
-        batch_size: Texts encoded at a time.
 
-    Returns:
-        The scores.
+def score(model: SentenceTransformer, task: GradedCodeRetrieval, *, batch_size: int = 128) -> Scores:
+    """Score a model on a task, with so many texts encoded at a time.
+
+    Raises:
+        RuntimeError: The means over queries are not what mteb reports.
     """
+    found: dict[str, dict[str, Any]] = {}
+
+    # A prediction folder would hold the same, and take half of the evaluation's time.
+    def keep(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> dict[str, float]:
+        found[hf_subset] = {hf_split: results}
+        return GradedCodeRetrieval.task_specific_scores(task, scores, qrels, results, hf_split, hf_subset)
+
+    task.task_specific_scores = keep
     logging.getLogger("mteb").setLevel(logging.CRITICAL)  # it calls it an error to know no size of a static model
-    task = _task(_Identified(pairs), queries, language)
-    with warnings.catch_warnings(), _found(task) as found:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="mteb")  # its use of a renamed method
         result = mteb.evaluate(
             model,
             tasks=[task],
             cache=None,  # models share a name with the one that they were fine-tuned from
-            encode_kwargs={"batch_size": batch_size},
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
             co2_tracker=False,
-            show_progress_bar=False,
+            show_progress_bar=False,  # of the tasks alone
         )
     (reported,) = result.task_results[0].scores["test"]
     (ranks,) = reciprocal_ranks(task, found).values()
     (gains,) = ndcg_at_10(task, found).values()
-    ids = sorted(gains)
-    strict, duplicates = np.array([ranks[name] for name in ids]).T
-    values = dict(zip(METRICS, (strict, duplicates, np.array([gains[name] for name in ids])), strict=True))
-    means = {metric: float(reported[metric]) for metric in METRICS}
-    for metric in METRICS:
-        if abs(values[metric].mean() - means[metric]) > _ROUNDED:
-            raise RuntimeError(f"{metric}: mteb reports {means[metric]}, its queries have {values[metric].mean()}.")
-    # The mean of the queries: what mteb reports, before rounding.
-    return Scores({metric: float(values[metric].mean()) for metric in METRICS}, ids, values)
-
-
-@contextmanager
-def _found(task: GradedCodeRetrieval) -> Iterator[dict[str, dict[str, Any]]]:
-    """Collect what mteb finds: a prediction folder would hold the same, and take half the evaluation's time."""
-    found: dict[str, dict[str, Any]] = {}
-    score_task = task.task_specific_scores
-
-    def keep(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> dict[str, float]:
-        found.setdefault(hf_subset, {})[hf_split] = results
-        return score_task(scores, qrels, results, hf_split=hf_split, hf_subset=hf_subset)
-
-    task.task_specific_scores = keep
-    try:
-        yield found
-    finally:
-        del task.task_specific_scores
-
-
-class _Identified:
-    """A dataset as a key of a cache, for as long as it lives."""
-
-    def __init__(self, pairs: Dataset) -> None:
-        self.pairs = pairs
-
-    def __hash__(self) -> int:
-        return hash(self.pairs._fingerprint)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identified) and self.pairs._fingerprint == other.pairs._fingerprint
-
-
-@functools.lru_cache(maxsize=4)
-def _task(identified: _Identified, queries: int | None, language: str) -> GradedCodeRetrieval:
-    pairs = identified.pairs
-    count = len(pairs) if queries is None else min(queries, len(pairs))
-    rest = pairs.select(range(count, len(pairs))) if count < len(pairs) else None
-    return graded_task_from_pairs(pairs.select(range(count)), f"Compare-{language}", corpus=rest)
+    queries = sorted(gains)
+    numbers = np.array([(*ranks[query], gains[query]) for query in queries]).T
+    values = dict(zip(METRICS, numbers, strict=True))
+    means = {metric: float(numbers.mean()) for metric, numbers in values.items()}
+    for metric, mean in means.items():
+        if abs(mean - reported[metric]) > _ROUNDED:
+            raise RuntimeError(f"{metric}: mteb reports {reported[metric]}, its queries have {mean}.")
+    return Scores(means, queries, values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from evaluation import UsageError
 
 
 class Store:
-    """A folder of results that one process writes and any number read.
+    """A folder that one process writes and any number read.
 
-    Args:
-        folder: Holds ``results.jsonl``, ``failures.jsonl`` and ``values/KEY.npz``.
+    It holds ``results.jsonl``, ``failures.jsonl`` and ``values/KEY.npz``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,11 +37,7 @@ class Store:
         except Timeout as error:
             raise UsageError(f"{self.folder} is being written by another process: wait, or name another.") from error
         if self.path.exists():
-            content = self.path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                with self.path.open("r+b") as file:
-                    file.truncate(whole)
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -55,13 +49,12 @@ class Store:
         if not self.path.exists():
             return {}
         lines = self.path.read_text().split("\n")[:-1]  # an unfinished line has no newline
-        results = [json.loads(line) for line in lines]
-        return {result["key"]: result for result in results}
+        return {result["key"]: result for result in map(json.loads, lines)}
 
     def values(self, key: str) -> tuple[list[str], dict[str, np.ndarray]]:
         """Read a run's query ids, and by metric one number a query."""
         with np.load(self.folder / "values" / f"{key}.npz") as content:
-            arrays = {name: content[name] for name in content.files}
+            arrays = dict(content)
         return arrays.pop("queries").tolist(), arrays
 
     def add(self, result: Mapping[str, Any]) -> None:
@@ -74,9 +67,9 @@ class Store:
 
 
 def write_values(folder: Path, key: str, queries: list[str], values: Mapping[str, np.ndarray]) -> None:
-    """Write a run's numbers of every query, by metric, before its line."""
+    """Write a run's numbers of every query, by metric; its line is written after them."""
     target = folder / "values" / f"{key}.npz"
-    temporary = target.with_name(f".{key}-{uuid.uuid4().hex}.npz")
+    temporary = target.with_name(f".{key}.npz")
     with temporary.open("wb") as file:
         np.savez_compressed(file, queries=np.array(queries), **{k: v.astype(np.float32) for k, v in values.items()})
         file.flush()

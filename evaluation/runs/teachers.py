@@ -46,12 +46,10 @@ class Teachers:
         self._loaded: dict[Path, SentenceTransformer] = {}
 
     def folder(self, kind: str, settings: Mapping[str, Any]) -> Path:
-        """Return the folder of a teacher.
+        """Return the folder of a teacher for a run.
 
-        Args:
-            kind: ``"trained-model"``, the run's base model trained with InfoNCE; ``"simcse"``; ``"minilm"``, all of
-                all-MiniLM as it is; or ``"minilm-tuned"``, the same trained with InfoNCE.
-            settings: Of the run that needs it, with the teacher's recipe.
+        ``"trained-model"`` is the run's base model trained with InfoNCE, ``"minilm"`` all of all-MiniLM as it is, and
+        ``"minilm-tuned"`` the same trained with InfoNCE. ``"simcse"`` has a base model of its own.
         """
         recipe = settings["teachers"][kind]
         pairs = self.corpus.training_pairs(settings)
@@ -62,14 +60,14 @@ class Teachers:
             if kind == "simcse":
                 model = _train_simcse(model, pairs, recipe, settings["bf16"])
             elif kind != "minilm":
-                model = _train_with_info_nce(model, pairs, recipe, settings["bf16"])
+                _train_with_info_nce(model, pairs, recipe, settings["bf16"])
             model.save_pretrained(str(place), create_model_card=False)
 
         identity = [kind, recipe, base, fingerprint(pairs)]
         return self._once(f"{kind}-{settings['language']}-{digest(identity)}", make)
 
     def load(self, kind: str, settings: Mapping[str, Any]) -> SentenceTransformer:
-        """Load a teacher, made if need be, that has its vectors of the training texts at hand."""
+        """Load a teacher that looks its vectors of the training texts up."""
         folder = self.folder(kind, settings)
         if folder not in self._loaded:
             teacher = SentenceTransformer(str(folder), device=self.device)
@@ -93,12 +91,11 @@ class Teachers:
     def with_negatives(self, pairs: Dataset, settings: Mapping[str, Any]) -> Dataset:
         """Add the hardest documents by the regime's miner as columns ``negative_1``, ...
 
-        Unfiltered, unless the regime has a ``relative_margin``: then less similar to the query than its positive by
-        this share. Pairs that it finds too few for are left out.
+        With a ``relative_margin`` they are less similar to the query than its positive by at least this share; a pair
+        with too few such documents is left out.
         """
         regime = settings["regime"]
         count, miner, margin = regime["negatives"], regime["mined_by"], regime.get("relative_margin")
-        columns = [f"negative_{number + 1}" for number in range(count)]
 
         def make(place: Path) -> None:
             model = self.load(miner, settings) if miner in TEACHERS else load_model(settings["model"], self.device)
@@ -121,11 +118,10 @@ class Teachers:
         base = self.folder(miner, settings).name if miner in TEACHERS else [miner, settings["model"]]
         identity = [count, margin, base, fingerprint(pairs)]
         folder = self._once(f"negatives-{settings['language']}-{digest(identity)}", make)
-        negatives = json.loads((folder / "negatives.json").read_text())
-        kept = [number for number, row in enumerate(negatives) if row is not None]
-        pairs = pairs.select(kept)
-        for position, column in enumerate(columns):
-            pairs = pairs.add_column(column, [negatives[number][position] for number in kept])
+        lines = json.loads((folder / "negatives.json").read_text())
+        pairs = pairs.select([number for number, line in enumerate(lines) if line is not None])
+        for number, column in enumerate(zip(*filter(None, lines), strict=True), 1):
+            pairs = pairs.add_column(f"negative_{number}", list(column))
         return pairs
 
     def _once(self, name: str, make: Callable[[Path], None]) -> Path:
@@ -149,7 +145,7 @@ def digest(value: object) -> str:
 
 
 def _remember(model: SentenceTransformer, texts: Sequence[str], vectors: Tensor) -> None:
-    """Let a model's ``encode`` look these texts up instead of encoding them again, for each table and each miner."""
+    """Let a model's ``encode`` look these texts up instead of encoding them again."""
     place_of = {text: place for place, text in enumerate(texts)}
     encode = model.encode
 
@@ -165,20 +161,11 @@ def _remember(model: SentenceTransformer, texts: Sequence[str], vectors: Tensor)
     model.encode = look_up  # type: ignore[method-assign]
 
 
-def _train_with_info_nce(
-    model: SentenceTransformer, pairs: Dataset, recipe: Mapping[str, Any], bf16: bool
-) -> SentenceTransformer:
+def _train_with_info_nce(model: SentenceTransformer, pairs: Dataset, recipe: Mapping[str, Any], bf16: bool) -> None:
     order = training_order(pairs, batch_size=recipe["batch_size"], steps=recipe["steps"], seed=0)
-    fit(
-        model,
-        MultipleNegativesRankingLoss(model, scale=recipe.get("scale", 20.0)),
-        pairs.select(order),
-        batch_size=recipe["batch_size"],
-        learning_rate=recipe["learning_rate"],
-        seed=0,
-        bf16=bf16,
-    )
-    return model
+    loss = MultipleNegativesRankingLoss(model, scale=recipe.get("scale", 20.0))
+    options = {name: recipe[name] for name in ("batch_size", "learning_rate")}
+    fit(model, loss, pairs.select(order), seed=0, bf16=bf16, **options)
 
 
 def _train_simcse(
@@ -189,9 +176,7 @@ def _train_simcse(
             pairs["query"],
             model,
             output_dir=checkpoints,
-            batch_size=recipe["batch_size"],
-            epochs=recipe["epochs"],
-            learning_rate=recipe["learning_rate"],
+            **{name: recipe[name] for name in ("batch_size", "epochs", "learning_rate")},
             seed=0,
             disable_tqdm=True,
             logging_strategy="no",

@@ -3,32 +3,30 @@
     python -m evaluation push cpu                               # batches of 64 and 1,024 of every language
     python -m evaluation push cpu --batch-sizes 256 --languages python
 
-InfoNCE pushes query i away from its negatives, from negative j by ``p[i, j]``, the softmax of its scores: that is the
-gradient's part of the negative, so that the shares of ``p`` are the shares of what training does to them. Soft-InfoNCE
-has ``p`` of the weighted softmax instead. The scores are those of the base model and of the plan's model trained with
-InfoNCE, the relevant negatives are those that documentation and duplicates show (evaluation/runs/oracle.py). Writes
-evaluation/results/push.json.
+The gradient of InfoNCE pushes query i away from its negative j by ``p[i, j]``, the softmax of the query's scores; that
+of Soft-InfoNCE by the softmax of the weighted scores. Scores come from the base model, and from the plan's model
+trained with InfoNCE. Relevant negatives are those that documentation and duplicates show (evaluation/runs/oracle.py).
+Writes evaluation/results/push.json.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from evaluation.environment import OUTPUT, RESULTS, find_config, write_json
+from evaluation.environment import OUTPUT, RESULTS, find_config, write_result
 from evaluation.runs.base_models import load_model
 from evaluation.runs.losses import NotApplicable
 from evaluation.runs.oracle import relevance_groups
 from evaluation.runs.plan import Config, Plan
 from evaluation.runs.train import Bench
-from evaluation.studies.weights import Weigher, soft_runs
+from evaluation.studies.weights import soft_runs, weigh
 
 SCALE = 20.0
 QUERIES = 4096  # so that a mean is over as many queries whatever the batch size
@@ -45,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Measure, and write the results; `report` makes a table of them."""
+    """Measure, and write and show the results."""
     config = Config.read(find_config(given.config))
     config.keep(languages=given.languages)
     bench = Bench(config, given.output / config.name, given.corpus)
-    plan = Plan(config, bench.corpus.fingerprint)
+    plan = bench.plan()
     entries = []
     for size in given.batch_sizes:
         for language in dict.fromkeys(cell.language for cell in plan.cells()):
@@ -58,49 +56,37 @@ def run(given: argparse.Namespace) -> int:
     options = ["--batch-sizes", *map(str, given.batch_sizes)]
     options += ["--languages", *given.languages] if given.languages else []
     command = " ".join(["python -m evaluation push", config.name, *options])
-    write_json(given.results / "push.json", {"command": command, "entries": entries})
+    write_result(given.results / "push.json", {"command": command, "entries": entries}, "push.json")
     return 0
 
 
 def measure(bench: Bench, plan: Plan, language: str, batch_size: int) -> list[dict[str, Any]]:
-    """Measure the pushes of one language's training pairs in random batches.
-
-    Args:
-        bench: Has the pairs and teachers.
-        plan: The plan.
-        language: Which.
-        batch_size: Pairs a batch.
-
-    Returns:
-        An entry a state of the model (``"base"``, ``"trained"``) and row.
-    """
+    """Measure the pushes of one language's training pairs: an entry a state of the model and row of the plan."""
     runs = soft_runs(plan, language)
     settings = next(iter(runs.values())).settings
     recipe = plan.config.content["models"][settings["model"]["name"]]["trained-model"]
     pairs = bench.corpus.training_pairs(settings)
     groups = torch.from_numpy(relevance_groups(pairs))
-    trained = bench.teachers.load("trained-model", {**settings, "teachers": {"trained-model": recipe}})
-    scores_of = {
-        "base": _Scores(load_model(settings["model"], bench.device), pairs),
-        "trained": _Scores(trained, pairs),
+    models = {
+        "base": load_model(settings["model"], bench.device),
+        "trained": bench.teachers.load("trained-model", {**settings, "teachers": {"trained-model": recipe}}),
+    }
+    embeddings = {
+        state: [_embed(model, pairs[name][:]) for name in ("query", "code")] for state, model in models.items()
     }
     entries = []
-    for name, one in runs.items():
+    for name, run in runs.items():
         try:
-            weigher = Weigher.of(bench, one, batch_size)
+            _, batches = weigh(bench, run, batch_size, max(1, QUERIES // batch_size))
         except NotApplicable:
             continue
-        sums: dict[str, dict[str, float]] = {state: defaultdict(float) for state in scores_of}
-        queries = with_relevant = 0
-        for rows, weights in weigher.batches(max(1, QUERIES // batch_size)):
+        sums: dict[str, Counter[str]] = {state: Counter() for state in models}
+        for rows, weights in batches:
             relevant = groups[rows, None] == groups[rows]
             relevant.fill_diagonal_(False)
-            queries += len(rows)
-            with_relevant += int(relevant.any(dim=1).sum())
-            for state, scores in scores_of.items():
-                batch = scores.of(rows)
-                for key, value in compare_pushes(pushes(batch), pushes(batch, weights), relevant).items():
-                    sums[state][key] += value
+            for state, (queries, documents) in embeddings.items():
+                scores = SCALE * queries[rows] @ documents[rows].T
+                sums[state].update(compare_pushes(pushes(scores), pushes(scores, weights), relevant))
         for state, total in sums.items():
             others = total["plain"] - total["plain_relevant"]
             left = total["weighted_relevant"] / total["plain_relevant"] if total["plain_relevant"] else None
@@ -108,10 +94,10 @@ def measure(bench: Bench, plan: Plan, language: str, batch_size: int) -> list[di
                 {
                     "language": language,
                     "batch_size": batch_size,
-                    "queries": queries,
+                    "queries": int(total["queries"]),
                     "state": state,
                     "row": name,
-                    "queries_with_a_relevant_negative": with_relevant / queries,
+                    "queries_with_a_relevant_negative": total["with_relevant"] / total["queries"],
                     "share_on_relevant": total["plain_relevant"] / total["plain"],
                     "relevant_left": left,
                     "others_left": (total["weighted"] - total["weighted_relevant"]) / others,
@@ -119,6 +105,11 @@ def measure(bench: Bench, plan: Plan, language: str, batch_size: int) -> list[di
                 }
             )
     return entries
+
+
+def _embed(model: SentenceTransformer, texts: list[str]) -> Tensor:
+    found = model.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+    return found.float().cpu()
 
 
 def pushes(scores: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -136,38 +127,16 @@ def pushes(scores: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def compare_pushes(plain: Tensor, weighted: Tensor, relevant: Tensor) -> dict[str, float]:
-    """Sum up what weights do to the pushes of a batch.
-
-    Args:
-        plain: Of InfoNCE, ``(N, N)``.
-        weighted: With weights.
-        relevant: Bool, the diagonal not among them.
-
-    Returns:
-        Sums, to be added up over batches.
-    """
+    """Sum up a batch's pushes ``(N, N)`` without and with weights; ``relevant`` tells which negatives are relevant."""
     share = [push / push.sum() for push in (plain, weighted)]
     return {
+        "queries": len(relevant),
+        "with_relevant": int(relevant.any(dim=1).sum()),
         "plain": float(plain.sum()),
         "weighted": float(weighted.sum()),
         "plain_relevant": float(plain[relevant].sum()),
         "weighted_relevant": float(weighted[relevant].sum()),
         # Half the sum of the differences between two distributions: the part of the push that goes elsewhere.
         "moved": float((share[0] - share[1]).abs().sum() / 2),
-        "batches": 1.0,
+        "batches": 1,
     }
-
-
-class _Scores:
-    """A model's scores of any batch of pairs."""
-
-    def __init__(self, model: SentenceTransformer, pairs: Dataset) -> None:
-        self.queries, self.documents = (
-            model.encode(pairs[column][:], convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
-            .float()
-            .cpu()
-            for column in ("query", "code")
-        )
-
-    def of(self, rows: list[int]) -> Tensor:
-        return SCALE * self.queries[rows] @ self.documents[rows].T

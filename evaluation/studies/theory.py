@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+from collections import defaultdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from evaluation.environment import RESULTS, about, write_json
+from evaluation.environment import RESULTS, about, write_result
 from evaluation.runs.baselines import bce, weighted_info_nce
 from st_softinfonce.functional import negative_weights, soft_info_nce
 
@@ -23,7 +25,7 @@ CORRELATION = 0.8
 SLACK = 1e-9  # rounding, in float64
 
 
-def random_batch(generator: torch.Generator, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+def random_batch(generator: torch.Generator, rows: int) -> tuple[Tensor, Tensor]:
     """Draw scores and similarities ``(rows, rows)``, of random scales, in float64."""
     scale, temperature = 10 ** (2 * torch.rand(2, generator=generator, dtype=torch.float64) - 1)
     scores = scale * torch.randn(rows, rows, generator=generator, dtype=torch.float64)
@@ -31,28 +33,28 @@ def random_batch(generator: torch.Generator, rows: int) -> tuple[torch.Tensor, t
     return scores, similarity
 
 
-def negatives(matrix: torch.Tensor) -> torch.Tensor:
+def negatives(matrix: Tensor) -> Tensor:
     """Drop the diagonal: ``(N, N)`` to ``(N, N - 1)``."""
     size = matrix.size(0)
     return matrix[~torch.eye(size, dtype=torch.bool)].view(size, size - 1)
 
 
-def shares(similarity: torch.Tensor) -> torch.Tensor:
+def shares(similarity: Tensor) -> Tensor:
     """Softmax of the similarity over each row's negatives ``(N, N - 1)``."""
     return negatives(similarity).softmax(dim=1)
 
 
-def entropy(share: torch.Tensor) -> torch.Tensor:
+def entropy(share: Tensor) -> Tensor:
     """``-sum p log p`` of each row."""
     return -torch.special.xlogy(share, share).sum(dim=1)
 
 
-def divergence(share: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+def divergence(share: Tensor, log_p: Tensor) -> Tensor:
     """``KL(share || P)`` of each row."""
     return -entropy(share) - (share * log_p).sum(dim=1)
 
 
-def equation_5(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
+def equation_5(scores: Tensor, similarity: Tensor) -> Tensor:
     """How far ``dL/d exp(s_ij)`` is from being proportional to ``w_ij``, relative to its size, per row."""
     weights = negative_weights(similarity, alpha=1.3, beta=0.7, temperature=1.0)
     scores = scores.clone().requires_grad_()
@@ -62,7 +64,7 @@ def equation_5(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
     return (negatives(gradient) - negatives(expected)).abs().amax(dim=1) / negatives(expected).amax(dim=1)
 
 
-def theorem_1(scores: torch.Tensor, similarity: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
+def theorem_1(scores: Tensor, similarity: Tensor, alpha: float, beta: float) -> Tensor:
     """Left minus right side of the shift-invariant form, per row; rows with a negative raw weight are left out.
 
     ``log sum_j w_j e^{s_j} - LSE(s) >= log K + (beta sum log P + alpha KL(sim || P) - alpha sum sim log sim) /
@@ -79,18 +81,17 @@ def theorem_1(scores: torch.Tensor, similarity: torch.Tensor, alpha: float, beta
     return left - math.log(count) - right / (beta * count - alpha)
 
 
-def theorem_2(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
+def theorem_2(scores: Tensor, similarity: Tensor) -> Tensor:
     """Left minus right side of ``sum_j BCE_ij >= KL(sim || P) - sum sim log sim``, per row."""
-    rows = []
-    for i in range(len(scores)):
-        positive = torch.tensor([i])
-        row = bce(scores[i : i + 1], similarity[i : i + 1], temperature=1.0, positives=positive) * scores.size(1)
-        rows.append(row)
+    size = len(scores)
+    rows = [
+        bce(scores[[i]], similarity[[i]], temperature=1.0, positives=torch.tensor([i])) * size for i in range(size)
+    ]
     share, log_p = shares(similarity), negatives(scores).log_softmax(dim=1)
     return torch.stack(rows) - divergence(share, log_p) - entropy(share)
 
 
-def proposition_1(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tensor:
+def proposition_1(scores: Tensor, similarity: Tensor) -> Tensor:
     """``L_W - L_soft - log(4 (N - 2) / (N - 1))`` at alpha = beta = 1: the paper says that it is below 0."""
     weights = negative_weights(similarity, alpha=1.0, beta=1.0, temperature=1.0, min_weight=1e-300)
     difference = weighted_info_nce(scores, similarity, temperature=1.0) - soft_info_nce(scores, weights.log())
@@ -101,34 +102,29 @@ def proposition_1(scores: torch.Tensor, similarity: torch.Tensor) -> torch.Tenso
 def check_statements(batches: int, seed: int) -> dict[str, dict[str, float]]:
     """Check each statement on random batches of 3 to 64; count violations and the smallest margin."""
     generator = torch.Generator().manual_seed(seed)
-    margins: dict[str, list[torch.Tensor]] = {}
+    margins: dict[str, list[Tensor]] = defaultdict(list)
     for _ in range(batches):
         rows = int(torch.randint(3, 65, (), generator=generator))
-        scores, similarity = random_batch(generator, rows)
+        batch = random_batch(generator, rows)
         if rows >= 4:
-            margins.setdefault("Eq. 5: gradient proportional to the weight (minus the error)", []).append(
-                -equation_5(scores, similarity)
-            )
+            margins["Eq. 5: gradient proportional to the weight (minus the error)"].append(-equation_5(*batch))
         for alpha, beta in ((1.0, 1.0), (1.3, 0.7), (1.5, 0.5)):
             if beta * (rows - 1) > alpha:
-                margins.setdefault(f"Theorem 1, shift-invariant form, alpha={alpha}, beta={beta}", []).append(
-                    theorem_1(scores, similarity, alpha, beta)
-                )
-        margins.setdefault("Theorem 2, corrected: BCE bounds +KL - sum sim log sim", []).append(
-            theorem_2(scores, similarity)
-        )
-        below = proposition_1(scores, similarity)
-        margins.setdefault("Proposition 1, true direction: weighted InfoNCE >= Soft-InfoNCE + log 2", []).append(below)
-        margins.setdefault("Proposition 1, as claimed: Soft-InfoNCE >= weighted InfoNCE", []).append(
-            -below - math.log(4 * (rows - 2) / (rows - 1))
-        )
+                name = f"Theorem 1, shift-invariant form, alpha={alpha}, beta={beta}"
+                margins[name].append(theorem_1(*batch, alpha, beta))
+        margins["Theorem 2, corrected: BCE bounds +KL - sum sim log sim"].append(theorem_2(*batch))
+        below = proposition_1(*batch)
+        margins["Proposition 1, true direction: weighted InfoNCE >= Soft-InfoNCE + log 2"].append(below)
+        claimed = -below - math.log(4 * (rows - 2) / (rows - 1))
+        margins["Proposition 1, as claimed: Soft-InfoNCE >= weighted InfoNCE"].append(claimed)
     summary = {}
     for name, parts in margins.items():
         margin = torch.cat(parts)
         slack = 1e-6 if name.startswith("Eq. 5") else SLACK
+        violations = int((margin < -slack).sum())
         summary[name] = {
             "checked": margin.numel(),
-            "violations": int((margin < -slack).sum()),
+            "violations": violations,
             "smallest_margin": float(margin.min()),
         }
     return summary
@@ -146,42 +142,33 @@ def mutual_information(
         For each weighting the mean and standard deviation of the estimate over batches, in nats.
     """
     generator = torch.Generator().manual_seed(seed)
-    estimates: dict[str, list[float]] = {}
+    estimates: dict[str, list[float]] = defaultdict(list)
     noise = math.sqrt(1 - correlation**2)
     for _ in range(batches):
         x, e = torch.randn(2, batch_size, dimensions, generator=generator, dtype=torch.float64)
         y = correlation * x + noise * e
         squared = (y.unsqueeze(0) - correlation * x.unsqueeze(1)).square().sum(dim=2) / noise**2  # (N, N)
         ratio = -0.5 * squared - dimensions * math.log(noise) + 0.5 * y.square().sum(dim=1)
-        settings = {
-            "unweighted": None,
-            "alpha=1.3 beta=0.7": (1.3, 0.7),
-            "alpha=1.0 beta=1.0": (1.0, 1.0),
-            "alpha=1.5 beta=0.5": (1.5, 0.5),
-        }
-        for name, setting in settings.items():
-            weights = None
-            if setting is not None:
-                weights = negative_weights(ratio, alpha=setting[0], beta=setting[1], temperature=1.0)
-            estimate = math.log(batch_size) - soft_info_nce(ratio, None if weights is None else weights.log()).item()
-            estimates.setdefault(name, []).append(estimate)
-    summary = {}
-    for name, values in estimates.items():
-        series = torch.tensor(values, dtype=torch.float64)
-        summary[name] = {"mean": series.mean().item(), "sd": series.std().item()}
-    return summary
+        log_weights: dict[str, Tensor | None] = {"unweighted": None}
+        for alpha, beta in ((1.3, 0.7), (1.0, 1.0), (1.5, 0.5)):
+            weights = negative_weights(ratio, alpha=alpha, beta=beta, temperature=1.0)
+            log_weights[f"alpha={alpha} beta={beta}"] = weights.log()
+        for name, given in log_weights.items():
+            estimates[name].append(math.log(batch_size) - soft_info_nce(ratio, given).item())
+    series = {name: torch.tensor(values, dtype=torch.float64) for name, values in estimates.items()}
+    return {name: {"mean": values.mean().item(), "sd": values.std().item()} for name, values in series.items()}
 
 
 def learned_scores(
-    labelled: torch.Tensor,
-    negative: torch.Tensor,
-    weights: torch.Tensor,
+    labelled: Tensor,
+    negative: Tensor,
+    weights: Tensor,
     *,
     hardness: float = 0.0,
     candidates: int = 512,
     steps: int = 2000,
     seed: int = 0,
-) -> torch.Tensor:
+) -> Tensor:
     """Train a table of scores on sampled batches, as free as a model can be, and see what the loss teaches it.
 
     Args:
@@ -223,10 +210,6 @@ def optima(seed: int = 0, **options: int) -> dict[str, dict[str, float]]:
     number a query. Random negatives have n = p(d), so that InfoNCE learns the pointwise mutual information, which
     ranks right; hardness h divides that by 1 + h; what is mined by similarity is biased against what is relevant.
 
-    Args:
-        seed: Of the distributions.
-        **options: ``candidates`` and ``steps`` of :func:`learned_scores`.
-
     Returns:
         By setting, the root mean square deviation from the prediction and from the pointwise mutual information, in
         nats, and the correlation with the latter.
@@ -251,11 +234,11 @@ def optima(seed: int = 0, **options: int) -> dict[str, dict[str, float]]:
     for name, (negative, weights, hardness) in settings.items():
         predicted = (labelled / (negative * weights)).log() / (1 + hardness)
         learned = learned_scores(labelled, negative, weights, hardness=hardness, seed=seed, **options)
-        centred = [table - table.mean(dim=1, keepdim=True) for table in (predicted, information)]
+        expected, known = (table - table.mean(dim=1, keepdim=True) for table in (predicted, information))
         found[name] = {
-            "from_prediction": float((learned - centred[0]).square().mean().sqrt()),
-            "from_information": float((learned - centred[1]).square().mean().sqrt()),
-            "correlation": float(torch.corrcoef(torch.stack([learned.flatten(), centred[1].flatten()]))[0, 1]),
+            "from_prediction": float((learned - expected).square().mean().sqrt()),
+            "from_information": float((learned - known).square().mean().sqrt()),
+            "correlation": float(torch.corrcoef(torch.stack([learned.flatten(), known.flatten()]))[0, 1]),
         }
     return found
 
@@ -268,25 +251,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Check everything, print it, and write the results."""
+    """Check everything, and write and show the results."""
     statements = check_statements(given.batches, given.seed)
-    print(f"{'statement':76} {'checked':>9} {'violated':>9} {'smallest margin':>16}")
-    for name, result in statements.items():
-        print(f"{name:76} {result['checked']:9,} {result['violations']:9,} {result['smallest_margin']:16.2e}")
     information = []
-    print(f"\nlog N - L against a known mutual information, means over {given.batches // 10} batches, in nats")
     for dimensions, size in itertools.product((4, 16), (8, 32, 128, 512)):
-        known = -dimensions / 2 * math.log(1 - CORRELATION**2)
         found = mutual_information(size, CORRELATION, dimensions, given.batches // 10, given.seed)
+        known = -dimensions / 2 * math.log(1 - CORRELATION**2)
         information.append({"batch_size": size, "dimensions": dimensions, "known": known, "estimates": found})
-        shown = "  ".join(f"{name}: {value['mean']:.2f}" for name, value in found.items())
-        print(f"N {size}, known {known:.2f}, log N {math.log(size):.2f}: {shown}")
-    learned = optima(given.seed)
-    print("\nwhat is learned on known distributions: deviation from the prediction and from log p(d|q) / p(d), nats")
-    for name, one in learned.items():
-        print(f"{name:46} {one['from_prediction']:.2f} {one['from_information']:.2f}")
-    command = f"python -m evaluation theory --batches {given.batches} --seed {given.seed}"
-    content = {"command": command, **about(), "statements": statements, "optima": learned}
-    content["mutual_information"] = information
-    write_json(given.results / "theory.json", content)
+    content = {
+        "command": f"python -m evaluation theory --batches {given.batches} --seed {given.seed}",
+        **about(),
+        "statements": statements,
+        "optima": optima(given.seed),
+        "mutual_information": information,
+    }
+    write_result(given.results / "theory.json", content, "theory.json")
     return 0

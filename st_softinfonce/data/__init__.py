@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from st_softinfonce.data.mining import mine_pairs
     from st_softinfonce.data.mining_report import MiningReport
     from st_softinfonce.data.parquet import mine_to_parquet
-    from st_softinfonce.data.splits import split_by_package
+    from st_softinfonce.data.splits import split_by_origin, split_by_package
 
 # Imported on first use: the processes that mine files need neither datasets nor pyarrow.
 _MODULES = {
@@ -24,6 +24,7 @@ _MODULES = {
     "load_code_search_net": "code_search_net",
     "mine_pairs": "mining",
     "mine_to_parquet": "parquet",
+    "split_by_origin": "splits",
     "split_by_package": "splits",
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     "load_code_search_net",
     "mine_pairs",
     "mine_to_parquet",
+    "split_by_origin",
     "split_by_package",
 ]
 

@@ -29,6 +29,7 @@ from tree_sitter import Language, Node, Parser
 
 from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.english import is_english
+from st_softinfonce.data.languages import SURROUNDINGS
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +52,6 @@ _MIN_QUERY_TOKENS, _MAX_QUERY_TOKENS = 3, 256
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _GITHUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/blob/[^/]+/([^#]+)")
 
-# A method cannot stand alone in every language: what to put around a function, tried in turn.
-_SURROUNDINGS = {
-    "python": (("", ""),),
-    "javascript": (("", ""), ("(", ")"), ("({", "})"), ("class C {", "}")),
-    "go": (("", ""),),
-    "java": (("class C {", "}"),),
-    "php": (("<?php ", ""), ("<?php class C {", "}")),
-    "ruby": (("", ""),),
-}
 _REMOVED = "\0"
 
 Rows = Iterable[Mapping[str, Any]]
@@ -415,7 +407,7 @@ class _Cleaner:
     def __init__(self, language: str) -> None:
         grammar = import_module(f"tree_sitter_{language}")
         self._parser = Parser(Language(grammar.language_php() if language == "php" else grammar.language()))
-        self._surroundings = _SURROUNDINGS[language]
+        self._surroundings = SURROUNDINGS[language]
 
     def __call__(self, code: str) -> str | None:
         # Lone surrogates, which only an escape in JSON can bring about, are no text.

@@ -7,24 +7,37 @@ import time
 
 from tree_sitter import Parser, Tree
 
+_SECONDS = 1.0
+_SECONDS_A_BYTE = 2e-5
+
 
 class TimeLimitError(Exception):
     """A file took longer than its time limit."""
 
 
 class Deadline:
-    """The time until which a file may be worked on.
+    """The computing time that a file may take; what else the machine does is no file's fault.
+
+    What does not parse can take a parser time that grows with the square of its size, and faster. So a file has time
+    in proportion to its size, some 50 times of what source takes, and `seconds` at most.
 
     Args:
         seconds: From now on; None for no limit.
+        size: The file's size in bytes.
     """
 
-    def __init__(self, seconds: float | None) -> None:
-        self._end = math.inf if seconds is None else time.monotonic() + seconds
+    def __init__(self, seconds: float | None, size: int = 0) -> None:
+        allowed = math.inf if seconds is None else min(seconds, _SECONDS + _SECONDS_A_BYTE * size)
+        self._end = time.thread_time() + allowed
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.thread_time() > self._end
 
     def check(self) -> None:
         """Raise `TimeLimitError` if the time is over."""
-        if time.monotonic() > self._end:
+        if self.is_over:
             raise TimeLimitError
 
     def parse(self, parser: Parser, data: bytes) -> Tree:
@@ -38,22 +51,22 @@ class Deadline:
             The tree.
         """
         pieces: list[memoryview] = []
-        is_over = False
+        is_late = False
 
         def read(offset: int, point: object) -> memoryview:
             pieces.append(memoryview(data)[offset:])
             return pieces[-1]
 
         def stop(offset: int, has_error: bool) -> bool:
-            nonlocal is_over
-            is_over = time.monotonic() > self._end
-            return is_over
+            nonlocal is_late
+            is_late = self.is_over
+            return is_late
 
         try:
             return parser.parse(read, progress_callback=stop)
         except (ValueError, SystemError) as error:
             parser.reset()
-            if is_over:
+            if is_late:
                 raise TimeLimitError from None
             if isinstance(error.__cause__, KeyboardInterrupt):
                 # Raised inside the callback, from where the parser hands on no exception as it is.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 
+from st_softinfonce.data.remarks import is_remark, without_remarks
+
 _FIELDS = (
     "param|parameter|params|arg|argument|args|key|keyword|kwarg|type|return|returns|rtype|raise|raises|except|exception|"
     "throws|yield|yields|ytype|var|ivar|cvar|vartype|meta|note|see|since|deprecated|todo|author|version|example"
@@ -31,8 +33,8 @@ _END_OF_TEXT = re.compile(
     """,
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
-# What begins a remark to the authors: to whom it is a note, not what the function does.
-_REMARK = re.compile(
+# A note that the authors left for themselves.
+_TODO = re.compile(
     r"^[ \t]*(?://|#)?[ \t]*(?:(?:TODO|FIXME|XXX|HACK|NOTE TO SELF)\b|todo[:(]|fixme[:(])"
     r"|(?<=\s)(?://|\#)[ \t]*(?:TODO|FIXME|XXX|HACK)\b|(?<=[.!?;)]\s)[ \t]*(?:TODO|FIXME|XXX|HACK)\b",
     re.MULTILINE,
@@ -53,14 +55,23 @@ _LIST = re.compile(
     r"|:?[`*+\w.\[\]]+(?:[ \t]*\([^()\n]*\))?[ \t]+(?:-{1,2}|\u2013|::|=>)[ \t]+\S)",
     re.MULTILINE,
 )
+_TYPES = "str|string|int|integer|float|number|bool|boolean|bytes|list|array|ndarray|dict|tuple|set|object|callable"
 _LABEL = re.compile(
     r"\A(?:(?:Public|Internal|Private|Protected|(?:Short )?[Dd]escription|Desc|Summary|Purpose|Synopsis|Brief"
     r"|Overview)[ \t]*:\s+(?=\S)"
-    r"|(?:str|int|float|bool|bytes|list|dict|tuple|set|object|callable)(?:\[[^\n]*?\])?:\s+(?=[A-Z])"
+    rf"|(?:{_TYPES})(?:\[[^\n]*?\])?:\s+(?=[A-Z])"
     r"|(?:Function|Method|Name)[ \t]*:[ \t]*[\w.:#$]+(?:\([^()\n]*\))?(?:[ \t]+-[ \t]+|[ \t]*\n\s*)(?=\S))"
+)
+# A type before the text: `[Array<String>]` (YARD), `{?number}` (JSDoc), `(list of str)` (NumPy).
+_TYPE = re.compile(
+    rf"\A(?:\[(?:(?=[A-Z])|(?=(?:{_TYPES})\b))[^\[\]\s]+(?: ?(?:[|,]|=>) ?[^\[\]\s]+)*\]"
+    r"|\{[^{}\s]+(?: ?[|,] ?[^{}\s]+)*\}"
+    rf"|\((?:{_TYPES})(?: of \w+)?(?:, optional)?\)|`[\w.\[\], |]+`:(?=\s+[A-Z]))\s+(?:-[ \t]+)?"
+    r"(?=[A-Z]|(?:the|an?|whether|true|false|if|all|any|each|number|list)\b)"
 )
 _SIGNATURE = re.compile(r"\A\s*[\w.]+\([^\n]*\)[ \t]*(?:-+>[^\n]*)?\n(?=\s*\S)")
 _HEADING = re.compile(r"\A\s*[#]{1,6}[ \t]+[^\n]*\n\s*(?=\S)")
+_QUOTE = re.compile(r"\A\s*(?:^[ \t]*>[ \t][^\n]*(?:\n|\Z))+", re.MULTILINE)
 _UNDERLINE = re.compile(r"^[ \t]*([-=~*#^])\1{2,}[ \t]*$", re.MULTILINE)
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _ROLE = re.compile(r"(?<![\w`])(?::[A-Za-z][\w+.-]*)+:`[~!.]*([^`<]*?)(?:\s*<[^`>]*>)?`")
@@ -81,6 +92,8 @@ _SET_OFF = re.compile(r"(?<=:)[ \t]*\n(?=[ \t]{2,}\S)")
 _SIGNED_NAME = re.compile(r"%%(\w+)%%|\[\[([\w.#-]+)(?:\|[^\[\]]*)?\]\]")
 _BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]) (?=\w)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
+_SET_OFF_NAME = re.compile(r"(?:\([^()\n]*\))?[`*_]*(?:[ \t]*:(?!:)|[ \t]+(?:--?|\u2013|\u2014))\s+(?=\S)")
+_PARAGRAPHS = 3
 
 _ELEMENTS = (
     "address|article|aside|audio|base|blockquote|body|br|button|canvas|caption|cite|code|col|colgroup|datalist|dd|del|"
@@ -103,9 +116,11 @@ def make_query(doc: str) -> str:
     """Make the query of a documentation: its first paragraph as one line, without sections, tags and examples.
 
     A signature in the first line (`pad(input) -> Tensor`) and a heading are left out if text follows them, and so are
-    labels (`Public:`, `Summary:`). Lists, remarks (`TODO`) and what speaks to tools (`noqa`, `nolint`) end the text.
-    Roles, references and links become their text (``:class:`~a.B` `` becomes `a.B`), bold text loses its stars;
-    backticks stay.
+    quotations (`> text`), labels (`Public:`, `Summary:`) and types before the text (`[Boolean] whether`). Lists,
+    notes to the authors (`TODO`) and what speaks to tools (`noqa`, `nolint`) end the text. Roles, references and
+    links become their text (``:class:`~a.B` `` becomes `a.B`), bold text loses its stars; backticks stay. Remarks
+    (`Note that ...`, `Called by ...`, `See ...`) are left out where another sentence, or one of the next two
+    paragraphs, says what the function does.
 
     Args:
         doc: The documentation, dedented, without quotes or comment signs.
@@ -115,24 +130,33 @@ def make_query(doc: str) -> str:
     """
     end = _END_OF_TEXT.search(doc)
     text = doc if end is None else doc[: end.start()]
-    remark = _REMARK.search(text)
-    text = text if remark is None else text[: remark.start()]
+    todo = _TODO.search(text)
+    text = text if todo is None else text[: todo.start()]
     text = _TOOL.sub("", text)
-    text = _UNDERLINE.sub("", _without_signature(text)).strip()
-    text = _LABEL.sub("", _HEADING.sub("", text))
-    text = _PARAGRAPH.split(text, maxsplit=1)[0]
-    line = text.find("\n")
-    item = _LIST.search(text, line + 1) if line >= 0 else None
-    text = text if item is None else text[: item.start()]
-    text = _SET_OFF.split(inspect.cleandoc(text), maxsplit=1)[0]
-    if "`" in text or "]_" in text:
-        text = _FOOTNOTE.sub("", _REFERENCE.sub(r"\1", _ROLE.sub(r"\1", text)))
-    text = _SIGNED_NAME.sub(lambda name: name[1] or name[2], text)
-    text = _AUTOLINK.sub("", _MARKDOWN_LINK.sub(r"\1", text))
-    if "**" in text:
-        text = _STRONG.sub(r"\1", text)
-    query = _BULLET.sub("", _UNPRINTABLE.sub(" ", text).strip())
-    return _RUN_IN.sub("", query) if query.endswith(":") else query
+    text = _UNDERLINE.sub("", _without_signature(_QUOTE.sub("", text))).strip()
+    text = _TYPE.sub("", _LABEL.sub("", _HEADING.sub("", text)))
+    queries = map(_query_of, _PARAGRAPH.split(text, maxsplit=_PARAGRAPHS)[:_PARAGRAPHS])
+    first = next(queries)
+    if not is_remark(first):
+        return first
+    return next((query for query in queries if query and not is_remark(query)), first)
+
+
+def without_name(doc: str, name: str) -> str:
+    """Take a function's name off the start of its documentation where a dash or colon sets it off (`add - Adds`).
+
+    Args:
+        doc: The documentation.
+        name: The function's name alone.
+
+    Returns:
+        What follows, or all of it.
+    """
+    rest = doc.lstrip("`*_ \t\n")
+    if not name or not rest[: len(name)].lower() == name.lower():
+        return doc
+    begin = _SET_OFF_NAME.match(rest, len(name))
+    return doc if begin is None else rest[begin.end() :]
 
 
 def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:
@@ -172,6 +196,23 @@ def is_latin(text: str) -> bool:
     return 4 * sum(map(str.isascii, letters)) >= 3 * len(letters) and not any(
         "\ud800" <= sign <= "\udfff" for sign in text
     )
+
+
+def _query_of(paragraph: str) -> str:
+    """The query that a paragraph makes."""
+    line = paragraph.find("\n")
+    item = _LIST.search(paragraph, line + 1) if line >= 0 else None
+    text = paragraph if item is None else paragraph[: item.start()]
+    text = _SET_OFF.split(inspect.cleandoc(text), maxsplit=1)[0]
+    if "`" in text or "]_" in text:
+        text = _FOOTNOTE.sub("", _REFERENCE.sub(r"\1", _ROLE.sub(r"\1", text)))
+    text = _SIGNED_NAME.sub(lambda name: name[1] or name[2], text)
+    text = _AUTOLINK.sub("", _MARKDOWN_LINK.sub(r"\1", text))
+    if "**" in text:
+        text = _STRONG.sub(r"\1", text)
+    query = _BULLET.sub("", _UNPRINTABLE.sub(" ", text).strip())
+    query = _RUN_IN.sub("", query) if query.endswith(":") else query
+    return without_remarks(query)
 
 
 def _without_signature(text: str) -> str:

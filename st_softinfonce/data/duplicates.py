@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from st_softinfonce._checks import check_count
 from st_softinfonce.data.minhash import THRESHOLD, band_keys, mix, shingles
@@ -20,6 +21,7 @@ _BATCH = 2_000
 _SMALL_BUCKET = 16
 _RARE = 16
 _BLOCK = 64
+_MOST_ROWS = 512
 
 
 def find_near_duplicates(codes: Iterable[str], threshold: float = THRESHOLD) -> list[int]:
@@ -211,7 +213,10 @@ def _join_by_frequent(
     roots: array[int],
     threshold: float,
 ) -> None:
-    """Join texts that are similar by their frequent shingles alone."""
+    """Join texts that are similar by their frequent shingles alone.
+
+    Where there are more kinds than `_MOST_ROWS`, these many are compared with all, and the others with these.
+    """
     ends = np.searchsorted(owners, np.arange(len(members) + 1))
     kinds: dict[bytes, list[int]] = {}
     for place in np.argsort(sizes, kind="stable").tolist():
@@ -222,18 +227,26 @@ def _join_by_frequent(
     borders = np.concatenate(([0], np.cumsum(ends[smallest + 1] - ends[smallest])))
     values, columns = np.unique(columns, return_inverse=True)
     matrix = csr_matrix((np.ones(len(columns), dtype=np.int32), columns, borders), (len(smallest), len(values)))
-    transposed = matrix.T.tocsr()
+    # What all kinds have, most of a template, need not be multiplied.
+    is_everywhere = np.bincount(columns) == len(smallest)
+    matrix, shared = matrix[:, np.flatnonzero(~is_everywhere)], int(is_everywhere.sum())
+    transposed, weights = matrix.T.tocsr(), sizes[smallest]
     # A text of one kind is similar to some text of another if its size is at most this.
-    reach = np.zeros(len(smallest))
-    for start in range(0, len(smallest), _BLOCK):
-        common = (matrix[start : start + _BLOCK] @ transposed).tocoo()
-        ones, others = common.row + start, common.col
+    reach = np.diff(borders) * (1 + threshold) / threshold + 1e-9 - weights
+    labels = np.arange(len(smallest))
+    for start in range(0, min(len(smallest), _MOST_ROWS), _BLOCK):
+        block = slice(start, start + _BLOCK)
         # c >= threshold * (a + b - c), for the sizes a and b and what is common c, a little before it is rounded.
-        largest = common.data * (1 + threshold) / threshold + 1e-9
-        is_similar = sizes[smallest[ones]] + sizes[smallest[others]] <= largest
-        np.maximum.at(reach, ones, largest - sizes[smallest[others]])
-        for one, other in zip(ones[is_similar].tolist(), others[is_similar].tolist(), strict=True):
-            _unite(roots, members[smallest[one]], members[smallest[other]])
+        largest = ((matrix[block] @ transposed).toarray() + shared) * (1 + threshold) / threshold + 1e-9
+        ones, others = np.nonzero(weights[block, None] + weights <= largest)
+        reach = np.maximum(reach, (largest - weights[block, None]).max(axis=0))
+        edges = np.concatenate((ones + start, labels)), np.concatenate((others, np.arange(len(labels))))
+        graph = csr_matrix((np.ones(len(edges[0]), dtype=bool), edges), (len(labels), len(labels)))
+        labels = connected_components(graph, directed=False)[1]
+        # Each label is the number of one of its kinds.
+        labels = np.unique(labels, return_index=True)[1][labels]
+    for kind, label in enumerate(labels.tolist()):
+        _unite(roots, members[smallest[kind]], members[smallest[label]])
     for limit, places in zip(reach.tolist(), kinds.values(), strict=True):
         for place in places[1:]:
             if sizes[place] > limit:

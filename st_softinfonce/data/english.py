@@ -32,11 +32,29 @@ _LANGUAGES = (
 )
 # Two of them make a text English: no other language uses these words.
 _ENGLISH = frozenset("the and to with from that this given whether by be are not which its of when".split())
+# One of them makes a text English that begins with it; those that are words elsewhere ("remove", "open") are left out.
+_VERBS = (
+    "add append apply ask attach build call cast check choose clean clear convert copy create decode define "
+    "detach draw emit enable encode ensure escape extract fetch fill find fit get give handle hide "
+    "initialize insert keep load look make mark merge override pop process provide push put query raise read "
+    "receive register release render replace resolve retrieve return run save send serialize set show skip "
+    "sort split store strip swap take tell throw translate truncate try turn unregister unset validate wait "
+    "walk warn wrap write yield"
+).split()
+_VERBS_ALSO = (
+    "assert calculate close compare compute configure construct count delete determine disable evaluate "
+    "execute expand format generate import indicate invoke move normalize notify open parse perform prepare "
+    "print remove represent reset start stop test transform update"
+).split()
+_BEGIN = frozenset(
+    [*_VERBS, *(f"{verb}es" if verb.endswith(("s", "sh", "ch", "x")) else f"{verb}s" for verb in _VERBS + _VERBS_ALSO)]
+)
 _WORD = re.compile(r"[a-z]+")
 _CERTAIN = 6.0
 _PRIOR = 3.0  # mining looks for English, so that a text of which nothing is known passes for it
 _PRIOR_TEXTS = 4
-_MOST = 4.0  # what a file and its package can say at most for or against a text
+_MOST = 4.0  # what a file and its package can say at most for a text, and against it
+_LEAST = 1.0  # less, as a package of another language has English parts more often than the reverse
 
 
 class EnglishFilter:
@@ -45,8 +63,9 @@ class EnglishFilter:
     A text's score is the log odds of English against the likeliest other language, by py3langid's naive Bayes
     classifier, divided by the square root of its length (as py3langid does to make odds of lengths comparable). Short
     texts have scores near 0: "Validates a signature" might be French. So the mean score of the texts of the same
-    file, and of those of its package so far, are added, up to 4 in either direction; a sentence that is clearly of one
-    language outweighs them.
+    file, and of those of its package so far, are added, up to 4 for English and up to 1 against it; a sentence that
+    is clearly of one language outweighs them. English words that no other language has, and verbs that documentation
+    begins with ("Returns"), make a text English by themselves.
 
     Texts must come in a fixed order, since those of a package's earlier files speak for its later ones.
 
@@ -76,7 +95,7 @@ class EnglishFilter:
         total, count = self._packages[package]
         self._packages[package] = total, count = total + sum(scores), count + len(scores)
         in_file = (sum(scores) + _PRIOR * _PRIOR_TEXTS) / (len(scores) + _PRIOR_TEXTS)
-        around = max(-_MOST, min(_MOST, (in_file + total / count) / 2))
+        around = max(-_LEAST, min(_MOST, (in_file + total / count) / 2))
         return [score + around > 0 for score in scores]
 
 
@@ -95,7 +114,7 @@ def english_score(text: str) -> float:
         Above 0 if English is likelier; within 3 of 0 nothing is certain.
     """
     words = _WORD.findall(text.lower())
-    if len(_ENGLISH.intersection(words)) > 1:
+    if len(_ENGLISH.intersection(words)) > 1 or (words and words[0] in _BEGIN):
         return _CERTAIN
     identifier = load_identifier()
     ranked = dict(identifier.rank(text))

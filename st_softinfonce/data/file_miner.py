@@ -13,9 +13,10 @@ from st_softinfonce.data.deadline import Deadline, TimeLimitError
 from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.english import english_score, load_identifier
 from st_softinfonce.data.languages import load_miners
-from st_softinfonce.data.languages.base import FoundFunction, LanguageMiner
+from st_softinfonce.data.languages.base import FoundFunction, GarbageError, LanguageMiner
 from st_softinfonce.data.minhash import band_keys
 from st_softinfonce.data.reading import read_source
+from st_softinfonce.data.remarks import is_remark
 
 _COUNTS = ("min_query_tokens", "max_query_tokens", "min_code_lines", "max_file_bytes", "max_archive_bytes")
 
@@ -60,6 +61,7 @@ class MinedFunction:
         key: The same for functions of one language whose code differs in white space alone.
         bands: Its `band_keys`, as bytes.
         score_index: Where its query's score stands in the file's `scores`; None for a candidate.
+        line: The line on which it begins, from 1.
     """
 
     name: str
@@ -68,6 +70,7 @@ class MinedFunction:
     key: bytes
     bands: bytes = b""
     score_index: int | None = None
+    line: int = 0
 
 
 @dataclass
@@ -108,34 +111,33 @@ class FileMiner:
         self._options = options
         load_identifier()  # not in the time of the first file
 
-    def mine(self, files: Sequence[tuple[str, str]]) -> list[MinedFile]:
-        """Mine some files.
+    def mine(self, place: str, language: str) -> MinedFile:
+        """Mine a file.
 
         Args:
-            files: Place and language of each.
+            place: Where it is.
+            language: Its language.
 
         Returns:
-            What was found, in the same order.
+            What was found.
         """
-        mined = [self._mine(Path(place), language) for place, language in files]
-        keys = band_keys([function.code for file in mined for function in file.functions])
-        rows = iter(keys)
-        for file in mined:
-            file.functions = [replace(function, bands=next(rows).tobytes()) for function in file.functions]
-        return mined
-
-    def _mine(self, place: Path, language: str) -> MinedFile:
-        options, miner = self._options, self._miners[language]
-        rule, text = read_source(place, miner, options.max_file_bytes)
+        miner = self._miners[language]
+        rule, text = read_source(Path(place), miner, self._options.max_file_bytes)
         if rule is not None:
             return MinedFile(rule)
-        deadline = Deadline(options.seconds_per_file)
         try:
-            return self._functions(text, language, miner, deadline)
+            file = self._functions(text, language, miner, Deadline(self._options.seconds_per_file, len(text)))
         except TimeLimitError:
             return MinedFile("time_limit")
+        except GarbageError:
+            return MinedFile("garbage")
         except (MemoryError, RecursionError):
             return MinedFile("crashed")
+        keys = band_keys([function.code for function in file.functions])
+        file.functions = [
+            replace(function, bands=row.tobytes()) for function, row in zip(file.functions, keys, strict=True)
+        ]
+        return file
 
     def _functions(self, text: str, language: str, miner: LanguageMiner, deadline: Deadline) -> MinedFile:
         parsed = miner.parse(text, deadline)
@@ -149,7 +151,8 @@ class FileMiner:
                 words = "\0".join((language, *code.split()))
                 key = hashlib.blake2b(words.encode(), digest_size=16).digest()
                 index = len(file.scores) - 1 if query else None
-                file.functions.append(MinedFunction(function.name, query, code, key, score_index=index))
+                found = MinedFunction(function.name, query, code, key, score_index=index, line=function.line)
+                file.functions.append(found)
             else:
                 file.drop(rule)
         return file
@@ -161,6 +164,8 @@ class FileMiner:
         if rule is None:
             query = make_query(function.doc)
             rule = query_rule(query, options.min_query_tokens, options.max_query_tokens)
+            if rule is None and is_remark(query):
+                rule = "query_remark"
         if rule is not None:
             if not options.undocumented or (rule != "no_docstring" and not rule.startswith("query_")):
                 return rule, "", ""

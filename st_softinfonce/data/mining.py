@@ -6,17 +6,19 @@ import logging
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from st_softinfonce.data.archives import EXTENSIONS as ARCHIVES, is_archive
 from st_softinfonce.data.discovery import Source, SourceFile, find_files, note_problem
@@ -33,12 +35,13 @@ logger = logging.getLogger(__name__)
 Paths = str | os.PathLike[str] | Source | Iterable[str | os.PathLike[str] | Source]
 
 _TEXT_COLUMNS = ("query", "code", "language", "path", "name", "package", "version", "license")
-_TEXTS = pa.schema([(name, pa.string()) for name in _TEXT_COLUMNS])
-SCHEMA = _TEXTS.append(pa.field("duplicate_group", pa.int64()))
+_ROWS = pa.schema([*((name, pa.string()) for name in _TEXT_COLUMNS), ("line", pa.int64())])
+SCHEMA = _ROWS.append(pa.field("duplicate_group", pa.int64()))
 _NAMED_PROBLEMS = 5
 BATCH_ROWS = 2_000
 _FEW_FILES = 200  # so few are mined before other processes have begun
 _JOB_FILES = 16
+_SAFE_BYTES = 20_000  # what takes a second even where time and memory grow with the square of the size
 _JUDGED_FUNCTIONS = 1_000
 
 
@@ -76,20 +79,22 @@ def mine_pairs(
         min_code_lines: The fewest lines of the code without documentation and comments; a signature is one line.
         max_file_bytes: Larger files are skipped.
         max_archive_bytes: The most that an archive may unpack to; what is beyond is not read.
-        seconds_per_file: A file that takes longer is skipped, and named in the report; None sets no limit.
+        seconds_per_file: A file that takes longer, or a second and 20 more a megabyte, is skipped and named in the
+            report; None sets no limit.
         keep_duplicates: Whether to keep functions with the same code as an earlier one.
         undocumented: Whether to keep functions without a usable query too, as candidates for search and evaluation:
             their `query` is empty. The pairs are the same with and without them.
-        num_proc: The number of processes that mine beside this one, at most one a core; None or 1 for none. The rows
-            are the same.
+        num_proc: The number of processes that mine beside this one, at most one a core; None or 1 for one that mines
+            large files alone, since only a process can be stopped. The rows are the same.
         report: Filled with counts of all that was seen and dropped; what it held before is replaced.
         show_progress: Whether to show a progress bar; None shows it in a terminal only.
 
     Returns:
         The string columns `query`, `code` (without documentation and comments), `language`, `path` (from the
         package's folder on), `name` (`Class.method`), `package`, `version` and `license` (empty if unknown), and
-        the integer `duplicate_group`, shared by functions of nearly the same code (`find_near_duplicates`) and none
-        other, in this dataset or another; no rows, and a warning, if nothing is left.
+        the integers `line`, where the function begins in its file, from 1, and `duplicate_group`, shared by functions
+        of nearly the same code (`find_near_duplicates`) and none other, in this dataset or another; no rows, and a
+        warning, if nothing is left.
 
     Raises:
         FileNotFoundError: If a path does not exist.
@@ -97,17 +102,21 @@ def mine_pairs(
             is not positive. Files that cannot be read, decoded or parsed are logged and counted.
         OSError: If there is no space to unpack an archive.
     """
-    options = MiningOptions(
-        min_query_tokens,
-        max_query_tokens,
-        min_code_lines,
-        max_file_bytes,
-        max_archive_bytes,
-        seconds_per_file,
-        undocumented,
+    mining = Mining(
+        paths,
+        languages=languages,
+        keep_duplicates=keep_duplicates,
+        num_proc=num_proc,
+        min_query_tokens=min_query_tokens,
+        max_query_tokens=max_query_tokens,
+        min_code_lines=min_code_lines,
+        max_file_bytes=max_file_bytes,
+        max_archive_bytes=max_archive_bytes,
+        seconds_per_file=seconds_per_file,
+        undocumented=undocumented,
     )
-    mining = Mining(paths, languages, options, keep_duplicates, num_proc)
-    table = pa.Table.from_batches(mining.batches(show_progress), _TEXTS)
+    with closing(mining.batches(show_progress)) as batches:
+        table = pa.Table.from_batches(batches, _ROWS)
 
     def read(rows: list[int]) -> Iterator[str]:
         return (code.as_py() for code in table["code"].take(pa.array(rows, pa.int64())))
@@ -117,28 +126,44 @@ def mine_pairs(
     return Dataset(table)
 
 
+class MineOptions(TypedDict, total=False):
+    """The options of `mine_pairs` that `mine_to_parquet` has too."""
+
+    languages: str | Iterable[str] | None
+    min_query_tokens: int
+    max_query_tokens: int
+    min_code_lines: int
+    max_file_bytes: int
+    max_archive_bytes: int
+    seconds_per_file: float | None
+    keep_duplicates: bool
+    undocumented: bool
+    num_proc: int | None
+
+
 class Mining:
     """One run over some sources, its rows coming batch by batch.
 
     Args:
         paths: See `mine_pairs`.
         languages: See `mine_pairs`.
-        options: The options of `mine_pairs` that files are mined by.
         keep_duplicates: See `mine_pairs`.
         num_proc: See `mine_pairs`.
+        **limits: The fields of `MiningOptions`.
     """
 
     def __init__(
         self,
         paths: Paths,
-        languages: str | Iterable[str] | None,
-        options: MiningOptions,
-        keep_duplicates: bool,
-        num_proc: int | None,
+        *,
+        languages: str | Iterable[str] | None = None,
+        keep_duplicates: bool = False,
+        num_proc: int | None = None,
+        **limits: Any,
     ) -> None:
+        self._options = MiningOptions(**limits)
         self._miners = load_miners(languages)
         self._sources = _check_paths(paths, self._miners)
-        self._options = options
         self._keep_duplicates = keep_duplicates
         self._processes = _check_processes(num_proc)
         self._seen: set[bytes] = set()
@@ -148,7 +173,7 @@ class Mining:
         self.counts = MiningReport()
         """What was seen and dropped so far."""
 
-    def batches(self, show_progress: bool | None) -> Iterator[pa.RecordBatch]:
+    def batches(self, show_progress: bool | None) -> Generator[pa.RecordBatch, None, None]:
         """Mine all rows, without their groups."""
         rows: list[_Row] = []
         for row in self._rows(show_progress):
@@ -179,11 +204,12 @@ class Mining:
         _tell(self.counts, self._sources, self._miners)
 
     def _batch(self, rows: list[_Row]) -> pa.RecordBatch:
-        texts, keys, bands = zip(*rows, strict=True)
-        columns = list(zip(*texts, strict=True))
+        values, keys, bands = zip(*rows, strict=True)
+        columns = list(zip(*values, strict=True))
         self._index.add(np.frombuffer(b"".join(bands), dtype=np.uint32).reshape(len(rows), -1), columns[2])
         self._keys.append(np.array([int.from_bytes(key[:8], "big") >> 1 for key in keys], dtype=np.int64))
-        return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in columns], schema=_TEXTS)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, _ROWS.types, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=_ROWS)
 
     def _rows(self, show_progress: bool | None) -> Iterator[_Row]:
         hide = None if show_progress is None else not show_progress
@@ -217,7 +243,7 @@ class Mining:
                 else:
                     counts.candidates_kept += 1
                 texts = (function.query, function.code, source.language, source.path, function.name, *place)
-                yield texts, function.key, function.bands
+                yield (*texts, function.line), function.key, function.bands
             for rule, count in file.dropped.items():
                 counts.functions_dropped[rule] += count
 
@@ -256,19 +282,36 @@ class Mining:
                 begun.append(job)
                 yield [(str(file.location), file.language) for file in job]
 
-        with ExitStack() as stack:
-            if needs_processes:
-                pool = stack.enter_context(WorkerPool(list(self._miners), options, self._processes))
-                results: Iterable[list[MinedFile]] = pool.mine(jobs())
-            else:
-                results = map(FileMiner(list(self._miners), options).mine, jobs())
+        with WorkerPool(list(self._miners), options, self._processes) as pool:
+            results = pool.mine(jobs()) if needs_processes else map(self._alone(pool), jobs())
             for mined in results:
                 job = begun.popleft()
                 progress.update(len(job))
                 yield from zip(job, mined, strict=True)
 
+    def _alone(self, pool: WorkerPool) -> Callable[[list[tuple[str, str]]], list[MinedFile]]:
+        """What mines the files of a job in this process, but for the large ones, which nothing here could stop."""
+        seconds = self._options.seconds_per_file
+        most_bytes = _SAFE_BYTES if seconds is None else _SAFE_BYTES * min(seconds, 1)
+        miner = FileMiner(list(self._miners), self._options)
 
-_Row = tuple[tuple[str, ...], bytes, bytes]  # texts, key, bands
+        def mine(job: list[tuple[str, str]]) -> list[MinedFile]:
+            begun = {place: pool.begin([(place, language)]) for place, language in job if _size(place) > most_bytes}
+            return [
+                begun[place].result()[0] if place in begun else miner.mine(place, language) for place, language in job
+            ]
+
+        return mine
+
+
+def _size(place: str) -> int:
+    try:
+        return Path(place).stat().st_size
+    except (OSError, ValueError):
+        return 0  # reading it will say why
+
+
+_Row = tuple[tuple[str | int, ...], bytes, bytes]  # values, key, bands
 
 
 def _parts(files: Iterable[tuple[SourceFile, MinedFile]]) -> Iterator[list[tuple[SourceFile, MinedFile]]]:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from typing_extensions import Unpack
 
 from st_softinfonce._checks import check_count
-from st_softinfonce.data.file_miner import MiningOptions
-from st_softinfonce.data.mining import BATCH_ROWS, SCHEMA, Mining, Paths
+from st_softinfonce.data.mining import BATCH_ROWS, SCHEMA, MineOptions, Mining, Paths
 from st_softinfonce.data.mining_report import MiningReport
+
+logger = logging.getLogger(__name__)
 
 _KEYS = ("language", "package", "version", "license")
 _FINGERPRINT = "  description: mined by st-softinfonce, SHA-256 "
@@ -31,52 +35,35 @@ def mine_to_parquet(
     paths: Paths,
     output: str | os.PathLike[str],
     *,
-    languages: str | Iterable[str] | None = None,
     rows_per_shard: int = 50_000,
     overwrite: bool = False,
-    min_query_tokens: int = 3,
-    max_query_tokens: int = 256,
-    min_code_lines: int = 3,
-    max_file_bytes: int = 1_000_000,
-    max_archive_bytes: int = 1 << 32,
-    seconds_per_file: float | None = 10.0,
-    keep_duplicates: bool = False,
-    undocumented: bool = False,
-    num_proc: int | None = None,
     report: MiningReport | None = None,
     show_progress: bool | None = None,
+    **options: Unpack[MineOptions],
 ) -> MiningReport:
     """Mine the rows of `mine_pairs` into Parquet files with a dataset card, in memory that hardly grows with them.
 
     The folder appears when it is complete, and not at all if mining fails; one that is replaced is there until then.
+    A run that is killed leaves a hidden folder beside `output`, which the next run into `output` puts right.
     It holds no dates and no paths of this machine: the same sources give the same bytes with the same versions of this
     package and of pyarrow. `datasets.load_dataset(str(output))` reads it, without a network, as the split `train`;
     what `undocumented` adds is the split `candidates`.
 
     Args:
-        paths: As for `mine_pairs`, and so are all options that are not described here.
+        paths: As for `mine_pairs`.
         output: The folder to make; its parents are made as needed.
-        languages: Languages to mine; all by default.
         rows_per_shard: The most rows of one of the files `data/train-00000.parquet` and so on.
         overwrite: Whether to replace a folder that this function has made. One that holds anything else, or files that
             were changed since, is refused in any case.
-        min_query_tokens: See `mine_pairs`.
-        max_query_tokens: See `mine_pairs`.
-        min_code_lines: See `mine_pairs`.
-        max_file_bytes: See `mine_pairs`.
-        max_archive_bytes: See `mine_pairs`.
-        seconds_per_file: See `mine_pairs`.
-        keep_duplicates: See `mine_pairs`.
-        undocumented: See `mine_pairs`.
-        num_proc: See `mine_pairs`.
         report: Filled as `mine_pairs` does.
         show_progress: Whether to show a progress bar; None shows it in a terminal only.
+        **options: The other options of `mine_pairs`.
 
     Returns:
         Counts of all that was seen and dropped.
 
     Raises:
-        FileExistsError: If `output` exists and is not to be overwritten.
+        FileExistsError: If `output` exists and is not to be overwritten, or another process is mining into it.
         FileNotFoundError: If a path does not exist.
         OSError: If the folder cannot be written, or there is no space to unpack an archive.
         ValueError: If `output` is empty, as `mine_pairs`, and if `rows_per_shard` is not positive.
@@ -84,35 +71,69 @@ def mine_to_parquet(
     check_count("rows_per_shard", rows_per_shard, hint="Give a larger one.")
     if not os.fspath(output):
         raise ValueError("output must be a folder to make, got an empty name: give e.g. 'pairs'.")
-    options = MiningOptions(
-        min_query_tokens,
-        max_query_tokens,
-        min_code_lines,
-        max_file_bytes,
-        max_archive_bytes,
-        seconds_per_file,
-        undocumented,
-    )
-    mining = Mining(paths, languages, options, keep_duplicates, num_proc)
+    mining = Mining(paths, **options)
     target = Path(os.path.abspath(output))  # noqa: PTH100 - a link is replaced, not what it leads to
     _check_output(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:50]}-", dir=target.parent))
-    try:
-        folder, raw = temporary / "new", temporary / "raw"
+    with _work_folder(target) as work:
+        _check_output(target, overwrite)
+        folder, raw = work / "new", work / "raw"
         (folder / "data").mkdir(parents=True)
         raw.mkdir()
-        summary = _write_raw(mining.batches(show_progress), raw, rows_per_shard)
+        with closing(mining.batches(show_progress)) as batches:
+            summary = _write_raw(batches, raw, rows_per_shard)
         splits = _add_groups(mining, raw, folder / "data", rows_per_shard)
         card = _card(summary, splits, mining.counts)
         # Without it, `datasets` would take another folder of this name for this one.
         card = card.replace(_FINGERPRINT, _FINGERPRINT + _fingerprint(folder, card), 1)
         (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
-        _replace(target, folder, overwrite)
-    finally:
-        _discard(temporary)
+        _check_output(target, overwrite)
+        if os.path.lexists(target):
+            target.rename(work / "old")
+        folder.rename(target)
     mining.tell(report)
     return mining.counts
+
+
+@contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    """Make a hidden folder beside the target, for this process alone, and put right what a killed run left in it."""
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
+    work = target.with_name(f".{target.name[:50]}-{name}.mining")
+    lock = FileLock(work / "lock")
+    try:
+        work.mkdir(exist_ok=True)
+        lock.acquire(timeout=0)
+    except (Timeout, FileNotFoundError):
+        raise FileExistsError(
+            f"output must not be written by another process, got {str(target)!r}: wait for it, or give another folder."
+        ) from None
+    try:
+        _put_right(target, work)
+        yield work
+    finally:
+        _put_right(target, work)
+        if not (work / "old").exists():
+            shutil.rmtree(work, ignore_errors=True)
+        lock.release()
+
+
+def _put_right(target: Path, work: Path) -> None:
+    """Undo or finish what was interrupted: the old folder comes back unless the new one is in its place."""
+    old = work / "old"
+    if old.exists() and not os.path.lexists(target):
+        old.rename(target)
+    for folder in (work / "new", work / "raw"):
+        shutil.rmtree(folder, ignore_errors=True)
+    if old.exists():
+        # Only what was written here: someone may have added files after the folder was looked at.
+        for file in [*_shards(old), old / "README.md"]:
+            file.unlink(missing_ok=True)
+        try:
+            (old / "data").rmdir()
+            old.rmdir()
+        except OSError:
+            logger.warning("files that were added to %s while it was replaced are kept in %s", target, old)
 
 
 def _check_output(target: Path, overwrite: bool) -> None:
@@ -140,41 +161,6 @@ def _is_ours(target: Path) -> bool:
         return are_files and marks == [_FINGERPRINT + _fingerprint(target, text)]
     except (OSError, ValueError):
         return False
-
-
-def _replace(target: Path, folder: Path, overwrite: bool) -> None:
-    """Put the new folder in the place of the old one, which is kept beside it until the new one is there."""
-    _check_output(target, overwrite)
-    old = target.with_name(f".{target.name[:50]}-old-{folder.parent.name[-8:]}")
-    has_old = os.path.lexists(target)
-    try:
-        if has_old:
-            target.rename(old)
-        folder.rename(target)
-    except BaseException:
-        # Interrupted between the two, or someone else has written there.
-        if os.path.lexists(old) and not os.path.lexists(target):
-            old.rename(target)
-        raise
-    finally:
-        if os.path.lexists(old) and os.path.lexists(target):
-            _discard_mined(old)
-
-
-def _discard(folder: Path) -> None:
-    """Remove a folder that was made here."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _discard_mined(folder: Path) -> None:
-    """Remove what was written here, and nothing that someone may have added to it since."""
-    try:
-        for file in [*_shards(folder), folder / "README.md"]:
-            file.unlink()
-        (folder / "data").rmdir()
-        folder.rmdir()
-    except OSError:
-        return
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -325,7 +311,8 @@ def _card(summary: Counter[tuple[str, ...]], splits: dict[str, _ShardWriter], co
         "# Documented functions as (query, code) pairs",
         "",
         f"{rows:,} pairs of the first paragraph of a function's documentation (`query`) and the function without",
-        "documentation and comments (`code`), with `language`, `path`, `name`, `package`, `version` and `license`.",
+        "documentation and comments (`code`), with `language`, `path`, `line`, `name`, `package`, `version` and",
+        "`license`.",
         "Rows share `duplicate_group` if their code is nearly the same.",
         *(
             [f"The split `candidates` holds {candidates:,} more functions, without a query, to search among."]

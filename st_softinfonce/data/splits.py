@@ -82,6 +82,62 @@ def split_by_package(
     return DatasetDict({side: pairs.select(found) for side, found in rows.items()})
 
 
+def split_by_origin(pairs: Dataset, test_share: float, *, drop_leaks: bool = False) -> tuple[DatasetDict, str]:
+    """Hold out whole packages; or folders, or else files, where one package holds nearly everything.
+
+    Folders are those of the first two levels of `path`. What is held out of a package that is also trained on shares
+    its habits and names with the training data, which flatters scores: say so beside them.
+
+    Args:
+        pairs: Columns `package` and `path`, such as `mine_pairs` returns. Empty ones are a group of their own.
+        test_share: The share of the rows to hold out, between 0 and 1.
+        drop_leaks: As for `split_by_package`.
+
+    Returns:
+        `train` and `test`, the latter with at most twice the share or 30% if that is possible, and which of
+        "packages", "folders" and "files" were held out.
+
+    Raises:
+        ValueError: A column is missing, the share is out of range, or even the files cannot be split.
+
+    Example:
+        >>> rows = {"package": ["x"] * 4, "path": ["x/a/1.py", "x/a/2.py", "x/b/1.py", "x/c/1.py"]}
+        >>> split, level = split_by_origin(Dataset.from_dict(rows), 0.25)
+        >>> level, split["train"].num_rows, split["test"].num_rows
+        ('folders', 3, 1)
+    """
+    for column in ("package", "path"):
+        if column not in pairs.column_names:
+            raise ValueError(f"pairs must have the column {column!r}, got {pairs.column_names}: add or rename one.")
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share must be between 0 and 1, got {test_share}: give e.g. 0.1.")
+    paths = [str(path or "") for path in _column(pairs, "path")]
+    levels = {
+        "packages": [str(name or "") for name in _column(pairs, "package")],
+        "folders": ["/".join(path.split("/")[:-1][:2]) for path in paths],
+        "files": paths,
+    }
+    fallback: tuple[DatasetDict, str] | None = None
+    for level, groups in levels.items():
+        if len(set(groups)) < 2:
+            continue
+        grouped = pairs.rename_column("package", "_package").add_column("package", [name or "." for name in groups])
+        try:
+            split = split_by_package(grouped, test_share, drop_leaks=drop_leaks)
+        except ValueError:  # everything would be held out
+            continue
+        renamed = split.remove_columns("package").rename_column("_package", "package")
+        found = renamed.select_columns(pairs.column_names), level
+        if len(split["test"]) <= max(2 * test_share, 0.3) * len(pairs):
+            return found
+        fallback = fallback or found
+    if fallback is None:
+        raise ValueError(
+            f"pairs must come from several files to be split, got {len(pairs)} rows of {len(set(paths))}: add sources."
+        )
+    return fallback
+
+
 def _held_out(
     argument: str, packages: Iterable[str] | float, sizes: Counter[str], taken: set[str], seed: int
 ) -> set[str]:

@@ -38,7 +38,7 @@ class SimilarityEstimator(ABC):
 
     Attributes:
         name: What model cards call it; by default the name of the class.
-        treatment: What follows from its similarities unless the loss is told otherwise; it suits their scale.
+        treatment: The default treatment of candidates, which suits the scale of its similarities.
         compares: What candidate ``j`` is judged by. ``"queries"``: its own query against the query. A mined negative
             whose query is not known cannot be judged and is left alone. ``"documents"``: its own text against the
             query. ``"positives"``: its own text against the query's positive document, which then takes the query's
@@ -147,9 +147,6 @@ def check_estimator(estimator: object, source: str) -> SimilarityEstimator:
         estimator: The object to check.
         source: Who made it, for the message: a name and its distribution, or "estimator".
 
-    Returns:
-        The same object.
-
     Raises:
         TypeError: It is not a SimilarityEstimator, or is an ``nn.Module`` as well.
         ValueError: ``treatment`` or ``compares`` is missing or not allowed.
@@ -167,7 +164,7 @@ def check_estimator(estimator: object, source: str) -> SimilarityEstimator:
     if not isinstance(getattr(estimator, "treatment", None), Treatment):
         raise ValueError(
             f"{source} must have a 'treatment' such as Soften(alpha=1.3, beta=0.7, temperature=...), got "
-            f"{getattr(estimator, 'treatment', None)!r}. It is what follows from its similarities by default."
+            f"{getattr(estimator, 'treatment', None)!r}. It is what the loss does by default."
         )
     compares = getattr(estimator, "compares", None)
     if compares not in COMPARES:
@@ -176,14 +173,7 @@ def check_estimator(estimator: object, source: str) -> SimilarityEstimator:
 
 
 def checked_representation(estimator: SimilarityEstimator, column: TextColumn) -> Representation:
-    """Ask for a representation and refuse one that breaks the contract.
-
-    Args:
-        estimator: The estimator to ask.
-        column: ``n`` texts.
-
-    Returns:
-        ``(n, ...)`` without gradient, or a tuple of such tensors.
+    """Ask for a representation ``(n, ...)`` of ``n`` texts, or a tuple of such.
 
     Raises:
         ValueError: The result holds something else than tensors, has not one row a text, is on another device, is
@@ -197,15 +187,7 @@ def checked_representation(estimator: SimilarityEstimator, column: TextColumn) -
 
 
 def checked_similarity(estimator: SimilarityEstimator, queries: Representation, candidates: Representation) -> Tensor:
-    """Ask for similarities and refuse what breaks the contract.
-
-    Args:
-        estimator: The estimator to ask.
-        queries: ``(n, ...)`` representations.
-        candidates: ``(m, ...)`` representations.
-
-    Returns:
-        ``(n, m)`` floating point, without gradient.
+    """Ask for the similarities ``(n, m)`` of representations ``(n, ...)`` and ``(m, ...)``.
 
     Raises:
         ValueError: The result is not a floating-point tensor of that shape, or requires a gradient.
@@ -226,18 +208,12 @@ def checked_similarity(estimator: SimilarityEstimator, queries: Representation, 
 def bound_to_batch(
     estimator: SimilarityEstimator, candidates: Representation, known: Tensor | None = None
 ) -> SimilarityEstimator:
-    """Ask for the estimator of a batch and refuse an answer that breaks the contract.
+    """Ask for the estimator of a batch; refuse an answer that is no estimator by a TypeError.
 
     Args:
         estimator: The estimator to ask.
         candidates: ``(m, ...)`` representations.
         known: ``(m,)`` bool, or ``None``.
-
-    Returns:
-        The estimator to use for this batch.
-
-    Raises:
-        TypeError: The answer is not an estimator.
     """
     with torch.no_grad():
         bound = estimator.for_batch(candidates) if known is None else estimator.for_batch(candidates, known)
@@ -250,18 +226,7 @@ def bound_to_batch(
 
 
 def without_gradient(tensor: Tensor, source: str) -> Tensor:
-    """Refuse a tensor that requires a gradient.
-
-    Args:
-        tensor: The tensor.
-        source: What returned it, for the message.
-
-    Returns:
-        The same tensor.
-
-    Raises:
-        ValueError: It requires a gradient.
-    """
+    """Refuse a tensor that ``source`` returned with a gradient: an estimator is frozen."""
     if tensor.requires_grad:
         raise ValueError(
             f"{source} returned a tensor that requires a gradient: an estimator is frozen, and nothing may flow back "
@@ -271,41 +236,23 @@ def without_gradient(tensor: Tensor, source: str) -> Tensor:
 
 
 def map_rows(function: Callable[[Tensor], Tensor], representation: Representation) -> Representation:
-    """Apply a function to each tensor of a representation.
-
-    Args:
-        function: Of one tensor.
-        representation: A tensor, or a tuple.
-
-    Returns:
-        The same form.
-    """
+    """Apply a function to each tensor of a representation."""
     if isinstance(representation, Tensor):
         return function(representation)
     return tuple(map_rows(function, part) for part in representation)
 
 
 def count_rows(representation: Representation) -> int:
-    """Count the texts of a representation.
-
-    Args:
-        representation: ``(n, ...)``, or a tuple of such.
-
-    Returns:
-        ``n``.
-    """
+    """Count the texts of a representation."""
     return representation.size(0) if isinstance(representation, Tensor) else count_rows(representation[0])
 
 
 def join_rows(parts: Sequence[Representation], padding: Padding) -> Representation:
-    """Put representations of several columns (or devices) below each other.
+    """Put representations of several columns (or devices) below each other: ``(n_k, ...)`` each.
 
     Args:
-        parts: ``(n_k, ...)`` each, or tuples of such.
+        parts: The representations.
         padding: What fills up narrower parts; ``None`` when all must be equally wide.
-
-    Returns:
-        ``(sum n_k, ...)``, or a tuple of such.
 
     Raises:
         ValueError: The parts differ in width and ``padding`` is ``None``.
@@ -337,9 +284,6 @@ def leaving_no_trace(estimator: SimilarityEstimator, model: nn.Module) -> Iterat
     Args:
         estimator: Who is asked, for the message.
         model: The model in training.
-
-    Yields:
-        Nothing.
 
     Raises:
         RuntimeError: The model's mode has changed.

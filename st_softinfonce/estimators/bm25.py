@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from rank_bm25 import BM25Okapi
 from torch import Tensor
+from typing_extensions import override
 
 from st_softinfonce._checks import check_choice, check_not_negative, check_share, is_number
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
 from st_softinfonce.estimators.text_column import TextColumn
-from st_softinfonce.estimators.words import Vocabulary, says_something, split_words, word_ids
+from st_softinfonce.estimators.words import Vocabulary, split_content_words, split_words, word_ids
 from st_softinfonce.treatments import Soften
 
-TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"words": split_words}
 TOKENS = ("content", "all")
 
 # Queries are scored this many at a time: it bounds the memory, and their terms stay in the cache.
@@ -26,37 +26,22 @@ _QUERIES_AT_A_TIME = 128
 
 
 @dataclass(frozen=True)
-class BM25Statistics:
+class _Statistics:
     """What BM25 knows about a collection of documents.
 
     ``idf = ln((N - n + 0.5) / (n + 0.5))`` with ``n`` of ``N`` documents holding the token: negative for a token in
-    more than half of them, as in the paper's code. ``rank_bm25`` has another one for those.
-
-    Attributes:
-        tokens: ``(t,)`` int64, ascending; of equal ones only the first counts.
-        idf: ``(t,)`` inverse document frequency of each token.
-        average_length: ``()`` mean number of content tokens a document.
+    more than half of them, as in the paper's code. ``rank_bm25`` gives those a positive one instead.
     """
 
-    tokens: Tensor
-    idf: Tensor
-    average_length: Tensor
+    tokens: Tensor  # (t,) ascending; of equal ones only the first counts
+    idf: Tensor  # (t,)
+    average_length: Tensor  # (), in tokens
 
-    def to(self, device: torch.device) -> BM25Statistics:
-        """Return the statistics on a device.
-
-        Args:
-            device: Where to.
-
-        Returns:
-            The same object if they are there already.
-        """
+    def to(self, device: torch.device) -> _Statistics:
         if self.tokens.device == device:
             return self
         dtype = _score_dtype(device)
-        return BM25Statistics(
-            self.tokens.to(device), self.idf.to(device, dtype), self.average_length.to(device, dtype)
-        )
+        return _Statistics(self.tokens.to(device), self.idf.to(device, dtype), self.average_length.to(device, dtype))
 
 
 class BM25Estimator(SimilarityEstimator):
@@ -64,17 +49,10 @@ class BM25Estimator(SimilarityEstimator):
 
     The score of candidate ``j`` for query ``i`` sums, over every token occurrence of the query,
     ``idf * (k1 + 1) f / (f + k1 (1 - b + b * length_j / average_length))`` with ``f`` the token's count in the
-    candidate. By default candidates are the batch's queries and the statistics the batch's, which is how the paper's
-    numbers were made (Li et al. 2023, appendix D.2; its section 3.2 describes query against code:
-    ``compares="documents"``). :meth:`from_corpus` takes the statistics from a whole corpus. Special tokens, padding
-    and prompts (which a StaticEmbedding does not tell apart) never count. By default whole words are compared, put
-    together from their pieces without decoding a text, and English stop words, single letters and punctuation do not
-    count: in a batch of 32 a comma, "if" or the piece "##s" is rare, and two queries that share no more would count as
-    similar. The paper's code also has a ``k2``, which has no effect.
-
-    ``tokenizer="words"`` decodes the texts in every step to compare the parts of snake_case and camelCase names and
-    numbers too (:func:`~st_softinfonce.estimators.words.split_words`), as far as the model's tokenizer leaves them: an
-    uncased one such as MiniLM's hides camelCase.
+    candidate. By default candidates are compared by their queries, with the statistics of the batch, as the paper's
+    numbers were made (Li et al. 2023, appendix D.2; its section 3.2 describes ``compares="documents"``).
+    :meth:`from_corpus` takes the statistics from a corpus. Special tokens, padding and prompts never count (a
+    StaticEmbedding does not tell its prompts apart). The ``k2`` in the paper's code has no effect and is left out.
 
     Args:
         k1: At least 0. Saturation of a repeated token: 0 counts presence only.
@@ -82,10 +60,12 @@ class BM25Estimator(SimilarityEstimator):
         average_length: Above 0, in tokens; by default the mean over the candidates of the batch.
         compares: ``"queries"`` judges a candidate by its own query, ``"documents"`` by its own text,
             ``"positives"`` by its own text against the query's positive document.
-        tokenizer: ``None`` for the token ids, ``"words"``, or a function that splits a text into a list of strings.
-        tokens: What counts: ``"content"`` are whole words that say something, ``"all"`` every token (or word) as it
-            is, which is what the paper's numbers were made with. A column without a tokenizer, and a function of your
-            own, always take all.
+        tokenizer: ``None`` for the token ids. ``"words"`` decodes the texts in every step and also compares the parts
+            of snake_case and camelCase names, as far as the model's tokenizer leaves them (an uncased one hides
+            camelCase). Or a function that splits a text into a list of strings.
+        tokens: ``"content"`` counts whole words without stop words, single letters and punctuation: in a small batch
+            a comma or the piece "##s" is rare, and would make queries similar. ``"all"`` counts every token (or word)
+            as it is, as for the paper's numbers, and so do columns without a tokenizer and a function of your own.
 
     Shape:
         Representations are ids ``(n, length)`` int64, -1 where there is no content. Similarities are ``(n, m)``
@@ -123,19 +103,18 @@ class BM25Estimator(SimilarityEstimator):
             )
         check_choice("compares", compares, COMPARES_TEXTS)
         check_choice("tokens", tokens, TOKENS)
-        known = tokenizer in TOKENIZERS if isinstance(tokenizer, str) else tokenizer is None or callable(tokenizer)
-        if _is_of_a_model(tokenizer) or not known:
+        if _is_of_a_model(tokenizer) or not (tokenizer in (None, "words") or callable(tokenizer)):
             got = type(tokenizer).__name__ if _is_of_a_model(tokenizer) else repr(tokenizer)
             raise ValueError(
-                f"tokenizer must be None, one of {sorted(TOKENIZERS)} or a function from a text to a list of strings, "
-                f"got {got}. None takes the token ids of the model in training."
+                f"tokenizer must be None, 'words' or a function from a text to a list of strings, got {got}. None "
+                "takes the token ids of the model in training."
             )
         self.average_length = None if average_length is None else float(average_length)
         self.compares = compares
         self.tokenizer = tokenizer
         self.tokens = tokens
         self._vocabularies: dict[int, tuple[Any, Vocabulary]] = {}
-        self._statistics: BM25Statistics | None = None
+        self._statistics: _Statistics | None = None
         self._documents: _Documents | None = None
         self._corpus: _Corpus | None = None
 
@@ -155,9 +134,8 @@ class BM25Estimator(SimilarityEstimator):
 
         Args:
             texts: The corpus: queries when comparing queries, documents when comparing documents.
-            tokenizer: The tokenizer of the model in training. By default the one that comes with the first batch,
-                and the corpus is counted then. With ``"words"`` or a function, as for the class, the corpus is
-                counted then as well: in the words that the model's tokenizer leaves of it.
+            tokenizer: The tokenizer of the model in training; or ``"words"`` or a function, as for the class. By
+                default the tokenizer of the first batch. The corpus is counted as soon as the model's is known.
             k1: As in ``rank_bm25``, with its default.
             b: As in ``rank_bm25``, with its default.
             epsilon: As in ``rank_bm25``: the idf of a token in more than half of the texts is this share of the
@@ -179,10 +157,7 @@ class BM25Estimator(SimilarityEstimator):
         corpus = list(texts)
         for place, text in enumerate(corpus):
             if not isinstance(text, str):
-                raise ValueError(
-                    f"texts must hold strings, got a {type(text).__name__} at place {place}. Tokens are made of them "
-                    "here."
-                )
+                raise ValueError(f"texts must hold strings, not tokens, got a {type(text).__name__} at place {place}.")
         if not any(text.strip() for text in corpus):
             raise ValueError(
                 f"texts must hold at least one text that is not empty, got {len(corpus)} without. Give the queries of "
@@ -193,54 +168,27 @@ class BM25Estimator(SimilarityEstimator):
             estimator._count_corpus(tokenizer)
         return estimator
 
+    @override
     def represent(self, column: TextColumn) -> Tensor:
-        """Return the numbers of the column's words, or its content token ids.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            ``(n, length)`` int64, -1 where there is no content.
-        """
         if self._corpus is not None and self._statistics is None:
             self._count_corpus(column.tokenizer)
         return self._ids(column)
 
+    @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Score every candidate for every query.
-
-        Args:
-            queries: ``(n, length)`` token ids, -1 where there is no content.
-            candidates: ``(m, length)`` likewise.
-
-        Returns:
-            ``(n, m)`` BM25 scores.
-        """
         documents = self._documents
         if documents is None or documents.of is not candidates:
             documents = self._weigh(candidates)[1]
         return documents.score(queries)
 
+    @override
     def for_batch(self, candidates: Tensor, known: Tensor | None = None) -> BM25Estimator:
-        """Take the statistics of a batch once, unless a corpus has given them.
-
-        Args:
-            candidates: ``(m, length)`` token ids of all the candidates of the batch.
-            known: ``(m,)`` bool: which of them count; ``None``: all.
-
-        Returns:
-            An estimator that scores any rows or candidates with these statistics.
-        """
         bound = copy.copy(self)
         bound._statistics, bound._documents = self._weigh(candidates, known)
         return bound
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card.
-
-        Returns:
-            ``k1``, ``b``, ``compares``, where the statistics come from, and which tokens count, or the tokenizer.
-        """
         config: dict[str, Any] = {"k1": self.k1, "b": self.b, "compares": self.compares, "statistics": "batch"}
         if self._corpus is not None:
             config |= {"statistics": "corpus", "corpus_size": len(self._corpus.texts), "epsilon": self._corpus.epsilon}
@@ -258,9 +206,9 @@ class BM25Estimator(SimilarityEstimator):
             if self.tokens == "all" or column.tokenizer is None:
                 return ids
             return self._vocabulary(column.tokenizer, column.device).words(ids)
-        split = TOKENIZERS[self.tokenizer] if isinstance(self.tokenizer, str) else self.tokenizer
-        if self.tokens == "content" and isinstance(self.tokenizer, str):
-            return word_ids(column.texts, lambda text: list(filter(says_something, split(text)))).to(column.device)
+        split = self.tokenizer
+        if isinstance(split, str):
+            split = split_content_words if self.tokens == "content" else split_words
         return word_ids(column.texts, split).to(column.device)
 
     def _vocabulary(self, tokenizer: Any, device: torch.device) -> Vocabulary:
@@ -272,7 +220,7 @@ class BM25Estimator(SimilarityEstimator):
         self._vocabularies[id(tokenizer)] = (tokenizer, vocabulary)  # with itself, so that its id stays its own
         return vocabulary
 
-    def _weigh(self, candidates: Tensor, known: Tensor | None = None) -> tuple[BM25Statistics, _Documents]:
+    def _weigh(self, candidates: Tensor, known: Tensor | None = None) -> tuple[_Statistics, _Documents]:
         """Compute what each token of each candidate adds to the score of a query that has it once."""
         if self._statistics is not None:
             self._statistics = self._statistics.to(candidates.device)
@@ -281,8 +229,7 @@ class BM25Estimator(SimilarityEstimator):
         )
 
     def _count_corpus(self, tokenizer: Any) -> None:
-        if self._corpus is None:
-            return
+        assert self._corpus is not None
         if tokenizer is None:
             raise ValueError("tokenizer is None: a corpus can only be counted with the tokenizer of the model.")
         column = TextColumn.from_texts(self._corpus.texts, tokenizer)
@@ -294,7 +241,7 @@ class BM25Estimator(SimilarityEstimator):
             )
         okapi = BM25Okapi(documents, k1=self.k1, b=self.b, epsilon=self._corpus.epsilon)
         idf: Mapping[int, float] = dict(sorted(okapi.idf.items()))
-        self._statistics = BM25Statistics(
+        self._statistics = _Statistics(
             torch.tensor(list(idf), dtype=torch.int64),
             torch.tensor(list(idf.values()), dtype=torch.float64),
             torch.tensor(okapi.avgdl, dtype=torch.float64),
@@ -316,13 +263,13 @@ class _Documents:
     def weigh(
         cls,
         candidates: Tensor,
-        statistics: BM25Statistics | None,
+        statistics: _Statistics | None,
         known: Tensor | None = None,
         *,
         k1: float,
         b: float,
         average_length: float | None,
-    ) -> tuple[BM25Statistics, _Documents]:
+    ) -> tuple[_Statistics, _Documents]:
         """Weigh documents ``(m, length)`` by the statistics given, or else by those of the known ones among them."""
         dtype = _score_dtype(candidates.device)
         texts = candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1)
@@ -338,10 +285,9 @@ class _Documents:
             place = torch.searchsorted(tokens, ordered)
             holding.scatter_add_(0, place.flatten(), first.flatten().to(dtype))
             idf = torch.log((number - holding + 0.5) / (holding + 0.5))
-            statistics = BM25Statistics(tokens, idf, length.sum().to(dtype) / number)
+            statistics = _Statistics(tokens, idf, length.sum().to(dtype) / number)
             if average_length is not None:
-                average = torch.full_like(statistics.average_length, average_length)
-                statistics = replace(statistics, average_length=average)
+                statistics.average_length.fill_(average_length)
         place, present = _find(statistics.tokens, ordered)
         count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
         relative_length = length / statistics.average_length.clamp(min=_TINY)

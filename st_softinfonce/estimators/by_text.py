@@ -15,7 +15,7 @@ from st_softinfonce.vectors import content_keys
 
 Value = TypeVar("Value")
 _CHUNK = 4096
-# So many columns are looked up before it is worth a warning that none of their texts was found.
+# If none of this many first columns holds a known text, a warning says so.
 _COLUMNS_WITHOUT_A_HIT = 5
 
 
@@ -38,7 +38,7 @@ class ByText(Generic[Value]):
         task: The column's task as given to the trainer's ``router_mapping``, if it is.
 
     Attributes:
-        values: The values that can be found, each once a text; their places are what :meth:`index` returns.
+        values: The values that can be found, one a text; :meth:`index` returns places in this list.
         ambiguous: How many texts were left out.
 
     Raises:
@@ -88,7 +88,7 @@ class ByText(Generic[Value]):
         kept = sorted(key for key in place_of if key not in ambiguous)
         self.values: list[Value] = [found[place_of[key]] for key in kept]
         self.ambiguous = sum(key in ambiguous for key in torch.cat(keys).tolist())
-        # One more than there are keys, so that there is always one to compare with.
+        # One key more, so that even an empty table has one to compare with.
         self._keys = torch.tensor([*kept, torch.iinfo(torch.int64).max], dtype=torch.int64)
         self._columns = 0
         self._hits: Tensor | None = None

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
+from typing_extensions import override
 
 from st_softinfonce._checks import check_count
 from st_softinfonce.estimators.base import Compares, SimilarityEstimator
-from st_softinfonce.estimators.encoder import describe_teacher
 from st_softinfonce.estimators.pairwise import PairwiseEstimator
+from st_softinfonce.estimators.teacher import describe_teacher, freeze_teacher, load_teacher
 from st_softinfonce.treatments import Soften
 
 
@@ -41,7 +42,7 @@ class CrossEncoderEstimator(PairwiseEstimator):
 
     Raises:
         ValueError: An option is out of range, or the model gives several labels.
-        TypeError: ``model`` is none of the three.
+        TypeError: ``model`` is something else.
     """
 
     name = "cross-encoder"
@@ -66,56 +67,22 @@ class CrossEncoderEstimator(PairwiseEstimator):
             scores_kept=scores_kept,
         )
         check_count("batch_size", batch_size)
-        if isinstance(model, CrossEncoder):
-            if model_options:
-                raise ValueError(
-                    f"options {sorted(model_options)} cannot be given with a model that is loaded already."
-                )
-            self.encoder = model
-        elif isinstance(model, (str, os.PathLike)):
-            self.encoder = CrossEncoder(os.fspath(model), **model_options)
-        else:
-            raise TypeError(
-                f"model must be the name or path of a sentence-transformers CrossEncoder, or such a model, got "
-                f"{type(model).__name__}."
-            )
+        self.encoder = load_teacher(model, CrossEncoder, model_options)
         if self.encoder.num_labels != 1:
             raise ValueError(
-                f"model must give a pair one score, got a head of {self.encoder.num_labels} labels, of which none is "
-                "known to mean 'relevant'. Take a reranker (num_labels=1), not a classifier."
+                f"model must give a pair one score, got a head of {self.encoder.num_labels} labels, and nothing "
+                "says which one means 'relevant'. Take a reranker (num_labels=1), not a classifier."
             )
         self.batch_size = batch_size
         self._teacher = describe_teacher(model, self.encoder)
 
+    @override
     def attach(self, model: nn.Module) -> None:
-        """Refuse to share weights with the model in training; freeze otherwise.
-
-        Args:
-            model: The model in training.
-
-        Raises:
-            ValueError: They share a parameter.
-        """
         super().attach(model)
-        training = {id(parameter) for parameter in model.parameters()}
-        if any(id(parameter) in training for parameter in self.encoder.parameters()):
-            raise ValueError(
-                f"model of the estimator {self.name!r} shares weights with the model in training: it would move with "
-                "every step. Pass copy.deepcopy(model), made before training."
-            )
-        # Only now: the model in training must not be left frozen by a mistake that was refused.
-        self.encoder.eval().requires_grad_(False)
+        freeze_teacher(self.encoder, model, self.name)
 
+    @override
     def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
-        """Score pairs of texts.
-
-        Args:
-            queries: ``n`` texts.
-            candidates: ``n`` texts.
-
-        Returns:
-            ``(n,)`` in [0, 1].
-        """
         # The trainer's autocast is for the model in training: a teacher's scores do not depend on it.
         with torch.autocast(self.encoder.device.type, enabled=False):
             scores: Tensor = self.encoder.predict(
@@ -127,10 +94,6 @@ class CrossEncoderEstimator(PairwiseEstimator):
             )
         return scores
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card, as JSON primitives.
-
-        Returns:
-            The teacher's name and revision, and those of :class:`PairwiseEstimator`.
-        """
         return self._teacher | super().get_config_dict()

@@ -9,24 +9,25 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset, IterableDataset
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base import BaseModel
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import normalize_embeddings
 from torch import Tensor, nn
 from tqdm import tqdm
+from typing_extensions import override
 
 from st_softinfonce import _host
 from st_softinfonce._checks import check_choice, check_count
 from st_softinfonce.estimators.base import SimilarityEstimator
+from st_softinfonce.estimators.teacher import describe_teacher, freeze_teacher, load_teacher
 from st_softinfonce.estimators.text_column import TextColumn
-from st_softinfonce.treatments import Soften
+from st_softinfonce.treatments import Distill, Soften, Treatment
 from st_softinfonce.vectors import RepresentationTable, content_keys
 
 Role = Literal["query", "document"]
@@ -53,7 +54,7 @@ class EncoderEstimator(SimilarityEstimator):
     Args:
         model: The encoder: a name, a path, or an instance (which is put into evaluation mode and frozen).
         table: A folder to keep the vectors in between runs, or ``None`` for this run alone. What is not precomputed
-            is written there by the thousand.
+            is written there about a thousand vectors at a time.
         batch_size: At least 1. Texts encoded at a time.
         on_miss: ``"encode"`` encodes what is not in the table, for which every step waits for the device once;
             ``"ignore"`` never waits, and treats such a text as similar to nothing.
@@ -61,7 +62,7 @@ class EncoderEstimator(SimilarityEstimator):
 
     Raises:
         ValueError: An option is out of range, or the table was made by something else.
-        TypeError: ``model`` is none of the three.
+        TypeError: ``model`` is something else.
     """
 
     normalize: bool
@@ -77,17 +78,7 @@ class EncoderEstimator(SimilarityEstimator):
     ) -> None:
         check_count("batch_size", batch_size)
         check_choice("on_miss", on_miss, MISSES)
-        if isinstance(model, SentenceTransformer):
-            if model_options:
-                raise ValueError(f"options {sorted(model_options)} cannot be given with a model that is loaded.")
-            self.encoder = model
-        elif isinstance(model, (str, os.PathLike)):
-            self.encoder = SentenceTransformer(os.fspath(model), **model_options)
-        else:
-            raise TypeError(
-                f"model must be the name or path of a sentence-transformers model, or such a model, got "
-                f"{type(model).__name__}."
-            )
+        self.encoder = load_teacher(model, SentenceTransformer, model_options)
         self.batch_size = batch_size
         self.on_miss = on_miss
         self._teacher = describe_teacher(model, self.encoder)
@@ -100,40 +91,24 @@ class EncoderEstimator(SimilarityEstimator):
         self._warned_of_misses = False
         self._filled_before = False
 
+    @override
     def attach(self, model: nn.Module) -> None:
-        """Refuse to be the model in training, or to share weights with it.
+        freeze_teacher(self.encoder, model, self.name)
 
-        Args:
-            model: The model in training.
-
-        Raises:
-            ValueError: They share a parameter.
-        """
-        training = {id(parameter) for parameter in model.parameters()}
-        if any(id(parameter) in training for parameter in self.encoder.parameters()):
-            raise ValueError(
-                f"model of the estimator {self.name!r} is the model in training, or shares weights with it: it would "
-                "move with every step. Pass copy.deepcopy(model), made before training, or the path it was saved to."
-            )
-        # Only now: the model in training must not be left frozen by a mistake that was refused.
-        self.encoder.eval().requires_grad_(False)
-
+    @override
     def represent(self, column: TextColumn) -> Tensor:
-        """Return the texts' vectors, from the table where it has them.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            ``(n, D)`` in half precision. nan marks what is missing with ``on_miss="ignore"``.
-        """
         table = self._open_table(column.tokenizer)
         seed = self._seed(column.role, column.tokenizer)
         keys = content_keys(column.key_ids, seed)
         vectors, found = table.look_up(keys)
         self._count_misses(found, keys, seed)
         if self.on_miss == "ignore":
-            return self._without_misses(vectors, found)
+            if vectors is None:
+                raise ValueError(
+                    f"on_miss='ignore' needs a table, but that of the estimator {self.name!r} is empty. Call "
+                    "precompute(dataset, model) before training."
+                )
+            return vectors.masked_fill(~found.unsqueeze(1), torch.nan)  # which similarity() makes -inf
         if vectors is None or not bool(found.all()):
             missing = (~found).nonzero().squeeze(1)
             texts = column.texts
@@ -143,16 +118,8 @@ class EncoderEstimator(SimilarityEstimator):
             vectors[missing] = encoded
         return vectors
 
+    @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Compare vectors: the dot product, of normalised vectors for a cosine.
-
-        Args:
-            queries: ``(n, D)``.
-            candidates: ``(m, D)``.
-
-        Returns:
-            ``(n, m)`` float32; -inf where a text is missing from the table.
-        """
         device = queries.device.type
         with torch.autocast(device, enabled=False):
             similarity = queries.float() @ candidates.float().T
@@ -226,12 +193,8 @@ class EncoderEstimator(SimilarityEstimator):
             )
         return len(sharing)
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card, as JSON primitives.
-
-        Returns:
-            The teacher's name, its revision (a commit, or a fingerprint of its weights), and what is compared.
-        """
         return self._teacher | {"compares": self.compares, "vectors": "normalized" if self.normalize else "raw"}
 
     def _open_table(self, tokenizer: Any) -> RepresentationTable:
@@ -251,23 +214,11 @@ class EncoderEstimator(SimilarityEstimator):
 
     def _columns_to_encode(self, dataset: object) -> list[tuple[str, Role, list[str]]]:
         """Check a dataset, and list what is to be encoded: name, role and texts of each column."""
-        if isinstance(dataset, IterableDataset) or not isinstance(dataset, (Dataset, Mapping)):
+        if not isinstance(dataset, (Dataset, Mapping)):
             raise TypeError(
                 f"dataset must be a datasets.Dataset or a mapping of column names to lists of texts, got "
                 f"{type(dataset).__name__}. Of a dataset that is streamed make one: Dataset.from_list(list(dataset))."
             )
-        if isinstance(dataset, Mapping):
-            if any(isinstance(column, (Dataset, IterableDataset)) for column in dataset.values()):
-                raise ValueError(
-                    f"dataset must be one dataset, got the {len(dataset)} datasets {list(dataset)}. Call precompute() "
-                    "for each in turn."
-                )
-            for name, column in dataset.items():
-                if isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
-                    raise ValueError(
-                        f"dataset[{name!r}] must be a list of texts, got a {type(column).__name__}. Put a single text "
-                        "into a list."
-                    )
         names = dataset.column_names if isinstance(dataset, Dataset) else list(dataset)
         names = [name for name in names if name not in _host.LABEL_COLUMNS]
         wanted = {"queries": names[:1], "documents": names, "positives": names[1:]}[self.compares]
@@ -278,7 +229,18 @@ class EncoderEstimator(SimilarityEstimator):
             )
         work: list[tuple[str, Role, list[str]]] = []
         for name in wanted:
-            texts = list(dataset[name])
+            column = dataset[name]
+            if isinstance(column, (Dataset, IterableDataset)):
+                raise ValueError(
+                    f"dataset must be one dataset, got the {len(names)} datasets {names}. Call precompute() for each "
+                    "in turn."
+                )
+            if isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
+                raise ValueError(
+                    f"dataset[{name!r}] must be a list of texts, got a {type(column).__name__}. Put a single text "
+                    "into a list."
+                )
+            texts = list(column)
             for row, text in enumerate(texts):
                 if not isinstance(text, str):
                     raise ValueError(
@@ -322,7 +284,7 @@ class EncoderEstimator(SimilarityEstimator):
         with torch.autocast(device.type, enabled=False):
             vectors = encode(texts, batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
         vectors = normalize_embeddings(vectors.float()) if self.normalize else vectors.float()
-        # Cloned: encoding runs in inference mode, whose tensors autograd refuses to keep.
+        # Cloned, as encoding runs in inference mode and autograd refuses to keep tensors of that mode.
         half = vectors.to(torch.float16).clone()
         lost = ~half.isfinite().all(dim=1) | ((half == 0).all(dim=1) & (vectors != 0).any(dim=1))
         if bool(lost.any()):
@@ -335,19 +297,11 @@ class EncoderEstimator(SimilarityEstimator):
             )
         return half
 
-    def _without_misses(self, vectors: Tensor | None, found: Tensor) -> Tensor:
-        if vectors is None:
-            raise ValueError(
-                f"on_miss='ignore' needs a table, but that of the estimator {self.name!r} is empty. Call "
-                "precompute(dataset, model) before training."
-            )
-        return vectors.masked_fill(~found.unsqueeze(1), torch.nan)
-
     def _count_misses(self, found: Tensor, keys: Tensor, seed: int) -> None:
         """Count what a table that was filled before training lacks, and say so once: it may be for other data."""
         if not self._filled_before or self._warned_of_misses:
             return
-        # Empty is what no query is known of, too.
+        # Unknown queries share the key of the empty text; they are not misses.
         missed = (~found & (keys != _empty_key(seed))).sum()
         self._missed = missed if self._missed is None else self._missed + missed
         self._batches += 1
@@ -357,7 +311,7 @@ class EncoderEstimator(SimilarityEstimator):
         self._warned_of_misses = True
         consequence = {
             "encode": "they are encoded as they come, which costs time",
-            "ignore": "nothing follows for them",
+            "ignore": "they are treated as similar to nothing",
         }[self.on_miss]
         warnings.warn(
             f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
@@ -373,12 +327,13 @@ class TrainedModelEstimator(EncoderEstimator):
 
     Dot products of the encoder's query and document vectors, raw as in the paper, or cosines as in GISTEmbed. The
     paper's encoder is the same architecture, fine-tuned with InfoNCE first; any sentence-transformers model will do.
-    Judges mined negatives too. Its treatment is the paper's: the temperature 5 suits dot products with a spread of
-    about 15. For cosines (``normalize``, or an encoder that ends in normalising its vectors) it is SimCSE's, 0.1.
+    Judges mined negatives too. Its treatment of raw products is the paper's ``Soften``: the temperature 5 suits a
+    spread of about 15, and 0.1 an encoder that ends in normalising its vectors. With ``normalize`` it is
+    ``Distill()``, which gained where the paper's weights did not (``evaluation/README.md``).
 
     Args:
         model: The encoder: a name, a path, or an instance.
-        normalize: Compare cosines instead of dot products.
+        normalize: Compare cosines, and distil, instead of comparing dot products and softening.
         **options: As for :class:`EncoderEstimator`.
 
     Raises:
@@ -386,7 +341,7 @@ class TrainedModelEstimator(EncoderEstimator):
     """
 
     name = "trained-model"
-    treatment = Soften(alpha=1.3, beta=0.7, temperature=5.0)
+    treatment: Treatment = Soften(alpha=1.3, beta=0.7, temperature=5.0)
     compares = "documents"
 
     def __init__(
@@ -395,8 +350,9 @@ class TrainedModelEstimator(EncoderEstimator):
         super().__init__(model, **options)
         check_choice("normalize", normalize, (True, False))
         self.normalize = normalize
-        # Of a Router model the modules of each route.
-        if normalize or any(isinstance(module, Normalize) for module in self.encoder.modules()):
+        if normalize:
+            self.treatment = Distill()
+        elif any(isinstance(module, Normalize) for module in self.encoder.modules()):  # of a Router, of each route
             self.treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
 
 
@@ -418,44 +374,6 @@ class SimCSEEstimator(EncoderEstimator):
     treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
     compares = "queries"
     normalize = True
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Hash a model's weights.
-
-    Args:
-        model: The model.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def describe_teacher(source: object, model: SentenceTransformer | CrossEncoder) -> dict[str, str]:
-    """Say which teacher it is, for a model card and for what is kept on disk.
-
-    Args:
-        source: What the user gave: a name, a path, or the model.
-        model: The model.
-
-    Returns:
-        ``teacher``, its name, of a folder its last part alone; and ``teacher_revision``, its commit if it is known,
-        and always a fingerprint of its weights, as a commit would still be there after further training.
-    """
-    card = model.model_card_data
-    config = getattr(getattr(model[0], "model", None), "config", None)
-    given = os.fspath(source) if isinstance(source, (str, os.PathLike)) else card.model_name or card.base_model
-    name = given or getattr(config, "_name_or_path", "") or "unnamed model"
-    # A whole path would only say where it lay on one machine.
-    name = Path(name).resolve().name if Path(name).exists() else name
-    commit = getattr(config, "_commit_hash", None)
-    weights = f"weights {fingerprint(model)}"
-    return {"teacher": name, "teacher_revision": f"{commit}, {weights}" if commit else weights}
 
 
 @lru_cache(maxsize=32)

@@ -9,6 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import cos_sim
 from torch import Tensor
+from typing_extensions import override
 
 from st_softinfonce._checks import check_choice
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
@@ -19,7 +20,7 @@ from st_softinfonce.vectors import content_keys
 
 
 class IdenticalEstimator(SimilarityEstimator):
-    """1 where two texts are the same token for token, else 0: duplicates, whatever dropout makes of them.
+    """1 where two texts are the same token for token, else 0: exact duplicates.
 
     By default each candidate is compared with the query's own positive. Its treatment takes duplicates out
     (``Mask(above=0.5)``); ``Promote()`` makes positives of them instead.
@@ -50,27 +51,12 @@ class IdenticalEstimator(SimilarityEstimator):
         check_choice("compares", compares, COMPARES_TEXTS)
         self.compares = compares
 
+    @override
     def represent(self, column: TextColumn) -> Tensor:
-        """Hash the texts.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            ``(n,)`` int64.
-        """
         return content_keys(column.key_ids)
 
+    @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Compare hashes.
-
-        Args:
-            queries: ``(n,)``.
-            candidates: ``(m,)``.
-
-        Returns:
-            ``(n, m)`` of 0 and 1.
-        """
         return (queries.unsqueeze(1) == candidates).float()
 
 
@@ -122,29 +108,14 @@ class KnownRelevanceEstimator(SimilarityEstimator):
         self.groups = len(number)
         self.texts = len(groups)
 
+    @override
     def represent(self, column: TextColumn) -> Tensor:
-        """Find the texts' groups.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            ``(n,)`` int64 numbers of groups, -1 for none.
-        """
         if self._numbers.device != column.device:
             self._numbers = self._numbers.to(column.device)
         return self._numbers[self._by_text.index(column)]  # -1 is the last
 
+    @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Compare groups.
-
-        Args:
-            queries: ``(n,)``.
-            candidates: ``(m,)``.
-
-        Returns:
-            ``(n, m)`` of 0 and 1.
-        """
         same = queries.unsqueeze(1) == candidates
         return (same & (candidates >= 0)).float()
 
@@ -160,25 +131,10 @@ class SelfEstimator(SimilarityEstimator):
     treatment = Mask(margin=-0.1)
     compares = "scores"
 
+    @override
     def represent(self, column: TextColumn) -> Tensor:
-        """Refuse: the representation is the model's own embedding, which the loss has.
-
-        Args:
-            column: Not used.
-
-        Raises:
-            TypeError: Always.
-        """
         raise TypeError("the estimator 'self' has no representation of texts: the loss gives it the embeddings.")
 
+    @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Compare embeddings, outside a loss; within one its own ``similarity_fct`` is taken.
-
-        Args:
-            queries: ``(n, D)``.
-            candidates: ``(m, D)``.
-
-        Returns:
-            ``(n, m)`` cosines.
-        """
         return cos_sim(queries, candidates)

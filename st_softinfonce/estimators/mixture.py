@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from st_softinfonce._checks import check_positive
 from st_softinfonce.estimators.base import (
@@ -99,36 +100,17 @@ class MixtureEstimator(SimilarityEstimator):
             temperature=1.0,
         )
 
+    @override
     def attach(self, model: nn.Module) -> None:
-        """Introduce every part to the model in training.
-
-        Args:
-            model: The model in training.
-        """
         for part in self.parts:
             part.attach(model)
 
+    @override
     def represent(self, column: TextColumn) -> Representation:
-        """Return the parts' representations side by side.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            A tuple with the representation of each part.
-        """
         return tuple(checked_representation(part, column) for part in self.parts)
 
+    @override
     def similarity(self, queries: Any, candidates: Any) -> Tensor:
-        """Add up what the parts say, on their common scale.
-
-        Args:
-            queries: The parts' representations of ``n`` texts.
-            candidates: The parts' representations of ``m`` texts.
-
-        Returns:
-            ``(n, m)``.
-        """
         total: Tensor | None = None
         for part, rows, columns, share, temperature in zip(
             self.parts, queries, candidates, self.shares, self.temperatures, strict=True
@@ -141,26 +123,14 @@ class MixtureEstimator(SimilarityEstimator):
         assert total is not None
         return total
 
+    @override
     def for_batch(self, candidates: Any, known: Tensor | None = None) -> MixtureEstimator:
-        """Bind every part to a batch.
-
-        Args:
-            candidates: The parts' representations of all the ``m`` candidates of the batch.
-            known: ``(m,)`` bool, or ``None``.
-
-        Returns:
-            A mixture of the bound parts.
-        """
         bound = copy.copy(self)
         bound.parts = [bound_to_batch(part, rows, known) for part, rows in zip(self.parts, candidates, strict=True)]
         return bound
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card, as JSON primitives.
-
-        Returns:
-            Name, version, options, share and temperature of each part.
-        """
         return {
             "compares": self.compares,
             "estimators": [

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from st_softinfonce._checks import check_choice, check_count
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
@@ -63,15 +64,8 @@ class NearDuplicateEstimator(SimilarityEstimator):
         self.compares = compares
         self.size = _SIZES[compares] if size is None else size
 
+    @override
     def represent(self, column: TextColumn) -> Tensor:
-        """Hash the texts' shingles.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            ``(n, length)`` int64, -1 where there is none.
-        """
         ids = column.content_ids
         content = ids >= 0
         # Content moves to the front, so that padding, prompts and special tokens do not tell two texts apart.
@@ -85,16 +79,8 @@ class NearDuplicateEstimator(SimilarityEstimator):
         repeated = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
         return ordered.masked_fill(repeated, -1)
 
+    @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Compare sets of shingles.
-
-        Args:
-            queries: ``(n, length)`` shingles, -1 where there is none.
-            candidates: ``(m, length)`` likewise.
-
-        Returns:
-            ``(n, m)`` in [0, 1].
-        """
         sizes = (candidates >= 0).sum(dim=1)  # (m,)
         parts = []
         for rows in torch.split(queries, _ROWS_AT_A_TIME):
@@ -103,19 +89,15 @@ class NearDuplicateEstimator(SimilarityEstimator):
             parts.append(shared / union.clamp(min=1))
         return torch.cat(parts)
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card.
-
-        Returns:
-            ``size`` and ``compares``.
-        """
         return {"size": self.size, "compares": self.compares}
 
 
 def _count_shared(rows: Tensor, others: Tensor) -> Tensor:
     """Count the shingles that each row shares with each of the others: ``(rows, others)`` float32."""
-    # The rows' own shingles are the vocabulary, of a size that is known without waiting for the device. It holds
-    # repeats and -1, which no other row is looked up as.
+    # The rows' own shingles are the vocabulary, whose size is known without waiting for the device. Its repeats and
+    # -1 are never found: a search returns the first of equal entries, and -1 is masked below.
     vocabulary = rows.flatten().sort().values  # (terms,)
     terms = vocabulary.numel()
     holds = torch.zeros(terms + 1, len(rows), device=rows.device)  # the last row is of what no row has

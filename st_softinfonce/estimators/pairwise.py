@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from st_softinfonce._checks import check_choice, check_count
 from st_softinfonce.estimators.base import (
@@ -30,7 +31,7 @@ from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.treatments import Treatment, as_treatments
 from st_softinfonce.vectors import content_keys
 
-# What tells one text from another: of which tokenizer and role it is, and a hash of its tokens.
+# Identifies a text: the number of its tokenizer and role, and a hash of its tokens.
 _Key = tuple[int, int]
 
 
@@ -48,7 +49,7 @@ class PairwiseEstimator(SimilarityEstimator):
     Args:
         compares: See :class:`SimilarityEstimator`.
         candidates_per_query: At least 1. Candidates with different texts to score for each query.
-        shortlist: The cheap estimator, or its name; by default BM25. Its ``compares`` is not asked.
+        shortlist: The cheap estimator, or its name; by default BM25. Its own ``compares`` is ignored.
         scores_kept: At least 0. Pairs to keep the score of; the oldest go first. 100,000 take about 20 MB.
 
     Attributes:
@@ -107,7 +108,7 @@ class PairwiseEstimator(SimilarityEstimator):
         Args:
             function: ``function(queries, candidates)``, two lists of as many texts, returns a number for each pair,
                 higher is more relevant: a list, an array or a tensor.
-            treatment: What follows from the scores by default; it suits their scale.
+            treatment: The default treatment, which suits the scale of the scores.
             **options: As for the class.
 
         Returns:
@@ -140,27 +141,12 @@ class PairwiseEstimator(SimilarityEstimator):
             ``(n,)`` floating point, higher is more relevant.
         """
 
+    @override
     def attach(self, model: nn.Module) -> None:
-        """Introduce the cheap estimator to the model in training.
-
-        Args:
-            model: The model in training.
-        """
         self.shortlist.attach(model)
 
+    @override
     def represent(self, column: TextColumn) -> Representation:
-        """Return what the texts can be decoded from again, and what the cheap estimator represents.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            Keys ``(n, 2)`` int64 (which tokenizer and role, and a hash of the content), the content token ids
-            ``(n, length)``, and the cheap estimator's representation.
-
-        Raises:
-            ValueError: The column has no tokenizer.
-        """
         if column.tokenizer is None:
             raise ValueError(f"tokenizer is None: {self.name} needs the texts, which only a tokenizer can decode.")
         kinds = [tokenizer is column.tokenizer and role == column.role for tokenizer, role in self._kinds]
@@ -171,16 +157,8 @@ class PairwiseEstimator(SimilarityEstimator):
         keys = torch.stack([torch.full_like(keys, kinds.index(True)), keys], dim=1)
         return keys, column.content_ids, checked_representation(self.shortlist, column)
 
+    @override
     def for_batch(self, candidates: Any, known: Tensor | None = None) -> SimilarityEstimator:
-        """Number the different texts of a batch, from which each query's candidates are chosen.
-
-        Args:
-            candidates: Representations of all the ``m`` candidates of the batch.
-            known: ``(m,)`` bool: which of them may be chosen; ``None``: all.
-
-        Returns:
-            An estimator that chooses from these candidates, whatever part of them it is asked for.
-        """
         keys, ids, representations = candidates
         usable = _not_empty(ids) if known is None else _not_empty(ids) & known
         first: dict[_Key, int] = {}
@@ -198,53 +176,29 @@ class PairwiseEstimator(SimilarityEstimator):
         )
         return bound
 
+    @override
     def similarity(self, queries: Any, candidates: Any) -> Tensor:
-        """Score each query's most similar candidates.
-
-        Args:
-            queries: Representations of ``n`` texts.
-            candidates: Representations of ``m`` texts.
-
-        Returns:
-            ``(n, m)`` float32, :attr:`not_scored` for all others.
-
-        Raises:
-            ValueError: :meth:`score` or the cheap estimator breaks its contract.
-        """
         if self._batch is None:
             return self.for_batch(candidates).similarity(queries, candidates)
         (query_keys, query_ids, query_rows), (keys, *_) = queries, candidates
-        numbers = self._batch.numbers
-        columns: dict[int, list[int]] = {}
-        for column, key in enumerate(_keys(keys)):
-            if key in numbers:
-                columns.setdefault(numbers[key], []).append(column)
-        similarity = torch.full((len(query_keys), len(keys)), self.not_scored)
-        if columns and len(query_keys):
-            filled = _not_empty(query_ids).tolist()
+        texts = self._batch.numbers
+        numbers = [texts.get(key, -1) for key in _keys(keys)]  # of each candidate
+        scores = torch.full((len(query_keys), len(texts) + 1), self.not_scored)  # the last: for no text of the batch
+        if texts and len(query_keys):
+            filled, asked = _not_empty(query_ids).tolist(), set(numbers)
             chosen = [
                 (row, number)
                 for row, choice in enumerate(self._choose(query_rows))
                 for number in choice
-                if number in columns and filled[row]
+                if filled[row] and number in asked
             ]
-            scores = self._scores_of(chosen, query_keys, query_ids)
-            cells = [
-                (row, column, score)
-                for (row, number), score in zip(chosen, scores, strict=True)
-                for column in columns[number]
-            ]
-            if cells:
-                rows, places, values = zip(*cells, strict=True)
-                similarity[list(rows), list(places)] = torch.tensor(values)
-        return similarity.to(query_keys.device)
+            if chosen:
+                rows, places = zip(*chosen, strict=True)
+                scores[rows, places] = torch.tensor(self._scores_of(chosen, query_keys, query_ids))
+        return scores[:, numbers].to(query_keys.device)
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card, as JSON primitives.
-
-        Returns:
-            The public options, and what chooses the candidates.
-        """
         return super().get_config_dict() | {
             "shortlist": self.shortlist.name,
             "shortlist_options": self.shortlist.get_config_dict(),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import re
 import warnings
 from dataclasses import dataclass
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
-from typing import Any
+from importlib.util import find_spec, resolve_name
+from typing import TYPE_CHECKING, Any
 
-from st_softinfonce.estimators.base import SimilarityEstimator, check_estimator
+if TYPE_CHECKING:  # importing torch would take seconds, and a list of names needs none of it
+    from st_softinfonce.estimators.base import SimilarityEstimator
 
 GROUP = "st_softinfonce.estimators"
+_MOST_REEXPORTS = 5
 
 
 class EstimatorWarning(UserWarning):
@@ -28,12 +34,14 @@ class EstimatorInfo:
         distribution: The installed distribution that registers it.
         version: That distribution's version.
         target: The object it names, ``module:attribute``.
+        summary: The first sentence of that object's docstring, read from its source; empty where there is none.
     """
 
     name: str
     distribution: str
     version: str
     target: str
+    summary: str
 
 
 def list_estimators() -> dict[str, EstimatorInfo]:
@@ -43,14 +51,14 @@ def list_estimators() -> dict[str, EstimatorInfo]:
         By name, in alphabetical order. A name that several distributions register is listed once, with a warning.
 
     Example:
-        >>> list_estimators()["bm25"].distribution
-        'st-softinfonce'
+        >>> list_estimators()["self"].summary
+        'How similar the model in training itself finds each pair in this step: no text, no teacher, no cost.'
     """
     listed = {}
     for name, points in sorted(_discover().items()):
         if len(points) > 1:
             warnings.warn(_duplicate(name, points), EstimatorWarning, stacklevel=2)
-        listed[name] = _info(points[0])
+        listed[name] = EstimatorInfo(name, *_owner(points[0]), points[0].value, _summary(points[0].value))
     return listed
 
 
@@ -77,6 +85,8 @@ def get_estimator(
         >>> get_estimator("bm25", b=0.5).treatment
         Soften(alpha=1.5, beta=0.5, temperature=1.0, min_weight=0.1)
     """
+    from st_softinfonce.estimators.base import SimilarityEstimator, check_estimator
+
     if isinstance(name, str):
         source, factory = _load(name)
     elif isinstance(name, type):
@@ -128,14 +138,14 @@ def describe_estimator(estimator: SimilarityEstimator) -> dict[str, Any]:
 def _distribution_of(estimator: SimilarityEstimator) -> str | None:
     cls = type(estimator)
     package = cls.__module__.partition(".")[0]
-    registered = [_info(point) for points in _discover().values() for point in points if getattr(point, "dist", None)]
+    points = [point for points in _discover().values() for point in points]
     # The class itself, else a factory of its package that is registered under its name; only then what is slow to ask.
-    exact = [info for info in registered if info.target == f"{cls.__module__}:{cls.__qualname__}"]
-    made = [info for info in registered if info.name == estimator.name and re.match(rf"{package}[.:]", info.target)]
-    for info in exact + made:
-        return _named(info)
+    exact = [point for point in points if point.value == f"{cls.__module__}:{cls.__qualname__}"]
+    made = [point for point in points if point.name == estimator.name and re.match(rf"{package}[.:]", point.value)]
+    for point in exact + made:
+        return _named(point)
     distributions = set(packages_distributions().get(package, ()))
-    # A namespace package has several, of which none can be named.
+    # A namespace package has several, and nothing says which of them the estimator is from.
     return f"{(name := distributions.pop())} {version(name)}" if len(distributions) == 1 else None
 
 
@@ -145,38 +155,31 @@ def _load(name: str) -> tuple[str, Any]:
         close = difflib.get_close_matches(name, discovered, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else " A plugin's distribution must be installed to be found."
         raise ValueError(f"estimator must be one of {sorted(discovered)}, got {name!r}.{hint}")
-    points = discovered[name]
-    if len(points) > 1:
-        raise ValueError(_duplicate(name, points))
-    info = _info(points[0])
-    source = f"estimator {name!r} ({_named(info)})"
+    point, *others = discovered[name]
+    if others:
+        raise ValueError(_duplicate(name, [point, *others]))
+    source = f"estimator {name!r} ({_named(point)})"
     try:
-        factory = points[0].load()
+        factory = point.load()
     except (Exception, SystemExit) as error:
         raise ImportError(
-            f"{source} cannot be imported from {info.target}: {type(error).__name__}: {error}. Mend or uninstall "
-            f"{info.distribution}; other estimators are not affected."
+            f"{source} cannot be imported from {point.value}: {type(error).__name__}: {error}. Mend or uninstall "
+            f"{_owner(point)[0]}; other estimators are not affected."
         ) from error
     if not callable(factory):
         raise TypeError(
-            f"{source} must name a class or a function, got the {type(factory).__name__} {info.target}. Its entry "
+            f"{source} must name a class or a function, got the {type(factory).__name__} {point.value}. Its entry "
             "point should read NAME = module:Class."
         )
     return source, factory
 
 
 def _discover() -> dict[str, list[EntryPoint]]:
-    found: dict[str, list[EntryPoint]] = {}
+    found: dict[str, dict[tuple[str, str, str], EntryPoint]] = {}
     for point in entry_points(group=GROUP):
-        points = found.setdefault(point.name, [])
         # A distribution on the path twice (an editable install beside its build folder) is not a conflict.
-        if all(_info(known) != _info(point) for known in points):
-            points.append(point)
-    return {name: sorted(points, key=lambda point: _info(point).distribution) for name, points in found.items()}
-
-
-def _info(point: EntryPoint) -> EstimatorInfo:
-    return EstimatorInfo(point.name, *_owner(point), point.value)
+        found.setdefault(point.name, {}).setdefault((*_owner(point), point.value), point)
+    return {name: [points[key] for key in sorted(points)] for name, points in found.items()}
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
@@ -193,10 +196,47 @@ def _owner(point: EntryPoint) -> tuple[str, str]:
     return str(name), str(its_version or "")
 
 
-def _named(info: EstimatorInfo) -> str:
-    return f"{info.distribution} {info.version}".rstrip()
+def _named(point: EntryPoint) -> str:
+    return " ".join(_owner(point)).rstrip()
 
 
 def _duplicate(name: str, points: list[EntryPoint]) -> str:
-    owners = " and ".join(_named(_info(point)) for point in points)
+    owners = " and ".join(map(_named, points))
     return f"estimator {name!r} is registered by {owners}: uninstall one, or pass an instance instead of the name."
+
+
+def _summary(target: str) -> str:
+    """Read the first sentence of an object's docstring from its source: importing it can take seconds, or fail."""
+    module, _, name = target.partition(":")
+    try:
+        for _ in range(_MOST_REEXPORTS):
+            spec, source = _source(module)
+            nodes = list(ast.walk(ast.parse(source)))
+            for node in nodes:
+                if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+                    first, *_ = (ast.get_docstring(node) or "").split("\n\n")
+                    return re.split(r"(?<=[.!?])\s+(?=[A-Z(])", " ".join(first.split()))[0]
+            imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+            found = [
+                (node, alias.name) for node in imports for alias in node.names if name in (alias.asname, alias.name)
+            ]
+            if not found:
+                break
+            node, name = found[0]
+            module = resolve_name("." * node.level + (node.module or ""), spec.parent)
+    except (ImportError, SyntaxError, ValueError) as error:
+        return f"(cannot be read: {error})"
+    return ""
+
+
+def _source(module: str) -> tuple[ModuleSpec, str]:
+    """Find a module and read its source without importing its packages, as ``find_spec(module)`` would."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    for part in rest:
+        folders = None if spec is None else spec.submodule_search_locations
+        spec = None if spec is None or folders is None else PathFinder.find_spec(f"{spec.name}.{part}", folders)
+    if spec is None:
+        raise ImportError(f"No module named {module!r}")
+    source = spec.loader.get_source(spec.name) if isinstance(spec.loader, InspectLoader) else None
+    return spec, source or ""

@@ -146,7 +146,7 @@ class TextColumn:
 
     @property
     def key_ids(self) -> Tensor:
-        """As :attr:`content_ids`, but with unknown tokens: what tells texts apart as far as their tokens can."""
+        """As :attr:`content_ids`, but with unknown tokens: two texts are the same if these are."""
         return self.input_ids.masked_fill(~self._mask_without(self.special_ids - self._unknown_ids), -1)
 
     @property

@@ -214,16 +214,9 @@ class Vocabulary:
         return (words & torch.iinfo(torch.int64).max).masked_fill(~begins | torch.isin(words, self.ignored), -1)
 
 
-def says_something(word: str) -> bool:
-    """Tell whether a word counts: it is no stop word, and no single letter or digit.
-
-    Args:
-        word: In lower case.
-
-    Returns:
-        Whether two texts that share it have something in common.
-    """
-    return word not in STOP_WORDS and not (len(word) == 1 and word.isascii())
+def split_content_words(text: str) -> list[str]:
+    """Split as :func:`split_words`, without stop words and single letters and digits."""
+    return [word for word in split_words(text) if word not in STOP_WORDS and not (len(word) == 1 and word.isascii())]
 
 
 def _hash_letters(letters: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from typing_extensions import override
 
 from st_softinfonce import _host
 from st_softinfonce._checks import check_count
@@ -16,19 +17,8 @@ from st_softinfonce.losses.base import Asked, InBatchLoss
 class GradientCachedMixin(_host.CachedLossMixin, InBatchLoss):
     """Runs an in-batch loss's rows in chunks, and its embeddings through the host's gradient cache."""
 
+    @override
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        """Compute the loss of one batch, and the gradients of its embeddings.
-
-        Args:
-            sentence_features: One dict of features a column: query, positive, and any number of negatives.
-            labels: Without meaning here; a dataset that has them is named in a warning.
-
-        Returns:
-            Mean over the batch's queries, a scalar; its ``backward`` embeds the texts again.
-
-        Raises:
-            ValueError: There are fewer than two columns, or the estimator breaks its contract.
-        """
         features = list(sentence_features)
         # The host hands nothing but the labels through to calculate_loss.
         return self.forward_cached(features, self.ask(features, labels))  # type: ignore[arg-type]

@@ -11,12 +11,14 @@ from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.scoring import colbert_scores
 from sentence_transformers.util import all_gather_padded
 from torch import Tensor
+from typing_extensions import override
 
 from st_softinfonce import _host
 from st_softinfonce._checks import check_count
 from st_softinfonce.estimators.base import SimilarityEstimator
-from st_softinfonce.losses.base import Batch, Direction
-from st_softinfonce.losses.soft_info_nce import OneOrSeveral, SoftInfoNCELoss
+from st_softinfonce.losses.base import Batch
+from st_softinfonce.losses.judgement import Direction, OneOrSeveral
+from st_softinfonce.losses.soft_info_nce import SoftInfoNCELoss
 
 
 class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
@@ -61,25 +63,12 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
         self.mini_batch_size = mini_batch_size
         self.score_mini_batch_size = score_mini_batch_size
 
+    @override
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        """Compute the loss of one batch.
-
-        Args:
-            sentence_features: One dict of features a column: query, positive, and any number of negatives.
-            labels: Without meaning here; a dataset that has them is named in a warning.
-
-        Returns:
-            Mean over the batch's queries, a scalar.
-
-        Raises:
-            ValueError: There are fewer than two columns, or the estimator breaks its contract.
-        """
         columns_of_features = list(sentence_features)
-        asked = self.asked_before(columns_of_features)
+        asked = self.ask(columns_of_features, labels)
         # Copies: the scoring mask is written into the features.
         features = [dict(column) for column in columns_of_features]
-        if asked is None:
-            asked = self.ask(features, labels)
         self.keep_asked(columns_of_features, asked)
         queries, query_masks = _host.embed_columns_padded(self.model, features[:1], None, task_default="query")
         documents, document_masks = _host.embed_columns_padded(
@@ -98,12 +87,8 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
         ]
         return torch.stack(losses).sum()
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the settings for the model card, as JSON primitives.
-
-        Returns:
-            Names and values.
-        """
         return super().get_config_dict() | {
             "mini_batch_size": self.mini_batch_size,
             "score_mini_batch_size": self.score_mini_batch_size,

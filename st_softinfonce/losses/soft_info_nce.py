@@ -5,32 +5,31 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from sentence_transformers.util import cos_sim, dot_score, similarity_fct_name
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from st_softinfonce._checks import check_choice, check_not_negative, check_positive
 from st_softinfonce.estimators.base import SimilarityEstimator, leaving_no_trace
 from st_softinfonce.estimators.bm25 import BM25Estimator
-from st_softinfonce.estimators.registry import describe_estimator, get_estimator
+from st_softinfonce.estimators.registry import describe_estimator
 from st_softinfonce.functional import soft_info_nce
 from st_softinfonce.known_queries import KnownQueries
-from st_softinfonce.losses.base import DIRECTIONS, Batch, Direction, InBatchLoss, Judge
+from st_softinfonce.losses.base import Batch, InBatchLoss
 from st_softinfonce.losses.cached import GradientCachedMixin
-from st_softinfonce.treatments import Treatment, as_treatments, combine, describe_treatments
+from st_softinfonce.losses.judgement import DIRECTIONS, Direction, Judge, OneOrSeveral, read_judges
+from st_softinfonce.treatments import combine, describe_treatments
 
 PartitionMode = Literal["joint", "per_direction"]
 PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
 HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 HARDNESS_MODES: tuple[HardnessMode | None, ...] = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
-# The blocks that hold no positive, so that a softmax of their own would have nothing to raise.
+# The blocks without positives: a softmax of their own would have no target.
 SAME_SIDE: tuple[Direction, ...] = ("query_to_query", "doc_to_doc")
-
-OneOrSeveral = Treatment | Sequence[Treatment]
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,15 @@ class SoftInfoNCELoss(InBatchLoss):
 
         -mean_i sum_j t[i, j] log( exp(s[i, j] + b[i, j]) / sum_k exp(s[i, k] + b[i, k]) )
 
-    An estimator says which candidates are relevant to which query, a treatment what follows from it: a bias ``b``
-    (the logarithm of a weight, -inf for a mask) or targets ``t``. The paper's Soft-InfoNCE (Li et al. 2023, Eq. 3
+    An estimator says which candidates are relevant to which query, and a treatment turns that into a bias ``b`` (the
+    logarithm of a weight, -inf for a mask) or targets ``t``. The paper's Soft-InfoNCE (Li et al. 2023, Eq. 3
     and 4) is ``estimator="bm25"`` with its own treatment, and ``estimator=None`` is MultipleNegativesRankingLoss.
 
     Args:
         model: The model to train, a ``SentenceTransformer``.
         estimator: An installed estimator's name (``list_estimators()``), an instance with its own options, or
             ``None``.
-        treatment: What follows, one treatment or several; ``None`` takes the estimator's own.
+        treatment: What to do with relevant negatives, one treatment or several; ``None`` takes the estimator's own.
         treatments: For several estimators, instead of both: ``[(estimator, treatment), ...]``, each as above.
         scale: Above 0. Multiplies the model's similarity; the inverse of the softmax temperature.
         similarity_fct: ``(queries (B, D), documents (C, D)) -> (B, C)``.
@@ -161,16 +160,8 @@ class SoftInfoNCELoss(InBatchLoss):
             estimator = BM25Estimator(tokens="all")
         return cls(model, estimator, treatment, **{"similarity_fct": dot_score, "scale": 1.0, **options})
 
+    @override
     def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        """Compute the mean loss of some of the batch's rows: score, judge, and put the directions together.
-
-        Args:
-            batch: The whole batch.
-            rows: ``(n,)``, the rows to compute.
-
-        Returns:
-            A scalar.
-        """
         similarity = {direction: self._similarity(batch, rows, direction) for direction in self.directions}
         blocks = self._blocks(batch, rows, similarity)
         for hook in self._block_hooks.values():
@@ -245,12 +236,8 @@ class SoftInfoNCELoss(InBatchLoss):
         self._block_hooks[handle.id] = hook
         return handle
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the settings for the model card, as JSON primitives.
-
-        Returns:
-            The estimator (or all of them) with its options, what follows from it, and the options of the scores.
-        """
         described = [
             {**describe_estimator(judge.estimator), "treatment": describe_treatments(judge.treatments)}
             for judge in self.judges
@@ -304,7 +291,7 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
         treatment: As for :class:`SoftInfoNCELoss`.
         mini_batch_size: At least 1. Texts embedded, and rows scored, at a time.
         mini_batch_num_tokens: At least 1, in tokens; embed as many texts at a time as stay below it, instead of
-            ``mini_batch_size``. Rows are scored ``mini_batch_size`` at a time all the same.
+            ``mini_batch_size``. Rows are still scored ``mini_batch_size`` at a time.
         show_progress_bar: Show the progress within each batch.
         **options: The other options of :class:`SoftInfoNCELoss`.
 
@@ -326,60 +313,12 @@ class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
         super().__init__(model, estimator, treatment, **options)
         self._set_mini_batches(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
 
+    @override
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the settings for the model card, as JSON primitives.
-
-        Returns:
-            Names and values.
-        """
         return super().get_config_dict() | {
             "mini_batch_size": self.mini_batch_size,
             "mini_batch_num_tokens": self.mini_batch_num_tokens,
         }
-
-
-def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
-    """Read who judges and what follows from the arguments of these names.
-
-    Args:
-        estimator: As for :class:`SoftInfoNCELoss`, like the others.
-        treatment: Likewise.
-        treatments: Likewise.
-
-    Returns:
-        The estimators with their treatments; those of whom nothing follows are left out.
-
-    Raises:
-        ValueError: An argument is not allowed beside another, or the estimator is unknown.
-        TypeError: Something else than an estimator or a treatment is given.
-    """
-    if treatments is None:
-        if estimator is None:
-            if treatment is not None:
-                raise ValueError(
-                    f"treatment={treatment!r} needs an estimator, got estimator=None: nobody says what is relevant. "
-                    "Name one, e.g. 'self', or leave the treatment out."
-                )
-            return []
-        treatments = [(estimator, treatment)]
-    elif treatment is not None or estimator not in ("bm25", None):
-        raise ValueError(
-            f"treatments replaces estimator and treatment, got estimator={estimator!r} and treatment={treatment!r} "
-            "beside it. Put them into the list: treatments=[(estimator, treatment), ...]."
-        )
-    if not isinstance(treatments, Sequence) or isinstance(treatments, str):
-        raise TypeError(f"treatments must be a list of (estimator, treatment), got {treatments!r}.")
-    judges = []
-    for entry in treatments:
-        if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
-            raise TypeError(f"treatments must hold pairs (estimator, treatment), got {entry!r}.")
-        who, what = entry
-        judge = get_estimator(cast(Any, who))
-        chosen = (judge.treatment,) if what is None else as_treatments("treatment", what)
-        effective = tuple(one for one in chosen if not one.idle)
-        if effective:
-            judges.append(Judge(judge, effective))
-    return judges
 
 
 def _checked_directions(directions: Sequence[Direction]) -> tuple[Direction, ...]:

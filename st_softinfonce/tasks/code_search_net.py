@@ -35,12 +35,12 @@ class CodeSearchNetMRR(CodeRetrieval):
     """Search every candidate of a language for the one true code of a query, as the Soft-InfoNCE paper does.
 
     The main score is `mrr_at_1000` (Li et al., EMNLP 2023, Section 4.1): the mean over test rows of 1 / (rank of the
-    row's own code), 0 past rank 1000. It is strict: a row is known by its url, rows of equal queries are separate
-    queries, and candidates of equal code are separate candidates. `mrr_at_1000_strict` is the same number;
-    in `mrr_at_1000_duplicates` every candidate of the same documentation, or of the same code, is right too.
+    row's own code), 0 past rank 1000. Rows are told apart by their url: equal queries are separate queries, equal
+    codes separate candidates, and only a row's own code is right. `mrr_at_1000_strict` is the same number; in
+    `mrr_at_1000_duplicates` every candidate of the same documentation or code is right too.
 
-    The data are read when they are needed and forgotten after an evaluation. The task's name ends in a fingerprint of
-    them, for which local files are read once when the task is made; of the Hub, only the commit is asked for.
+    The data are read when needed, and dropped after an evaluation. The task's name ends in a fingerprint of them:
+    local files are read once for it when the task is made, a dataset on the Hub is known by its commit.
 
     Args:
         directory_or_hub_id: What `load_code_search_net` reads: a folder with the files, or a dataset's id.
@@ -108,7 +108,7 @@ class CodeSearchNetMRR(CodeRetrieval):
         return self._read[subset]
 
     def unload_data(self) -> None:
-        """Forget the data, as mteb does after an evaluation; they are read again when they are needed."""
+        """Drop the data, as mteb does after an evaluation; they are read again when needed."""
         super().unload_data()
         self._read = {}
 

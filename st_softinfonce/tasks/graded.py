@@ -43,14 +43,14 @@ class _Row:
 
 
 class GradedCodeRetrieval(CodeRetrieval):
-    """Search every candidate of a language, measured by whether near-relevant code ranks above irrelevant code.
+    """Search every candidate of a language, and measure whether related code ranks above unrelated code.
 
     Relevance has the grades of `grade_pairs`; the main score is `ndcg_at_10`, where a grade is the gain and the
-    discount is log2(rank + 1). Every distinct (query, code) pair is a query of its own, also where queries have equal
-    texts: merged, the code of one would be the own code of the other, and no grade 2 would be left.
+    discount is log2(rank + 1). Every distinct (query, code) pair is a query of its own, even where queries have equal
+    texts: if they were merged, all their codes would have grade 3 and none grade 2.
 
     `mrr_at_1000_strict` and `mrr_at_1000_duplicates` are those of `CodeRetrieval`; `mrr_at_1000`, as mteb computes it,
-    counts every grade as right. Caching, encoders, cross-encoders and search models work as there.
+    counts every grade as right.
     """
 
     own_grade: ClassVar[int] = OWN
@@ -62,15 +62,14 @@ def grade_pairs(pairs: Dataset) -> list[dict[int, int]]:
 
     - 3: the row itself, and rows of equal code.
     - 2: same query, other code.
-    - 1: same name (the part after the last `.`, `::`, `#`) in the same file or in the same package, the methods that
-      override one another among them; or the same name of several words (`parse_header`, `parseHeader`) anywhere.
-      Groups of more than 20 rows say nothing and give no grade: `forward` in a package of layers is one, though a
-      file's few may still be.
-    - 0, not listed: all other rows. A single word as a name in another package is a coincidence.
+    - 1: same name (the part after the last `.`, `::` or `#`) in the same file or package, overriding methods included;
+      or the same name of several words (`parse_header`, `parseHeader`) anywhere. A name that more than 20 rows of the
+      same file, package or language have gives no grade there (`forward` in a package of layers).
+    - 0, not listed: all other rows, also those that share a name of one word in different packages.
 
     Args:
-        pairs: Columns `query` and `code`; with `name`, `path` and `package`, grade 1 is given too, with `language`,
-            rows of different languages are unrelated. Empty names, paths and packages are the same as none.
+        pairs: Columns `query` and `code`. Grade 1 needs `name` with `path`, `package` or both; with `language`, rows
+            of different languages are unrelated. An empty name, path or package counts as none.
 
     Returns:
         For each row, row to grade, of all rows of grade 1 to 3.
@@ -102,8 +101,8 @@ def graded_task_from_pairs(
 ) -> GradedCodeRetrieval:
     """Make an MTEB retrieval task with graded relevance, measured by `ndcg_at_10`, of your own pairs.
 
-    Every code is a candidate for every query of its language; equal codes are one document, which has the highest
-    grade of its rows. Texts are compared, and shown to the model, without surrounding whitespace.
+    Every code is a candidate for every query of its language; equal codes are one document with the highest grade of
+    its rows. Surrounding whitespace is removed from all texts.
 
     Args:
         pairs: The columns of `grade_pairs`, such as `mine_pairs` returns; with `language`, each is a subset.
@@ -174,7 +173,7 @@ def _grade(rows: list[_Row]) -> list[dict[int, int]]:
             groups[grade, key].append(index)
     grades: list[dict[int, int]] = [{index: OWN} for index in range(len(rows))]
     for index, row in enumerate(rows):
-        # Falling grades, so that the first to claim a row gives the highest.
+        # Grades fall, so the first one set is the highest.
         for grade, key in _keys(row):
             members = groups[grade, key]
             if grade == RELATED and len(members) > MAX_GROUP:

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import datasets
+import mteb
+import numpy as np
 import pytrec_eval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from numpy.typing import ArrayLike
+from rank_bm25 import BM25Okapi
 
+from st_softinfonce._checks import check_count
+from st_softinfonce.estimators.words import split_words
 from st_softinfonce.tasks.retrieval import CodeRetrieval
 
+if TYPE_CHECKING:
+    from mteb.results import ModelResult
+
 Predictions = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+RowRanks = dict[str, dict[str, tuple[float, float]]]
 
 
 def reciprocal_ranks(
     task: CodeRetrieval, predictions: str | Path | Predictions, *, split: str | None = None
-) -> dict[str, dict[str, tuple[float, float]]]:
+) -> RowRanks:
     """Return the reciprocal ranks behind `mrr_at_1000_strict` and `mrr_at_1000_duplicates`, row by row.
 
-    The mean over the rows of a subset is the score that the task reports, and two models' rows have the same ids: this
-    is what a paired test over queries needs.
+    The mean over a subset's rows is the score that the task reports, and two models' rows have the same ids, as a
+    paired test needs.
 
     Args:
-        task: A task of this package, with the data that was evaluated.
-        predictions: The folder that was given to `mteb.evaluate(..., prediction_folder=...)`, of one model alone; the
-            file in it; or what it holds, subset to split to query id to document id to score.
-        split: The split; not needed where the task has one.
+        task: The task that was evaluated.
+        predictions: The folder given to `mteb.evaluate(..., prediction_folder=...)` for one model, the file in it, or
+            its content: subset to split to query id to document id to score.
+        split: Needed only where the task has several.
 
     Returns:
-        Subset, for those in the predictions, to row id to (strict, duplicates-aware) reciprocal rank, 0 past rank
-        1000. A row's id is the query's id where the query has one code of its own, else `QUERY_ID/DOCUMENT_ID`.
+        Subset of the predictions to row id to (strict, duplicates-aware) reciprocal rank, 0 past rank 1000. A row's
+        id is the query's id where the query has one code of its own, else `QUERY_ID/DOCUMENT_ID`.
 
     Raises:
         FileNotFoundError: There are no predictions of this task; mteb writes none for a result from its cache.
@@ -43,24 +57,139 @@ def reciprocal_ranks(
     }
 
 
+def evaluate_rows(
+    model: Any, task: CodeRetrieval, *, batch_size: int = 32, show_progress: bool | None = None
+) -> tuple[ModelResult, RowRanks]:
+    """Evaluate a model with MTEB, and keep the reciprocal rank of every row.
+
+    MTEB's cache is left alone: it would mistake a fine-tuned model for the one that it started from.
+
+    Args:
+        model: Whatever `mteb.evaluate` takes.
+        task: A task of this package.
+        batch_size: Texts encoded at a time.
+        show_progress: Whether to show progress bars; None shows them in a terminal only.
+
+    Returns:
+        What `mteb.evaluate` returns, and what `reciprocal_ranks` does.
+    """
+    check_count("batch_size", batch_size)
+    show = sys.stderr.isatty() if show_progress is None else show_progress
+    found: dict[str, dict[str, Any]] = {}
+    score = task.task_specific_scores
+
+    def keep(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> dict[str, float]:
+        found.setdefault(hf_subset, {})[hf_split] = results
+        return score(scores, qrels, results, hf_split, hf_subset)
+
+    logger = logging.getLogger("mteb")
+    level, bars = logger.level, datasets.is_progress_bar_enabled()
+    vars(task)["task_specific_scores"] = keep  # a prediction folder would take half of the time
+    if not show:
+        datasets.disable_progress_bars()
+    logger.setLevel(logging.CRITICAL)  # it calls it an error to know no size of a static model
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="mteb")  # its use of a renamed method
+            options: Any = {"batch_size": batch_size, "show_progress_bar": show}
+            result = mteb.evaluate(
+                model, tasks=[task], cache=None, co2_tracker=False, encode_kwargs=options, show_progress_bar=show
+            )
+    finally:
+        logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
+        del vars(task)["task_specific_scores"]
+    return result, reciprocal_ranks(task, found)
+
+
+def bm25_rows(task: CodeRetrieval, *, split: str | None = None) -> RowRanks:
+    """Search with BM25 over words instead of a model: what any model should beat.
+
+    Words are split at `snake_case`, `camelCase` and digits, and lower-cased; the rest is `rank_bm25.BM25Okapi`.
+
+    Args:
+        task: A task of this package.
+        split: The split; not needed where the task has one.
+
+    Returns:
+        What `reciprocal_ranks` returns.
+
+    Raises:
+        ValueError: `split` is needed or unknown.
+    """
+    split = _one_split(task, split)
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for subset in task.metadata.hf_subsets:
+        table = task.table(subset, split)
+        # An empty text has no words, and a corpus of those no length to divide by.
+        matrix = BM25Okapi([split_words(text) or [""] for text in table["corpus"]["text"]])
+        ids = table["corpus"]["id"][:]
+        found[subset] = {split: {}}
+        for query, text in zip(table["queries"]["id"], table["queries"]["text"], strict=True):
+            scores = matrix.get_scores(split_words(text)).tolist()
+            found[subset][split][query] = dict(zip(ids, scores, strict=True))
+    return reciprocal_ranks(task, found, split=split)
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: ArrayLike, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
+    """Return the mean of per-query numbers, or of their differences between two systems, and its bootstrap interval.
+
+    Queries are drawn with replacement, the same ones for all seeds, and seeds as whole blocks. So few seeds vary too
+    little when they are drawn, by (S - 1) / S: their means are spread by sqrt(S / (S - 1)) first.
+
+    Args:
+        values: `(queries,)`, or `(seeds, queries)` of several trainings.
+        level: Of the interval, between 0 and 1.
+        draws: Bootstrap samples, at least 1.
+        seed: Of the draws.
+
+    Returns:
+        Mean and both ends. With one seed the interval is over queries alone.
+
+    Raises:
+        ValueError: There are no values, or not all are finite; an option is out of range.
+
+    Example:
+        >>> mean_interval([0.5, 0.5, 0.5])
+        Interval(mean=0.5, low=0.5, high=0.5)
+    """
+    check_count("draws", draws)
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level!r}: give e.g. 0.95.")
+    block = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if block.ndim > 2 or block.size == 0 or not np.isfinite(block).all():
+        raise ValueError(f"values must be finite numbers (queries,) or (seeds, queries), got shape {block.shape}.")
+    seeds, queries = block.shape
+    mean = float(block.mean())
+    if seeds > 1:
+        block = block + (block.mean(axis=1, keepdims=True) - mean) * (np.sqrt(seeds / (seeds - 1)) - 1)
+    generator = np.random.default_rng(seed)
+    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)  # (draws, seeds)
+    of_queries = generator.multinomial(queries, np.full(queries, 1 / queries), size=draws)  # (draws, queries)
+    means = ((of_seeds @ block) * of_queries).sum(axis=1) / block.size
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high))
+
+
 def ndcg_at_10(
     task: CodeRetrieval, predictions: str | Path | Predictions, *, split: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Return the nDCG@10 of every query, whose mean mteb reports, rounded, as `ndcg_at_10`.
 
-    Gains are the grades themselves, discounts are log2(rank + 1), as trec_eval computes them.
-
-    Args:
-        task: As for `reciprocal_ranks`.
-        predictions: As for `reciprocal_ranks`.
-        split: As for `reciprocal_ranks`.
+    Gains are the grades themselves, discounts are log2(rank + 1), as trec_eval computes them. Arguments and errors are
+    those of `reciprocal_ranks`.
 
     Returns:
         Subset to query id to nDCG@10.
-
-    Raises:
-        FileNotFoundError: As for `reciprocal_ranks`.
-        ValueError: As for `reciprocal_ranks`.
     """
     scores = {}
     for subset, table, results in _evaluated(task, predictions, split):
@@ -77,11 +206,7 @@ def ndcg_at_10(
 def _evaluated(
     task: CodeRetrieval, predictions: str | Path | Predictions, split: str | None
 ) -> Iterator[tuple[str, RetrievalSplitData, Mapping[str, Mapping[str, float]]]]:
-    splits = list(task.metadata.eval_splits)
-    if split is None and len(splits) == 1:
-        split = splits[0]
-    if split not in splits:
-        raise ValueError(f"split={split!r} is not a split of {task.metadata.name}: pass one of {splits}.")
+    split = _one_split(task, split)
     found = predictions if isinstance(predictions, Mapping) else _read(task, Path(predictions))
     subsets = [subset for subset in task.metadata.hf_subsets if split in found.get(subset, {})]
     if not subsets:
@@ -91,6 +216,15 @@ def _evaluated(
         )
     for subset in subsets:
         yield subset, task.table(subset, split), found[subset][split]
+
+
+def _one_split(task: CodeRetrieval, split: str | None) -> str:
+    splits = list(task.metadata.eval_splits)
+    if split is None and len(splits) == 1:
+        split = splits[0]
+    if split not in splits:
+        raise ValueError(f"split={split!r} is not a split of {task.metadata.name}: pass one of {splits}.")
+    return split
 
 
 def _read(task: CodeRetrieval, path: Path) -> dict[str, Any]:

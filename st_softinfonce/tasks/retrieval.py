@@ -19,6 +19,7 @@ from st_softinfonce._retrieval import (
     one_split,
     optional_texts,
     row_reciprocal_ranks,
+    text_id,
     texts,
 )
 from st_softinfonce.tasks.tables import (
@@ -27,7 +28,7 @@ from st_softinfonce.tasks.tables import (
     duplicates_of,
     fingerprint,
     make_metadata,
-    retrieval_tables,
+    make_table,
 )
 
 if TYPE_CHECKING:
@@ -42,14 +43,13 @@ class CodeRetrieval(AbsTaskRetrieval):
 
     The main score is `mrr_at_1000`: the mean over queries of 1 / (rank of the best-ranked right answer), 0 where that
     rank is past 1000. The rank is taken among all candidates of the subset, so it is the MRR of the Soft-InfoNCE paper
-    (Li et al., EMNLP 2023). Documents with exactly equal scores rank by id, descending, as everywhere in mteb; ids
-    are hashes of the texts, so a tie favours neither the right answer nor any order of the rows. (Where more than
-    1000 documents tie at the cut itself, which of them are kept is up to `torch.topk`.)
+    (Li et al., EMNLP 2023). Documents of exactly equal scores rank by id, descending, as everywhere in mteb; ids are
+    hashes of the texts, so a tie favours no document. (If more than 1000 documents tie at rank 1000, `torch.topk`
+    decides which are kept.)
 
-    Two more scores are means over rows, that is over the distinct (query, code) pairs, with 0 past rank 1000 too:
-    `mrr_at_1000_strict`, where a row's own code alone is right, and `mrr_at_1000_duplicates`, where the code of any
-    row with the same query is right too, and any code that is equal to its own. The first never exceeds the second.
-    Where no two rows share a query, all three are one number.
+    Two more scores are means over rows, the distinct (query, code) pairs, also 0 past rank 1000. In
+    `mrr_at_1000_strict` only the row's own code is right; in `mrr_at_1000_duplicates` so is the code of any row with
+    the same query, and any equal code. The first never exceeds the second; without shared queries all three are equal.
 
     A cross-encoder cannot search: it re-ranks the `top_k` best that another model found. Evaluate that model with
     `prediction_folder=...`, then the cross-encoder on `deepcopy(task).convert_to_reranking(prediction_folder, top_k)`:
@@ -57,7 +57,7 @@ class CodeRetrieval(AbsTaskRetrieval):
 
     Args:
         metadata: What mteb should know about the task.
-        tables: Subset, then split, to the tables of `retrieval_tables`.
+        tables: Subset, then split, to mteb's tables.
         seed: mteb seeds `random`, NumPy and torch globally with it, here and in every evaluation.
     """
 
@@ -67,11 +67,7 @@ class CodeRetrieval(AbsTaskRetrieval):
     """The least grade that counts as right where duplicates do."""
 
     def __init__(
-        self,
-        metadata: TaskMetadata,
-        tables: Mapping[str, Mapping[str, RetrievalSplitData]],
-        *,
-        seed: int = 42,
+        self, metadata: TaskMetadata, tables: Mapping[str, Mapping[str, RetrievalSplitData]], *, seed: int = 42
     ) -> None:
         self.metadata = self._own_metadata = metadata
         self._tables = tables
@@ -89,20 +85,8 @@ class CodeRetrieval(AbsTaskRetrieval):
         """
         return self._tables[subset][split]
 
-    def load_data(
-        self,
-        num_proc: int | None = None,
-        *,
-        timer: TimingStack | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Hand the tables of the chosen subsets and splits to mteb; nothing is downloaded.
-
-        Args:
-            num_proc: Ignored, as are the other arguments: mteb passes them to every task.
-            timer: Ignored.
-            **kwargs: Ignored.
-        """
+    def load_data(self, num_proc: int | None = None, *, timer: TimingStack | None = None, **kwargs: Any) -> None:
+        """Hand the tables of the chosen subsets and splits to mteb; its options for downloads have no effect."""
         if self.data_loaded:
             return
         # mteb writes into these dictionaries (filtered queries, candidates to re-rank): copies keep the tables intact.
@@ -127,20 +111,8 @@ class CodeRetrieval(AbsTaskRetrieval):
         hf_split: str,
         hf_subset: str,
     ) -> dict[str, float]:
-        """Compute the strict and the duplicates-aware MRR; mteb calls it with each subset's results.
-
-        Args:
-            scores: Ignored.
-            qrels: Query id to document id to grade.
-            results: Query id to document id to score.
-            hf_split: The split.
-            hf_subset: The subset.
-
-        Returns:
-            `mrr_at_1000_strict` and `mrr_at_1000_duplicates`.
-        """
-        rows = self.rank_rows(self.dataset[hf_subset][hf_split], qrels, results)
-        return mean_reciprocal_ranks(rows)
+        """Return `mrr_at_1000_strict` and `mrr_at_1000_duplicates` of a subset, which mteb adds to its own scores."""
+        return mean_reciprocal_ranks(self.rank_rows(self.dataset[hf_subset][hf_split], qrels, results))
 
     def rank_rows(
         self,
@@ -151,7 +123,7 @@ class CodeRetrieval(AbsTaskRetrieval):
         """Return each row's strict and duplicates-aware reciprocal rank.
 
         Args:
-            table: The tables of a subset and split, for the duplicates that are not judged.
+            table: The tables of a subset and split.
             qrels: Query id to document id to grade.
             results: Query id to document id to score.
 
@@ -180,12 +152,11 @@ def task_from_pairs(
     """Make an MTEB retrieval task, measured by `mrr_at_1000`, of your own (query, code) pairs.
 
     Every code is a candidate for every query of its language. Equal queries are one query with several right answers,
-    equal codes are one document; texts are compared, and shown to the model, without surrounding whitespace, which
-    mteb strips from documents in any case. Make one task and evaluate all models on it.
+    equal codes are one document. Surrounding whitespace is removed from all texts.
 
-    mteb's result cache goes by the names of task and model. A fingerprint of the data is therefore appended to `name`,
-    so that other pairs never meet old results. Models share a name while unnamed, and with the base model they were
-    fine-tuned from: compare those with `cache=None`.
+    mteb's result cache goes by the names of task and model. A fingerprint of the data is therefore appended to `name`:
+    other pairs are another task. A model and the one that it was fine-tuned from share a name: compare them with
+    `cache=None`.
 
     Args:
         pairs: Columns `query` and `code`; with a column `language`, each language is a subset with candidates and a
@@ -194,13 +165,13 @@ def task_from_pairs(
         split: What mteb calls the data, and which split is taken of a `DatasetDict`.
         corpus: Further candidates that answer no query: column `code`, and `language` exactly if `pairs` has it.
             With a column `query`, those of the same query count as right in `mrr_at_1000_duplicates`, and there alone.
-        prompt: For models that follow instructions: one text, or one each for `query` and `document`.
-            Others, which is most, ignore it.
+        prompt: For models that follow instructions, which most do not: one text, or one each for `query` and
+            `document`.
         description: One sentence for the task's metadata.
 
     Returns:
-        A task for `mteb.evaluate(model, tasks=[task])`; the result's `task_results[0].get_score()` is the mean of
-        the subsets' scores and `.get_score(languages=["python"])` one of them.
+        A task for `mteb.evaluate(model, tasks=[task])`. The result's `task_results[0].get_score()` is the mean of
+        the subsets' scores, `.get_score(languages=["python"])` is one of them.
 
     Raises:
         ValueError: A column is missing, a text is empty or no string, an argument has a wrong form.
@@ -214,31 +185,28 @@ def task_from_pairs(
     check_arguments(name, split, prompt)
     pairs = one_split("pairs", pairs, split)
     languages = languages_of("pairs", pairs)
-    judgements: dict[str, dict[str, dict[str, int]]] = {language: {} for language in languages}
-    documents: dict[str, list[str]] = {language: [] for language in languages}
+    queries: dict[str, dict[str, str]] = {language: {} for language in languages}
+    documents: dict[str, dict[str, str]] = {language: {} for language in languages}
+    relevant: dict[str, dict[str, dict[str, int]]] = {language: defaultdict(dict) for language in languages}
     duplicates: dict[str, dict[str, set[str]]] = {language: defaultdict(set) for language in languages}
     for language, query, code in zip(
         languages, texts("pairs", pairs, "query"), texts("pairs", pairs, "code"), strict=True
     ):
-        judgements[language].setdefault(query, {})[code] = 1
-        documents[language].append(code)
+        queries[language][text_id(query)] = query
+        documents[language][text_id(code)] = code
+        relevant[language][text_id(query)][text_id(code)] = 1
     if corpus is not None:
         corpus = one_split("corpus", corpus, split)
-        check_same_languages(pairs, corpus, documents)
-        further = zip(
-            languages_of("corpus", corpus),
-            texts("corpus", corpus, "code"),
-            optional_texts(corpus, "query"),
-            strict=True,
-        )
-        for language, code, query in further:
-            documents[language].append(code)
-            if query in judgements[language]:
-                duplicates[language][query].add(code)
+        check_same_languages(pairs, corpus, queries)
+        columns = languages_of("corpus", corpus), optional_texts(corpus, "query"), texts("corpus", corpus, "code")
+        for language, query, code in zip(*columns, strict=True):
+            documents[language][text_id(code)] = code
+            if text_id(query) in queries[language] and text_id(code) not in relevant[language][text_id(query)]:
+                duplicates[language][text_id(query)].add(text_id(code))
 
     tables = {
-        language: retrieval_tables(judgements[language], documents[language], duplicates[language])
-        for language in judgements
+        language: make_table(queries[language], documents[language], relevant[language], duplicates[language])
+        for language in queries
     }
     metadata = make_metadata(
         name,

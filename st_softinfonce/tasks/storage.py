@@ -25,8 +25,8 @@ _PARTS = ("corpus", "queries", "qrels")
 def save_task(task: CodeRetrieval, folder: str | os.PathLike[str]) -> None:
     """Write a task to a folder, in MTEB's standard format and with all that `load_task` needs.
 
-    The folder is a dataset: configurations `corpus`, `queries` and `qrels`, with the subset in front where there
-    are languages (`python-corpus`), as `mteb`'s `RetrievalDatasetLoader(FOLDER, ...)` reads them and its
+    The folder is a dataset with the configurations `corpus`, `queries` and `qrels`, with the subset in front where
+    there are languages (`python-corpus`), as `mteb`'s `RetrievalDatasetLoader(FOLDER, ...)` reads them and its
     `task.push_dataset_to_hub` uploads them. Candidates to re-rank are not saved.
 
     Args:
@@ -54,7 +54,7 @@ def save_task(task: CodeRetrieval, folder: str | os.PathLike[str]) -> None:
                 configs.setdefault(config, {})[split] = place
     kind = next(name for name, cls in reversed(_CLASSES.items()) if isinstance(task, cls))
     (target / "README.md").write_text(_card(configs), encoding="utf-8")
-    # Last, so that a folder that was not wholly written is no task.
+    # Written last: without it, an interrupted save is no task.
     description = {"kind": kind, "contents": contents, "metadata": task.metadata.model_dump(mode="json")}
     (target / _TASK_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -66,8 +66,8 @@ def load_task(folder: str | os.PathLike[str]) -> CodeRetrieval:
         folder: The folder. It is read at once, and not needed afterwards.
 
     Returns:
-        A `GradedCodeRetrieval` if it was one, else a `CodeRetrieval`; also of a `CodeSearchNetMRR`, which then needs
-        its source no longer.
+        A `GradedCodeRetrieval` if it was one, else a `CodeRetrieval`; a `CodeSearchNetMRR` becomes one that no longer
+        needs its source.
 
     Raises:
         FileNotFoundError: The folder holds no task, or lacks a file.

@@ -13,8 +13,6 @@ from mteb import ResultCache, TaskMetadata
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.languages import PROGRAMMING_LANGS
 
-from st_softinfonce._retrieval import text_id
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -42,46 +40,12 @@ LANGUAGE_ALIASES = {
 
 
 class InMemoryMetadata(TaskMetadata):
-    """Metadata of a task that mteb does not ship.
-
-    mteb keeps descriptive statistics inside its own installation, by task name: here they go to its cache folder.
-    """
+    """Metadata of a task that mteb does not ship: its statistics go to mteb's cache, not into mteb's installation."""
 
     @property
     def descriptive_stat_path(self) -> Path:
         """Where mteb keeps the statistics of this task."""
         return ResultCache().cache_path / "descriptive_stats" / f"{self.name}.json"
-
-
-def retrieval_tables(
-    judgements: Mapping[str, Mapping[str, int]],
-    documents: Iterable[str],
-    duplicates: Mapping[str, Iterable[str]] | None = None,
-) -> RetrievalSplitData:
-    """Lay queries, candidates and relevance out as mteb wants them.
-
-    Args:
-        judgements: Query to right answer to grade (at least 1).
-        documents: All candidates, right answers included; equal texts become one document.
-        duplicates: Query to candidates that answer it as well as its own, but are not judged.
-
-    Returns:
-        mteb's tables. An id is a hash of its text: the same in every run, whatever the order of the rows.
-    """
-    candidates = {text: text_id(text) for text in documents}
-    queries = {text: text_id(text) for text in judgements}
-    return make_table(
-        {name: text for text, name in queries.items()},
-        {name: text for text, name in candidates.items()},
-        {
-            queries[query]: {candidates[document]: grade for document, grade in grades.items()}
-            for query, grades in judgements.items()
-        },
-        {
-            queries[query]: {candidates[document] for document in answers} - {candidates[d] for d in judgements[query]}
-            for query, answers in (duplicates or {}).items()
-        },
-    )
 
 
 def make_table(
@@ -90,17 +54,17 @@ def make_table(
     relevant: Mapping[str, Mapping[str, int]],
     duplicates: Mapping[str, Iterable[str]],
 ) -> RetrievalSplitData:
-    """Make mteb's tables.
+    """Make mteb's tables of one split of one subset.
 
     Args:
         queries: Query id to text.
-        documents: Document id to text.
-        relevant: Query id to document id to grade.
-        duplicates: Query id to further document ids that count as right where duplicates do. They become a column
-            of the queries, ids separated by spaces, which mteb carries along and shows to no model.
+        documents: Document id to text: all candidates.
+        relevant: Query id to document id to grade, at least 1.
+        duplicates: Query id to further document ids that `mrr_at_1000_duplicates` counts as right. They become a
+            column of the queries, ids separated by spaces, which no model is shown.
 
     Returns:
-        The tables of one split of one subset.
+        The tables.
     """
     columns = {"id": list(queries), "text": list(queries.values())}
     if any(duplicates.values()):
@@ -123,7 +87,7 @@ def duplicates_of(table: RetrievalSplitData) -> dict[str, list[str]]:
 
 
 def fingerprint(tables: Mapping[str, RetrievalSplitData], prompt: str | PromptDict | None) -> str:
-    """Hash all that a score depends on: ids stand for their texts, and the order of rows is not part of it."""
+    """Hash all that a score depends on, whatever the order of the rows; an id is a hash of its text."""
     content = {}
     for subset, table in tables.items():
         content[subset] = [sorted(table["corpus"]["id"]), table["relevant_docs"]]
@@ -147,23 +111,23 @@ def make_metadata(
     """Describe a task to mteb.
 
     Args:
-        name: The task's name without its fingerprint.
+        name: The task's name without its fingerprint, which is appended.
         revision: The fingerprint of its data, 40 hexadecimal digits.
-        subsets: Its languages, or `default` alone where it knows none.
+        subsets: Its languages; `default` alone where it knows none.
         split: Its one split.
         main_score: The score that stands for all.
         prompt: For models that follow instructions.
         description: One sentence.
         path: Where the data came from, if not from memory.
-        **further: Other fields, in place of the defaults for one's own data.
+        **further: Fields in place of the defaults.
 
     Returns:
-        The metadata, its name ending in the fingerprint.
+        The metadata.
     """
     languages = list(subsets)
     fields: dict[str, Any] = {"license": "not specified", "bibtex_citation": "", "is_public": False} | further
     return InMemoryMetadata(
-        # mteb takes a complete cached result without a look at the revision, so the name has to carry it too.
+        # mteb reuses a complete cached result whatever its revision, so the name has to carry it too.
         name=f"{name}-{revision[:8]}",
         dataset={"path": path or name, "revision": revision},
         description=description,

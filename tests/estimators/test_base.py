@@ -1,8 +1,5 @@
 """TextColumn over the host's input layouts, and the checks that hold plugins to the contract."""
 
-import random
-
-import numpy as np
 import pytest
 import torch
 from conftest import QUERIES
@@ -14,7 +11,6 @@ from st_softinfonce.estimators.base import (
     checked_representation,
     checked_similarity,
     join_rows,
-    leaving_no_trace,
 )
 
 
@@ -225,35 +221,6 @@ class TestNoTrace:
             column.attention_mask.fill_(False)
             column.content_ids.fill_(5)
             assert all(torch.equal(layout[name], value) for name, value in before.items())
-
-    def test_random_numbers_are_drawn_as_if_it_had_not_been_asked(self, transformer_model):
-        def draw():
-            return torch.rand(1).item(), random.random(), np.random.rand()
-
-        def seed():
-            torch.manual_seed(3), random.seed(3), np.random.seed(3)
-
-        seed()
-        expected = draw()
-        seed()
-        with leaving_no_trace(Constant(), transformer_model):
-            torch.manual_seed(9), random.seed(9), np.random.seed(9)
-            draw()
-        assert draw() == expected
-
-    @pytest.mark.parametrize("part", ["whole", "inner"])
-    def test_a_model_left_in_another_mode_is_an_error(self, transformer_model, part):
-        transformer_model.train()
-        changed = transformer_model if part == "whole" else transformer_model[0]
-        with (
-            pytest.raises(RuntimeError, match="'Constant' left the model in training in another mode"),
-            leaving_no_trace(Constant(), transformer_model),
-        ):
-            changed.eval()
-
-    def test_an_estimators_own_error_is_not_hidden(self, transformer_model):
-        with pytest.raises(KeyError, match="mine"), leaving_no_trace(Constant(), transformer_model):
-            raise KeyError("mine")
 
 
 @pytest.mark.parametrize("answer", [None, 3], ids=["none", "number"])

@@ -162,10 +162,6 @@ class TestKnown:
         with pytest.raises(ValueError, match=message):
             KnownRelevanceEstimator(groups, static_model, **options)
 
-    def test_by_name_it_says_what_is_missing(self):
-        with pytest.raises(TypeError, match=r"'known' .*'group_of'"):
-            get_estimator("known")
-
     def test_the_card_says_how_much_is_known(self, static_model):
         loss = SoftInfoNCELoss(static_model, KnownRelevanceEstimator(self.groups, static_model))
         config = loss.get_config_dict()

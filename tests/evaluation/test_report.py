@@ -7,10 +7,10 @@ import pytest
 
 from evaluation import UsageError
 from evaluation.__main__ import main
-from evaluation.environment import HERE, RESULTS
+from evaluation.environment import HERE, RESULTS, write_json
 from evaluation.report.plots import plan_figure
 from evaluation.report.summary import ALL, current_results, summarise
-from evaluation.report.tables import METRIC, overview, plan_lines, results_page, verdict
+from evaluation.report.tables import METRIC, advice_lines, overview, plan_lines, readme_lines, results_page, verdict
 from evaluation.runs.plan import METRICS, Config
 from evaluation.runs.store import Store, write_values
 
@@ -19,7 +19,17 @@ QUERIES = [f"q{number}" for number in range(200)]
 
 
 def add(
-    store, row, seed, values, *, language="python", regime="random", share=None, loss="SoftInfoNCELoss", **options
+    store,
+    row,
+    seed,
+    values,
+    *,
+    language="python",
+    regime="random",
+    share=None,
+    loss="SoftInfoNCELoss",
+    others=(),
+    **options,
 ):
     named = {} if loss is None else {"loss": loss}
     if loss == "SoftInfoNCELoss":
@@ -36,13 +46,13 @@ def add(
         "scale": 20.0,
         "duplicates": None if share is None else {"share": share},
     }
-    tables = dict.fromkeys(METRICS, values)
+    tables = dict.fromkeys((*METRICS, *others), values)
     write_values(store.folder, key, QUERIES, tables)
     store.add(
         {
             "key": key,
             "settings": settings,
-            "scores": {metric: float(values.mean()) for metric in METRICS},
+            "scores": {metric: float(values.mean()) for metric in tables},
             "queries": len(QUERIES),
             "seconds": {"train": 36.0},
             "commit": "abc",
@@ -134,6 +144,28 @@ def test_the_verdict_counts_each_treatment(store):
     assert verdict([]) == ["Nothing is compared with InfoNCE yet."]
 
 
+def test_the_readmes_table_has_gains_over_the_best_infonce_by_language_and_on_other_queries(tmp_path):
+    hard = np.random.default_rng(0).uniform(0.2, 0.8, len(QUERIES))
+    gains = {("distill", "python"): 0.04, ("distill", "java"): 0.02, ("soft-trained-model", "python"): -0.03}
+    with Store(tmp_path / "mined") as store:
+        for language in ("python", "java"):
+            for seed in (1, 2):
+                options = {"language": language, "others": ["human-eval"]}
+                add(store, "info-nce", seed, hard, loss=HOST, **options)
+                add(store, "info-nce", seed, hard - 0.01, loss=HOST, regime="mined-4", **options)
+                for row in ("distill", "soft-trained-model"):
+                    gain = gains.get((row, language), 0.0)
+                    add(store, row, seed, hard + gain, regime="mined-4", **options)
+    write_json(tmp_path / "results" / "mined.json", summarise("mined", store, store.read()))
+    heads, _, distill, soft = readme_lines(tmp_path / "results")
+    assert heads.endswith("| points of MRR | languages | other queries |")
+    assert distill.split(" | ")[1:] == ["**+3.00 [+3.00, +3.00]**", "2 of 2 better, 0 worse", "+3.0 |"]
+    assert "| 0 of 2 better, 1 worse | -1.5 |" in soft
+    assert " **+3.00 [+3.00, +3.00]** (2 languages) |" in advice_lines(tmp_path / "results")[3]
+    lines = plan_lines("mined", json.loads((tmp_path / "results" / "mined.json").read_text()))
+    assert sum(line.startswith("| row |") and line.endswith("| human-eval |") for line in lines) == 2
+
+
 @pytest.fixture
 def report(store, tmp_path, monkeypatch):
     """The command, over results that no plan asked for."""
@@ -146,7 +178,10 @@ def report(store, tmp_path, monkeypatch):
     )
     options = ["--output", tmp_path / "runs", "--results", tmp_path / "results"]
     options += ["--page", tmp_path / "RESULTS.md", "--readme", tmp_path / "README.md"]
-    (tmp_path / "README.md").write_text("# before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
+    (tmp_path / "README.md").write_text(
+        "# before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n"
+        "<!-- advice:begin --><!-- advice:end -->\n"
+    )
     return lambda *plans: main(["report", *plans, *map(str, options)])
 
 
@@ -156,9 +191,11 @@ def test_tables_and_figure_are_made_of_runs_and_again_of_their_json(report, tmp_
     page, readme = ((tmp_path / name).read_text() for name in ("RESULTS.md", "README.md"))
     figure = (tmp_path / "results" / "tiny.svg").read_bytes()
     assert readme.startswith("# before\n<!-- results:begin -->\n")
-    assert readme.endswith("<!-- results:end -->\nafter\n")
+    assert "<!-- results:end -->\nafter\n<!-- advice:begin -->" in readme
+    assert readme.count("not measured") == 3
     assert "\nold\n" not in readme
-    assert "| soften | 4 | 1 | 2 | 1 |" in readme
+    assert "Nothing is measured yet." in readme  # its table is of one plan alone
+    assert "| soften | 4 | 1 | 2 | 1 |" in page
     (line,) = [line for line in page.splitlines() if line.startswith("| soft-bm25 ") and line.count("|") > 8]
     summary = json.loads((tmp_path / "results" / "tiny.json").read_text())
     assert f"{100 * of(summary, 'soft-bm25', ALL)['scores'][METRIC]:.1f}" in line

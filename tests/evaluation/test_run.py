@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from evaluation.runs import train
 from evaluation.runs.losses import NotApplicable, make_loss
 from evaluation.runs.oracle import known_relevance, relevance_groups
 from evaluation.runs.plan import METRICS, Config, Plan
+from evaluation.runs.score import make_task, score
 from evaluation.runs.store import Store, write_values
 from st_softinfonce.estimators import TextColumn
 
@@ -180,16 +179,13 @@ def test_a_failed_run_is_reported_and_tried_again(bench, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_a_killed_run_stopped(bench):
+def test_two_processes_go_on_where_a_killed_run_stopped(bench, capfd):
     bench.run("--only", "zero-shot")
     before = bench.lines()
     with (bench.runs / "tiny" / "results.jsonl").open("a") as file:
         file.write('{"key": "unfinish')
-    command = [sys.executable, "-m", "evaluation", "run", str(bench.path), "--output", str(bench.runs / "tiny")]
-    command += ["--processes", "2", "--only", "zero-shot", "info-nce"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    assert "Loading weights" not in finished.stderr
+    assert bench.run("--processes", "2", "--only", "zero-shot", "info-nce") == 0
+    assert "Loading weights" not in capfd.readouterr().err
     assert bench.lines()[: len(before)] == before
     assert len(bench.lines()) == len({result["key"] for result in bench.lines()}) == 5
 
@@ -300,3 +296,9 @@ def test_values_survive_being_written(tmp_path):
     assert queries == ["a", "b"]
     assert values["m"].tolist() == [0.5, 1.0]
     assert [path.name for path in (tmp_path / "values").iterdir()] == ["k.npz"]
+
+
+def test_scoring_shows_no_progress_bars(static_model, capfd):
+    scores = score(static_model, make_task(make_pairs("one", 0, 8), 4, "python"))
+    assert len(scores.queries) == 4
+    assert capfd.readouterr().err == ""

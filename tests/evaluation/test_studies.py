@@ -12,26 +12,20 @@ from evaluation.__main__ import main
 from evaluation.runs.plan import Config, Plan
 from evaluation.runs.train import Bench
 from evaluation.studies.gradient_push import compare_pushes, pushes
-from evaluation.studies.weights import Weigher, soft_runs
+from evaluation.studies.weights import soft_runs, weigh
 from st_softinfonce.functional import soft_info_nce
 
 
 def first_weights(bench, row, batch_size=8):
     """The weights of a row's first batch, and the options that they were made with."""
     shared = Bench(Config.read(bench.path), bench.runs / "tiny")
-    runs = soft_runs(Plan(Config.read(bench.path), shared.corpus.fingerprint))
-    weigher = Weigher.of(shared, runs[row], batch_size)
-    ((_, weights),) = weigher.batches(1)
-    return weights, weigher.options
+    options, batches = weigh(shared, soft_runs(shared.plan())[row], batch_size, 1)
+    ((_, weights),) = batches
+    return weights, options
 
 
 def test_weights_are_made_with_the_rows_own_options(bench):
-    bench.edit(
-        (
-            'estimator = "bm25"\ntreatment = "soften"',
-            'estimator = "bm25"\ntreatment = { name = "soften", min_weight = 0.9 }',
-        )
-    )
+    bench.edit(('"bm25"\ntreatment = "soften"', '"bm25"\ntreatment = { name = "soften", min_weight = 0.9 }'))
     weights, options = first_weights(bench, "soft-bm25")
     assert options == {"alpha": 1.5, "beta": 0.5, "temperature": 1.0, "min_weight": 0.9}
     assert weights.min() == pytest.approx(0.9)
@@ -47,14 +41,13 @@ def test_rows_with_hardness_have_the_weights_of_those_without(bench):
     assert list(runs) == ["soft-bm25", "soft-teacher"]
 
 
-def test_measured_weights_are_drawn_and_one_batch_is_shown(bench):
+def test_measured_weights_are_drawn(bench):
     options = ["--output", str(bench.runs), "--results", str(bench.results), "--batch-size", "8"]
     assert main(["figures", "--weights", str(bench.path), *options]) == 0
     content = json.loads((bench.results / "weights.json").read_text())
     assert list(content["rows"]) == ["soft-bm25", "soft-teacher"]
     assert content["rows"]["soft-bm25"]["below_0_9"] > 0
     assert "soft-teacher" in (bench.results / "weights.svg").read_text()
-    assert "One batch of 8, weighed by soft-bm25" in (bench.runs / "tiny" / "case_study.html").read_text()
 
 
 def test_a_push_is_the_gradient_of_the_loss_by_the_score():
@@ -72,9 +65,9 @@ def test_sums_tell_relevant_from_other_negatives():
     weighted = torch.tensor([[0.0, 0.1, 0.3], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     relevant = torch.zeros(3, 3, dtype=torch.bool)
     relevant[0, 1] = True
-    assert compare_pushes(plain, weighted, relevant) == pytest.approx(
-        {"plain": 0.8, "weighted": 0.4, "plain_relevant": 0.4, "weighted_relevant": 0.1, "moved": 0.25, "batches": 1}
-    )
+    sums = {"plain": 0.8, "weighted": 0.4, "plain_relevant": 0.4, "weighted_relevant": 0.1, "moved": 0.25}
+    counts = {"queries": 3, "with_relevant": 1, "batches": 1}
+    assert compare_pushes(plain, weighted, relevant) == pytest.approx(sums | counts)
 
 
 def test_pushes_are_measured_for_every_row_and_state(bench):

@@ -21,6 +21,17 @@ _MODULES = {
 
 EXTENSIONS = {extension: language for language, (_, extensions) in _MODULES.items() for extension in extensions}
 
+# A method cannot stand alone in every language: what a function parses in, to be tried in turn.
+SURROUNDINGS = {
+    "python": (("", ""),),
+    "javascript": (("", ""), ("(", ")"), ("({", "})"), ("class C {", "}")),
+    "typescript": (("", ""), ("(", ")"), ("({", "})"), ("class C {", "}")),
+    "go": (("", ""),),
+    "java": (("class C {", "}"),),
+    "php": (("<?php ", ""), ("<?php class C {", "}")),
+    "ruby": (("", ""),),
+}
+
 
 def load_miners(languages: str | Iterable[str] | None = None) -> dict[str, LanguageMiner]:
     """Load the miners of some languages.

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tree_sitter import Node
+
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
+
+_LONGEST_RUN = 1_000  # of signs that do not parse; more are no source
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,14 @@ class FoundFunction:
         doc: Its documentation, dedented, without comment signs and quotes; empty where `rule` is given.
         extract: Makes the code, None if it does not parse. Called last, because it is what costs most. Also given
             where the rule is `no_docstring`.
+        line: The line of its file on which it begins, from 1; 0 where `extract` is not given.
     """
 
     name: str
     rule: str | None = None
     doc: str = ""
     extract: Callable[[], CleanCode | None] = lambda: None
+    line: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,4 +77,34 @@ class LanguageMiner(Protocol):
         """Decode a file's content by the language's rules; `UnicodeError` or `LookupError` where that fails."""
 
     def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
-        """Parse a file in which a line ends in a line feed and nothing else; `TimeLimitError` after the deadline."""
+        """Parse a file in which a line ends in a line feed and nothing else.
+
+        Raises:
+            GarbageError: If it is no source.
+            TimeLimitError: After the deadline.
+        """
+
+
+class GarbageError(Exception):
+    """A file holds long runs of signs that do not parse."""
+
+
+def check_for_garbage(root: Node) -> None:
+    """Raise `GarbageError` if thousands of signs in a row do not parse: a query takes quadratic time there."""
+    pending = [root] if root.has_error else []
+    while pending:
+        node = pending.pop()
+        # A cursor steps to the next sibling at once; a node looks for it from the root of the tree.
+        cursor = node.walk()
+        more, run = cursor.goto_first_child(), 0
+        while more:
+            child = cursor.node
+            if child is not None and child.is_named:
+                run = 0
+                if child.has_error:
+                    pending.append(child)
+            else:
+                run += 1
+                if run > _LONGEST_RUN:
+                    raise GarbageError
+            more = cursor.goto_next_sibling()

@@ -14,7 +14,8 @@ from typing import ClassVar
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
-from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
+from st_softinfonce.data.docstrings import without_name
+from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile, check_for_garbage
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 from st_softinfonce.data.languages.markup import (
     TAG,
@@ -71,7 +72,8 @@ class CommentMiner:
     everyday in such documentation is no markup: paired inline elements (`<code>x</code>`, `<b>`, `<a>`) become
     their text, `<p>`, lists and `<pre>` at a line's or sentence's end end the paragraph, entities are resolved.
     Any other HTML is left, and drops the pair by the rule `query_markup`. Tags (`@param`) end the documentation; a
-    documentation that begins with tags is what `@description` or `@summary` says, or what `@return` does, if any.
+    documentation that begins with tags is what `@description` or `@summary` says, or what `@return` does, if any. A
+    function's name that is set off at the start (`add - Adds`) is left out.
 
     Licences, files' overviews, types, section rulers and code that is commented out are none.
 
@@ -186,6 +188,7 @@ class CommentMiner:
         last = root.descendant_for_byte_range(len(whole) - 1, len(whole)) if whole is not data else None
         if last is not None and last.start_byte < len(data) and last.type.endswith("comment"):
             is_clean = False
+        check_for_garbage(root)
         return root, query, is_clean
 
     def _functions(self, data: bytes, root: Node, query: Query) -> Iterator[FoundFunction]:
@@ -243,12 +246,12 @@ class CommentMiner:
         if self.special_doc.search(comment) is not None:
             return FoundFunction(qualified, "special_method")
         doc = self._doc(comment[:_LONGEST_COMMENT], name, first == 0) if comment else None
-        extract = partial(self._code, file, node, start)
+        extract, line = partial(self._code, file, node, start), node.start_point.row + 1
         if doc is None:
-            return FoundFunction(qualified, "no_docstring", "", extract)
+            return FoundFunction(qualified, "no_docstring", "", extract, line)
         if node.has_error:
             return FoundFunction(qualified, "syntax_error")
-        return FoundFunction(qualified, None, doc, extract)
+        return FoundFunction(qualified, None, doc, extract, line)
 
     def _comment(self, file: _File, start: int) -> tuple[str, int, int]:
         """The comment that documents what begins at `start`, if any, its index, and where the code begins."""
@@ -322,7 +325,7 @@ class CommentMiner:
         text = clean_markup(before_tags(without_rulers(doc), self.tag, self.is_type_signed))
         if is_code(text if self.has_doc_blocks else doc):
             return None
-        return self.clean_doc(text, name).strip()
+        return without_name(self.clean_doc(text, name).strip(), name)
 
     def _code(self, file: _File, node: Node, start: int) -> CleanCode | None:
         if node.has_error:

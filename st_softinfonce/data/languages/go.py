@@ -12,14 +12,17 @@ from st_softinfonce.data.languages.comments import CommentMiner, text_of
 _RECEIVER = re.compile(r"[*(\s](\w+)\s*(?:\[[^\]]*\])?\s*\)$")
 _DEPRECATED = re.compile(r"^Deprecated:.*(?:\n(?!\s*$).*)*", re.MULTILINE)
 _BEGIN = re.compile(
-    r"(?:(?:[Ff]unc(?:tion)?|[Mm]ethod)\s+)?[`\[*]*(?:\w+\.|\(\w*\s*\*?\w+\)[.\s])?"
-    r"(?P<name>\w+)(?:\([^()\n]*\))?[`\]]*(?:'s\b)?(?:\s+(?:godoc\b|\(\*?\w+\)))?[\s:,\u2013\u2014-]*"
+    r"(?:(?:[Ff]unc(?:tion)?|[Mm]ethod)\s+)?[`\[*]*(?:\w+\.|\(\w*\s*\*?\w+\)[.\s]?)?"
+    r"(?P<name>\w+)(?![/|]\w)(?:\([^()\n]*\)){0,2}[`\]]*(?:'s\b)?(?:\s+(?:godoc\b|\(\*?\w+\)))?[\s:,\u2013\u2014-]*"
 )
 _DOC_LINK = re.compile(r"(?<![\w\]\[])\[\*?([A-Za-z_]\w*(?:\.\w+){0,2})\](?![\w\[({])")
 _MENTION = re.compile(
     r"(?<![\w.\"'`/])(?<!\b[Tt]he )(?<!\b[Aa] )(?<!\bof )(?<!\bas )(?<!:= )(\w+)\b(?:\(\))?(?![(\"'`/]|\.\w)"
 )
-_PLAIN_WORD = re.compile(r"[A-Za-z][a-z]+")
+_PLAIN_WORD = re.compile(r"[A-Za-z][a-z]+|[A-Z]{2,4}")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+# After one of them the name is the verb: `// SelectRows within a transaction.`
+_AFTER_VERB = re.compile(r"(?:using|within|with|without|in|into|on|from|to|by|for|as)\b")
 _VERB = re.compile(r"(?!\w*ss\b)\w+s\b|(?:will|can|may|must|should|do|and|or|was|creates?)\b")
 
 
@@ -28,9 +31,10 @@ class Miner(CommentMiner):
 
     Go's documentation begins with the function's name by convention, which would make search a comparison of strings:
     the name is taken away, and what follows begins with a capital (`// Foo returns x` becomes `Returns x`). It stays
-    where it is an English word that no verb follows (`// Close the file`). Further on, a name that is no English word
-    (`parseInt`, `read_all`) becomes `it`, and links (`[io.EOF]`) lose their signs. Capitals make no difference. The
-    code keeps its name. Paragraphs that begin with `Deprecated:` are none.
+    where it is an English word that no verb follows (`// Close the file`), and becomes its words where it is the verb
+    (`// SelectRows within a transaction`). Further on, a name that is no English word (`parseInt`, `read_all`) becomes
+    `it`, and links (`[io.EOF]`) lose their signs. Capitals make no difference. The code keeps its name. Paragraphs
+    that begin with `Deprecated:` are none.
     """
 
     grammars = (tree_sitter_go.language,)
@@ -72,8 +76,10 @@ class Miner(CommentMiner):
         word = _PLAIN_WORD.fullmatch(name) is not None
         if begin is not None and begin["name"].lower() == name.lower():
             if not word or begin[0].strip() != begin["name"] or _VERB.match(doc, begin.end()):
-                doc = doc[begin.end() :]
-                doc = doc[:1].upper() + doc[1:]
+                rest = doc[begin.end() :]
+                if _AFTER_VERB.match(rest) and begin[0].strip() == begin["name"]:
+                    rest = f"{' '.join(_WORDS.findall(name)).lower()} {rest}"
+                doc = rest[:1].upper() + rest[1:]
         if not word and name.lower() in doc.lower():
             doc = _MENTION.sub(lambda mention: "it" if mention[1].lower() == name.lower() else mention[0], doc)
         return _DOC_LINK.sub(r"\1", doc)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 
 import tree_sitter_java
 from tree_sitter import Node
@@ -37,6 +39,10 @@ class Miner(CommentMiner):
     test_file = re.compile(r"Test[A-Z].*\.java|.*(?:Tests?|TestCase|IT)\.java")
     manifests = ("pom.xml", "build.gradle", "build.gradle.kts", "module-info.java")
     source_folders = frozenset({"src", "main", "java"})
+
+    def is_test(self, parts: Sequence[str]) -> bool:
+        """Whether a file is a test, also by Maven's folder for them, `src/it`."""
+        return super().is_test(parts) or ("src", "it") in pairwise(parts)
 
     def clean_doc(self, doc: str, name: str) -> str:
         """Replace the links of Markdown by their text."""

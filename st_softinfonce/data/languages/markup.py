@@ -19,8 +19,10 @@ _LICENSE = re.compile(
 )
 _RULER_SIGNS = "-=*#/~_+"
 _CODE_LINE = re.compile(
-    r".*[;{}]$|[\w.$@]+\(.*\)$|(?:end|else|\S+ :?= .*)$|(?:def|func|function|return|if|for|var|let|const) .*[({=].*"
+    r".*[;{}]$|[\w.$@]+\(.*\)$|(?:end|else|\S+ :?= .*|[\w-]+ ?::=.*)$"
+    r"|(?:def|func|function|return|if|for|var|let|const) .*[({=].*"
 )
+_PROPERTY = re.compile(r"\s*[\w-]+(?:\.[\w-]+)+=\S*\n")
 _STATEMENT = re.compile(
     r"(?:public|private|protected|static|final|abstract|async|await|func|function|def|class|module|struct|type|enum"
     r"|if|elsif|unless|while|until|for|foreach|switch|case|return|throw|raise|yield|var|let|const|import|export"
@@ -30,10 +32,15 @@ _PROSE = re.compile(r"[A-Za-z][\w'-]*(?: [A-Za-z][\w'-]*){2,}")
 _FUNCTION_WORD = re.compile(
     r"(?<!\S)(?:the|an?|of|to|is|are|in|and|or|with|that|this|given|from|by|it|its|as|be|not)(?!\S)"
 )
-_DESCRIPTION = re.compile(r"^[ \t]*@(?:desc(?:ription)?|summary|brief)\b[ \t]*", re.MULTILINE | re.IGNORECASE)
+_DESCRIPTION = re.compile(r"^[ \t]*@(?:\w+_)?(?:desc(?:ription)?|summary|brief)\b[ \t]*", re.MULTILINE | re.IGNORECASE)
+# Lines of tags that begin a text are tags, whatever they are called.
+_TAGS = re.compile(r"\s*@\w+(?: [^\n]*)?\n\s*@\w+\b")
 _RETURNED = re.compile(r"^[ \t]*@returns?[ \t]+(?=\S)", re.MULTILINE)
 _SIGNED_TYPE = re.compile(r"(?:\{(?!@)(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]]*\](?!\())[ \t]*(?:-[ \t]+)?")
-_PLAIN_TYPE = re.compile(r"(?:[^\s<]|<[^<>\n]*(?:<[^<>\n]*>[^<>\n]*)*>)+(?:\s*\|\s*\S+)*\s*(?:-[ \t]+)?")
+_PLAIN_TYPE = re.compile(
+    r"(?:[^\s<({]|<[^<>\n]*(?:<[^<>\n]*>[^<>\n]*)*>|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\([^()\n]*\))+"
+    r"(?:\s*\|\s*\S+)*\s*(?:-[ \t]+)?"
+)
 _DETERMINER = re.compile(r"(?:The|An?|All|Any|Each|Every|True|False|Whether|This|That|Its|Either|Number|List)\b")
 _INLINE_TAG = re.compile(r"\{@(\w+)((?:[^{}]|\{[^{}]*\})*)\}")
 _OPEN_TAG = re.compile(r"\{@(?:link|linkplain|linkcode|code|literal)\s+")
@@ -83,7 +90,9 @@ def is_boxed(doc: str) -> bool:
 
 
 def is_code(doc: str) -> bool:
-    """Find out whether most lines of the first paragraph are code that is commented out."""
+    """Find out whether most lines of the first paragraph are code, or the first sets a property (`error.name=...`)."""
+    if _PROPERTY.match(doc) is not None:
+        return True
     lines = [line.strip() for line in doc.strip().partition("\n\n")[0].split("\n")]
     return 2 * sum(_CODE_LINE.fullmatch(line) is not None and not _is_prose(line) for line in lines) > len(lines)
 
@@ -104,6 +113,8 @@ def before_tags(doc: str, tag: re.Pattern[str], is_type_signed: bool = True) -> 
     Returns:
         The text; if there is none, what the tag for a description says, or else what is returned, as a sentence.
     """
+    if _TAGS.match(doc) is not None:
+        tag = TAG
     first = tag.search(doc)
     text = doc if first is None else doc[: first.start()]
     if text.strip():

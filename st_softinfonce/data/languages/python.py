@@ -16,7 +16,8 @@ import tree_sitter_python
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
-from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile
+from st_softinfonce.data.docstrings import without_name
+from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile, check_for_garbage
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 
 _TEST_FOLDER = re.compile(r"(?:\w+_)?tests?", re.IGNORECASE)
@@ -25,7 +26,8 @@ _LITERAL = re.compile(r"([A-Za-z]*)('''|\"\"\"|'|\")")
 _LONGEST_NAME = 1_000
 _LONGEST_DOC = 10_000  # a first paragraph that is longer makes no query
 _LONGEST_INDENT = 1_000
-_MIXED_INDENT = re.compile(r"^ +\t|^\t+ |^\t(?s:.*)^ |^ (?s:.*)^\t", re.MULTILINE)
+_COMMENTS = re.compile(rb"^[ \t\f]*#[^\n]*(?:\n\s*#[^\n]*){30,}", re.MULTILINE)
+_MIXED_INDENT = re.compile(r"^(?: +\t|\t+ )", re.MULTILINE)
 # What Python 3 does not parse, by type of the node that holds it.
 _PYTHON2 = {
     "integer": re.compile(rb"0[0-9_]*[1-9]|[0-9a-fA-FxXoObB_]+[lL]$"),
@@ -96,7 +98,10 @@ class Miner:
     def parse(self, source: str, deadline: Deadline = NO_DEADLINE) -> ParsedFile:
         """Parse a file; its clean functions are found even where other parts are broken."""
         data = source.encode()
-        root = deadline.parse(self._parser, data).root_node
+        # A comment of many lines is one of one line to the parser, which reads all that follow again at each.
+        parsed = _COMMENTS.sub(lambda lines: lines[0].replace(b"\n", b" "), data)
+        root = deadline.parse(self._parser, parsed).root_node
+        check_for_garbage(root)
         return ParsedFile(root.has_error, self._functions(data, root))
 
     def _functions(self, data: bytes, root: Node) -> Iterator[FoundFunction]:
@@ -128,10 +133,11 @@ class Miner:
         doc = "" if node.has_error or not literals else _evaluate(data, literals)
         if doc is None or (node.has_error and literals):
             return FoundFunction(qualified, "syntax_error")
-        extract = partial(self._code, data, node)
+        extract, line = partial(self._code, data, node), node.start_point.row + 1
         if not literals:
-            return FoundFunction(qualified, "no_docstring", "", extract)
-        return FoundFunction(qualified, None, _clean_epytext(inspect.cleandoc(doc)[:_LONGEST_DOC]), extract)
+            return FoundFunction(qualified, "no_docstring", "", extract, line)
+        doc = without_name(_clean_epytext(inspect.cleandoc(doc)[:_LONGEST_DOC]), name)
+        return FoundFunction(qualified, None, doc, extract, line)
 
     def _code(self, data: bytes, node: Node) -> CleanCode | None:
         return None if node.has_error else _code(data, node, QueryCursor(self._details).captures(node))
@@ -231,7 +237,8 @@ def _code(data: bytes, definition: Node, captures: dict[str, list[Node]]) -> Cle
     indent = data[line : definition.start_byte].decode(errors="ignore")
     signature, text = _join(head, tail, indent if not indent.strip() else "")
     code, signature = (_STRING.sub(lambda mark: strings[int(mark[1])], part) for part in (text, signature))
-    if _MIXED_INDENT.search(code) is not None and not _is_indented_well(code):
+    has_tabs, has_blanks = "\n\t" in code, "\n " in code
+    if ((has_tabs and has_blanks) or ("\t" in code and _MIXED_INDENT.search(code))) and not _is_indented_well(code):
         return None
     return CleanCode(code, 1 + count_lines(code) - count_lines(signature))
 

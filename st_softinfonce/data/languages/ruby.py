@@ -20,7 +20,6 @@ _RESULT = re.compile(r"#[ \t]*=>")
 _MONOSPACE = re.compile(r"(?<![\w+])\+([^\s+]+)\+(?![\w+])")
 _LABEL = re.compile(r"(?:\{([^{}]+)\}|(?<=\s)(\w+))\[(?:https?:|rdoc-ref:|link:|@)[^\]\s]*\]")
 _REFERENCE = re.compile(r"(?<![\w$#%{])\{((?:file:|include:file:)?(?:#|[A-Z.:])[\w:.#?!=/-]*)(?:[ \t]+([^{}]+))?\}")
-_TYPE = re.compile(r"\A\[[A-Z][\w:<>, |()]*\]\s+(?=\w)")
 _ESCAPE = re.compile(r"\\(?=[A-Z_#:])")
 
 
@@ -28,8 +27,7 @@ class Miner(CommentMiner):
     """Finds the methods of Ruby files, documented by RDoc or YARD; see `CommentMiner`.
 
     What RDoc hides (`--`), its directives (`:nodoc:`), headings, call sequences and examples before the text are left
-    out; `+code+` and references (`{#add}`, `{Order#add its sum}`) lose their signs, and so does a type that the text
-    begins with (`[Boolean] whether`).
+    out; `+code+` and references (`{#add}`, `{Order#add its sum}`) lose their signs.
     """
 
     grammars = (tree_sitter_ruby.language,)
@@ -89,7 +87,7 @@ class Miner(CommentMiner):
         doc = _INDENTED.sub(lambda lines: "" if _RESULT.search(lines[0]) else lines[0], doc)
         doc = _LABEL.sub(lambda label: label[1] or label[2], _MONOSPACE.sub(r"\1", doc))
         doc = _REFERENCE.sub(lambda link: link[2] or link[1].removeprefix("file:").lstrip("#:."), doc)
-        return _TYPE.sub("", _ESCAPE.sub("", doc))
+        return _ESCAPE.sub("", doc)
 
 
 def _after_example(doc: str) -> str:

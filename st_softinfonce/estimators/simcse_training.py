@@ -32,7 +32,7 @@ def train_simcse(
 
     Args:
         queries: The queries of the training data; equal ones count once.
-        base_model: A name, a path, or an instance, of which a copy is trained. Needs dropout.
+        base_model: A name, a path, or an instance, which is copied before training. Needs dropout.
         output_dir: For the trainer's checkpoints.
         temperature: Above 0, of the cosine.
         batch_size: At least 2. Queries a step; on one device.

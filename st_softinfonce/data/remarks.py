@@ -1,0 +1,84 @@
+"""Remarks: sentences that say who calls a function, how, or where to read on, but not what it does."""
+
+from __future__ import annotations
+
+import re
+
+_THIS = r"(?:(?:This|The) (?:method|function|routine|helper) |Method |Function |It )?"
+_IS = rf"(?:{_THIS}[Ii]s )?"
+# What tells when a function is called, as the documentation of a callback does, or what for.
+_WHEN = r"to|when|whenever|if|after|before|during|while|on|at|each|every|once|upon"
+_VERBS = (
+    "check|test|ensure|make|verify|assert|determine|see|tell|return|get|set|say|find|validate|confirm|decide|indicate|"
+    "compute|do|report|detect|know|assume"
+)
+_JOINS = "that|which|if|whether|when|where|what|how|who|as|while|so|because|but|or|and|to|for|whose|until|unless"
+
+# What a remark begins with, by kind; a `$` is the end of the sentence.
+_KINDS = {
+    "note": r"(?:NOTE|NB|N\.B\.|WARNING|CAUTION|IMPORTANT|ATTENTION)\b"
+    r"|(?:Please )?(?:[Nn]ote|Notice|Warning|Caution|Important|Attention)(?::|,? that\b)",
+    "elsewhere": r"See (?!if\b|whether\b|how\b|what\b|which\b|that\b)|\([^()]*\)[.!]?$"
+    r"|(?:Copied|Taken|Adapted|Borrowed|Ported) (?:and \w+ )?from\b"
+    r"|The following (?:\w+ )?(?:methods?|functions?|code|two|three)\b",
+    "deprecation": r"(?:Deprecated|Obsolete)(?: (?:as of|since|in)\b|[.:,;]|$)|(?:Please )?[Uu]se\b.* instead\b"
+    rf"|{_THIS}[Ii]s (?:deprecated|obsolete|unused)\b|Unused\b"
+    rf"|{_THIS}(?:[Ss]hould|[Ww]ill|[Cc]an|[Mm]ay|[Tt]o) be removed\b"
+    rf"|{_IS}(?:[Nn]ot|[Nn]ever|[Nn]o longer) (?:used|called|invoked|needed|supported|implemented)\b",
+    "condition": rf"{_THIS}(?:[Ss]hould|[Mm]ust|[Mm]ay|[Cc]an|[Nn]eeds to|is to|has to)(?: only| not| never| always)*"
+    r" be (?:only )?(?:called|invoked|used|overridden|implemented|accessed|reached)\b(?!.* to )"
+    rf"|{_IS}(?:[Mm]eant|[Ii]ntended) to be (?:called|used)\b|(?:Do not|Don't|Never) (?:call|use|invoke|override)\b"
+    r"|(?:The )?[Cc]allers? (?:must|should|has to|needs? to)\b"
+    r"|[\w. ]{1,40} (?:must|needs?|should)(?: to)? be (?:held|locked)\b"
+    r"|(?:The|An?|Any|All)(?: (?!is\b|are\b|method\b|function\b|that\b|which\b)[\w'-]+){1,6}"
+    r" (?:must|needs? to|has to|have to)(?: not)? be\b",
+    "user": r"(?:Internal|Private|Utility|Helper)(?: (?:use only|API|function|method|helper|use|utility))*"
+    r"(?: for \S+)?[.!]$"
+    rf"|{_IS}(?:[Oo]nly )?(?:intended |meant |here |there )?"
+    r"[Ff]or (?:internal|testing|debugging|private|backwards?|compat\w*)\b(?!.*(?:[,:]| - ))"
+    rf"|{_IS}(?:only )?(?:[Uu]sed|[Cc]alled|[Ii]nvoked|[Nn]eeded|[Rr]equired)"
+    r"(?: only| internally| directly| automatically)* (?:by|in|from|for(?! \w+ing))\b"
+    rf"(?!.*(?:,|\b(?:{_WHEN})\b))",
+    "reason": r"We (?:want|need|have to|must|cannot|can't|could|do not|don't|should|used to|only need|won't"
+    r"|will not)\b"
+    r"|(?:[Ff]or|[Ii]n|[Ss]ince|[Bb]ecause|[Aa]s) [^,]{1,60}, we\b|[Ss]o that\b|[Cc]urrently,? [a-z]"
+    r"|(?:The reason|This is (?:because|necessary|needed|required|an? hack|ugly))\b"
+    r"|(?:[Dd]irty |[Uu]gly )?[Hh]ack\b",
+    "template": r"(?:Describe|Insert|Enter) .*\bhere[.!]?$|Description of the (?:[Mm]ethod|[Ff]unction)\b|DOCUMENT ME"
+    r"|\(?[Nn]on-[Jj]avadoc|Auto-?generated (?:method|javadoc)|No (?:description|documentation)\b",
+    # `libxml2 fails to escape comments`, where it is the function that would have no subject.
+    "other subject": rf"(?!(?:this|it|that|there|true|false|nil|whether|if|when|(?:{_VERBS})(?:s|es)?)\b)"
+    rf"[a-z][a-z0-9.'-]*(?: (?!(?:{_JOINS})\b)[\w.'<>=-]+){{0,5}}"
+    r" (?:is|are|was|were|fails?|doesn't|isn't|aren't|cannot|can't|has|have)\b",
+    "announcement": r"(?=.*:$).*\b(?:equivalent|shorthand|same|short|alias)\b",
+}
+_REMARK = re.compile("|".join(_KINDS.values()))
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"']? +(?=[A-Z`\"'(])")
+
+
+def is_remark(text: str) -> bool:
+    """Find out whether the first sentence of a text is a remark.
+
+    Args:
+        text: One line.
+    """
+    end = _SENTENCE_END.search(text)
+    return _REMARK.match(text, 0, len(text) if end is None else end.start()) is not None
+
+
+def without_remarks(text: str) -> str:
+    """Leave out the remarks that a text begins with.
+
+    Args:
+        text: One line.
+
+    Returns:
+        Its sentences from the first on that is no remark; all of them if there is none.
+    """
+    start = 0
+    while start < len(text):
+        end = _SENTENCE_END.search(text, start)
+        if _REMARK.match(text, start, len(text) if end is None else end.start()) is None:
+            return text[start:]
+        start = len(text) if end is None else end.end()
+    return text

@@ -1,0 +1,140 @@
+"""Warnings of input that can be trained on but is probably a mistake."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from st_softinfonce import _host
+from st_softinfonce.estimators.base import SimilarityEstimator
+from st_softinfonce.estimators.text_column import TextColumn
+
+# Columns that mining writes beside the texts, and other usual names of what is no text to train on.
+_METADATA = frozenset(
+    {
+        "duplicate_group",
+        "language",
+        "license",
+        "line",
+        "name",
+        "package",
+        "path",
+        "repo",
+        "repository",
+        "url",
+        "version",
+    }
+)
+
+
+class InputWarning(UserWarning):
+    """Valid input that is probably a mistake."""
+
+
+class InputWatch:
+    """Warns, once each, of inputs that can be trained on but are probably mistakes."""
+
+    # Looking at values is free on the CPU; elsewhere it waits for the device, so it is done now and then.
+    _LOOK_EVERY = 100
+    _FIRST_BATCHES = 5
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._warned: set[str] = set()
+        # For each estimator, by its id, whether it told any two negatives apart in the first batches.
+        self._different: dict[int, tuple[str, Tensor]] = {}
+
+    @property
+    def is_due(self) -> bool:
+        """Whether this batch is one of those for which waiting for the device is worth while, the first among them."""
+        return self._batches % self._LOOK_EVERY == 1
+
+    def look(self, model: nn.Module, features: Sequence[dict[str, Any]], labels: Tensor | None) -> None:
+        """Look at a batch before it is embedded."""
+        if torch.compiler.is_compiling():
+            return
+        self._batches += 1
+        if labels is not None:
+            self._warn(
+                "The dataset has a label column, which this loss ignores: it learns from (query, positive) pairs. "
+                "Remove the column, and the pairs that are not positive with it."
+            )
+        if self._batches == 1:
+            self._look_at_names(model, len(features))
+        self._look_at_texts(model, features)
+        if self._different and self._batches > self._FIRST_BATCHES:
+            _, seen = next(iter(self._different.values()))
+            if seen.device.type == "cpu" or self.is_due:
+                self._name_the_indifferent()
+
+    def look_for_differences(
+        self, estimator: SimilarityEstimator, similarity: Tensor, rows: Tensor, known: Tensor | None
+    ) -> None:
+        """Note whether an estimator tells any two negatives of a row apart, of those that it can judge."""
+        if self._batches > self._FIRST_BATCHES or estimator.often_equal or torch.compiler.is_compiling():
+            return
+        if similarity.size(1) < 3:
+            return
+        own = rows.unsqueeze(1)
+        finite = similarity.clamp(min=torch.finfo(similarity.dtype).min)  # -inf is "never relevant"
+        left_out = torch.zeros_like(finite, dtype=torch.bool).scatter(1, own, True)
+        if known is not None:
+            left_out |= ~known
+        highest = finite.masked_fill(left_out, -torch.inf).amax(dim=1)
+        lowest = finite.masked_fill(left_out, torch.inf).amin(dim=1)
+        different = (highest > lowest).any()
+        _, before = self._different.get(id(estimator), (None, None))
+        self._different[id(estimator)] = estimator.name, different if before is None else before | different
+
+    def _name_the_indifferent(self) -> None:
+        different, self._different = self._different, {}
+        for name, seen in different.values():
+            if not bool(seen):
+                self._warn(
+                    f"The estimator {name!r} found all negatives equally similar in the first {self._FIRST_BATCHES} "
+                    "batches, so that it has no effect. Check what it reads: its texts are those of the model "
+                    "in training, decoded (see TextColumn.texts), not the original ones; ByText finds those."
+                )
+
+    def _look_at_names(self, model: nn.Module, columns: int) -> None:
+        for names in _host.training_columns(model):
+            suspects = [name for name in names[2:] if name in _METADATA]
+            if len(names) == columns and suspects:
+                self._warn(
+                    f"The dataset's columns {suspects} train as hard negatives, like every text column after the "
+                    f"second. If they are metadata, keep them out: dataset.select_columns({names[:2]})."
+                )
+
+    def _look_at_texts(self, model: nn.Module, features: Sequence[dict[str, Any]]) -> None:
+        empty, size = [], 0
+        for position, column_features in enumerate(features):
+            ids = column_features.get("input_ids")
+            if not isinstance(ids, Tensor) or (ids.device.type != "cpu" and not self.is_due):
+                continue
+            column = TextColumn(column_features, _host.column_tokenizer(model, column_features))
+            size = len(column)
+            count = int(column.empty.sum())
+            if count:
+                empty.append(f"{count} of {len(column)} in column {position}")
+        if empty:
+            self._warn(
+                f"A batch has empty texts: {', '.join(empty)} (column 0 is the query). They train like any other "
+                "text; filter them out of the dataset if that is not meant. This is said once, for the first such "
+                "batch.",
+                kind="empty",
+            )
+        if size == 1 and len(features) == 2:
+            self._warn(
+                "A batch has a single pair, so that there is no negative and the loss is 0: nothing is learnt from "
+                "it. Raise per_device_train_batch_size; a last batch that is nearly empty is left out with "
+                "dataloader_drop_last=True."
+            )
+
+    def _warn(self, message: str, kind: str | None = None) -> None:
+        if (kind or message) not in self._warned:
+            self._warned.add(kind or message)
+            warnings.warn(message, InputWarning, stacklevel=5)
