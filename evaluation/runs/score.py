@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import mteb
 import numpy as np
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from evaluation.runs.plan import METRICS
-from st_softinfonce.tasks import GradedCodeRetrieval, graded_task_from_pairs, ndcg_at_10, reciprocal_ranks
+from st_softinfonce.tasks import (
+    GradedCodeRetrieval,
+    evaluate_and_keep,
+    graded_task_from_pairs,
+    ndcg_at_10,
+    reciprocal_ranks,
+)
 
 _ROUNDED = 1e-4  # mteb rounds what it reports
 
@@ -38,25 +41,7 @@ def score(model: SentenceTransformer, task: GradedCodeRetrieval, *, batch_size: 
     Raises:
         RuntimeError: The means over queries are not what mteb reports.
     """
-    found: dict[str, dict[str, Any]] = {}
-
-    # A prediction folder would hold the same, and take half of the evaluation's time.
-    def keep(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> dict[str, float]:
-        found[hf_subset] = {hf_split: results}
-        return GradedCodeRetrieval.task_specific_scores(task, scores, qrels, results, hf_split, hf_subset)
-
-    task.task_specific_scores = keep
-    logging.getLogger("mteb").setLevel(logging.CRITICAL)  # it calls it an error to know no size of a static model
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="mteb")  # its use of a renamed method
-        result = mteb.evaluate(
-            model,
-            tasks=[task],
-            cache=None,  # models share a name with the one that they were fine-tuned from
-            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
-            co2_tracker=False,
-            show_progress_bar=False,  # of the tasks alone
-        )
+    result, found = evaluate_and_keep(model, task, batch_size=batch_size, show_progress=False)
     (reported,) = result.task_results[0].scores["test"]
     (ranks,) = reciprocal_ranks(task, found).values()
     (gains,) = ndcg_at_10(task, found).values()

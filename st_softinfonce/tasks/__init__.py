@@ -13,7 +13,14 @@ except ImportError as error:
 
 from st_softinfonce.tasks.code_search_net import CodeSearchNetMRR
 from st_softinfonce.tasks.graded import GradedCodeRetrieval, grade_pairs, graded_task_from_pairs
-from st_softinfonce.tasks.ranks import bm25_rows, evaluate_rows, mean_interval, ndcg_at_10, reciprocal_ranks
+from st_softinfonce.tasks.ranks import (
+    bm25_rows,
+    evaluate_and_keep,
+    evaluate_rows,
+    mean_interval,
+    ndcg_at_10,
+    reciprocal_ranks,
+)
 from st_softinfonce.tasks.retrieval import CodeRetrieval, task_from_pairs
 from st_softinfonce.tasks.storage import load_task, save_task
 
@@ -22,6 +29,7 @@ __all__ = [
     "CodeSearchNetMRR",
     "GradedCodeRetrieval",
     "bm25_rows",
+    "evaluate_and_keep",
     "evaluate_rows",
     "grade_pairs",
     "graded_task_from_pairs",

@@ -57,10 +57,10 @@ def reciprocal_ranks(
     }
 
 
-def evaluate_rows(
+def evaluate_and_keep(
     model: Any, task: CodeRetrieval, *, batch_size: int = 32, show_progress: bool | None = None
-) -> tuple[ModelResult, RowRanks]:
-    """Evaluate a model with MTEB, and keep the reciprocal rank of every row.
+) -> tuple[ModelResult, Predictions]:
+    """Evaluate a model with MTEB, and keep what it finds for every query.
 
     MTEB's cache is left alone: it would mistake a fine-tuned model for the one that it started from.
 
@@ -71,7 +71,7 @@ def evaluate_rows(
         show_progress: Whether to show progress bars; None shows them in a terminal only.
 
     Returns:
-        What `mteb.evaluate` returns, and what `reciprocal_ranks` does.
+        What `mteb.evaluate` returns, and the predictions that `reciprocal_ranks` and `ndcg_at_10` read.
     """
     check_count("batch_size", batch_size)
     show = sys.stderr.isatty() if show_progress is None else show_progress
@@ -100,6 +100,24 @@ def evaluate_rows(
         if bars:
             datasets.enable_progress_bars()
         del vars(task)["task_specific_scores"]
+    return result, found
+
+
+def evaluate_rows(
+    model: Any, task: CodeRetrieval, *, batch_size: int = 32, show_progress: bool | None = None
+) -> tuple[ModelResult, RowRanks]:
+    """Evaluate a model with MTEB, and keep the reciprocal rank of every row.
+
+    Args:
+        model: Whatever `mteb.evaluate` takes.
+        task: A task of this package.
+        batch_size: Texts encoded at a time.
+        show_progress: As for `evaluate_and_keep`.
+
+    Returns:
+        What `mteb.evaluate` returns, and what `reciprocal_ranks` does.
+    """
+    result, found = evaluate_and_keep(model, task, batch_size=batch_size, show_progress=show_progress)
     return result, reciprocal_ranks(task, found)
 
 
