@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from st_softinfonce._lazy import lazy_names
 
 if TYPE_CHECKING:
     from st_softinfonce.data.code_search_net import load_code_search_net
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
     from st_softinfonce.data.splits import split_by_origin, split_by_package
 
 # Imported on first use: the processes that mine files need neither datasets nor pyarrow.
-_MODULES = {
-    "MiningReport": "mining_report",
-    "Source": "discovery",
-    "find_near_duplicates": "duplicates",
-    "installed_distribution": "discovery",
-    "limit_duplicates": "duplicates",
-    "load_code_search_net": "code_search_net",
-    "mine_pairs": "mining",
-    "mine_to_parquet": "parquet",
-    "split_by_origin": "splits",
-    "split_by_package": "splits",
-}
+_get, __dir__ = lazy_names(
+    __name__,
+    {
+        "code_search_net": ["load_code_search_net"],
+        "discovery": ["Source", "installed_distribution"],
+        "duplicates": ["find_near_duplicates", "limit_duplicates"],
+        "mining": ["mine_pairs"],
+        "mining_report": ["MiningReport"],
+        "parquet": ["mine_to_parquet"],
+        "splits": ["split_by_origin", "split_by_package"],
+    },
+)
 
 __all__ = [
     "MiningReport",
@@ -44,10 +45,8 @@ __all__ = [
 if not TYPE_CHECKING:  # or type checkers would take any name
 
     def __getattr__(name: str) -> Any:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            module = import_module(f"{__name__}.{_MODULES[name]}")
+            return _get(name)
         except ModuleNotFoundError as error:
             if (error.name or "").startswith(f"{__name__}."):
                 raise
@@ -55,6 +54,3 @@ if not TYPE_CHECKING:  # or type checkers would take any name
                 f"st_softinfonce.data.{name} needs {error.name}, which is not installed: pip install "
                 '"st-softinfonce[mining]".'
             ) from error
-        value = getattr(module, name)
-        globals()[name] = value
-        return value
