@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,10 +37,6 @@ class NearDuplicateEstimator(SimilarityEstimator):
         compares: ``"positives"`` finds copies of the positive document, explicit hard negatives among them;
             ``"queries"`` finds copies of the query; ``"documents"`` texts that quote the query.
 
-    Shape:
-        Representations are hashes ``(n, length)`` int64, each once a row, -1 where there is none. Similarities are
-        ``(n, m)`` float32.
-
     Raises:
         ValueError: An option is out of range.
 
@@ -66,6 +60,7 @@ class NearDuplicateEstimator(SimilarityEstimator):
 
     @override
     def represent(self, column: TextColumn) -> Tensor:
+        """Hash the shingles of each text: ``(n, length)`` int64, each once a row, -1 where there is none."""
         ids = column.content_ids
         content = ids >= 0
         # Content moves to the front, so that padding, prompts and special tokens do not tell two texts apart.
@@ -88,10 +83,6 @@ class NearDuplicateEstimator(SimilarityEstimator):
             union = (rows >= 0).sum(dim=1, keepdim=True) + sizes - shared
             parts.append(shared / union.clamp(min=1))
         return torch.cat(parts)
-
-    @override
-    def get_config_dict(self) -> dict[str, Any]:
-        return {"size": self.size, "compares": self.compares}
 
 
 def _count_shared(rows: Tensor, others: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,7 @@ from st_softinfonce.losses.input_watch import InputWatch
 from st_softinfonce.treatments import Treatment, as_treatments
 
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
-DIRECTIONS: tuple[Direction, ...] = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
-
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 OneOrSeveral = Treatment | Sequence[Treatment]
 
 
@@ -39,32 +38,23 @@ class Judge:
 
 @dataclass(frozen=True)
 class Represented:
-    """One estimator's representations of a batch's texts, on one device.
+    """One estimator's representations of a batch's texts, on one device."""
 
-    ``queries`` are those of the column that takes the query's place, ``candidates`` those of each column of
-    candidates. ``known`` tells, for each of these but the first, which of its texts can be judged ``(B,)``; empty
-    where all can.
-    """
-
-    queries: Representation
-    candidates: tuple[Representation, ...]
-    known: tuple[Tensor, ...] = ()
+    queries: Representation  # of the column that takes the query's place
+    candidates: tuple[Representation, ...]  # of each column of candidates
+    known: tuple[Tensor, ...] = ()  # which texts of each column but the first can be judged (B,); empty: all
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one estimator says of a batch of N queries and M documents, the positives first.
-
-    ``queries`` and ``candidates`` are representations: of N queries (or their positives), and of the documents that
-    can be judged, M or the first of them. ``known`` tells which of those have a text to be judged by; ``None``: all.
-    """
+    """What one estimator says of a batch of N queries and M documents, the positives first."""
 
     judge: Judge
-    estimator: SimilarityEstimator
-    queries: Representation
-    candidates: Representation
-    known: Tensor | None
-    documents: int
+    estimator: SimilarityEstimator  # bound to the batch
+    queries: Representation  # of N queries, or their positives
+    candidates: Representation  # of the documents that can be judged, M or the first of them
+    known: Tensor | None  # which of those have a text to be judged by; None: all
+    documents: int  # M
     watch: InputWatch
 
     def blocks(
@@ -96,9 +86,7 @@ class Judgement:
         found: dict[Direction, tuple[Tensor, Tensor | None]] = {}
         for direction in directions:
             known: Tensor | None = None
-            if direction == "query_to_doc":
-                similarity, known = self._spread(one_way)
-            elif direction == "doc_to_query" or both_sides:
+            if direction == "doc_to_query" or (both_sides and direction != "query_to_doc"):
                 similarity = self._similarity(direction, rows, scores).scatter(1, rows.unsqueeze(1), of_positive)
                 similarity = self._checked(similarity, rows)
             elif direction == "query_to_query":
@@ -148,12 +136,7 @@ class Judgement:
 
 
 def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
-    """Read the estimators and their treatments from the arguments of these names.
-
-    Args:
-        estimator: As for :class:`SoftInfoNCELoss`, like the others.
-        treatment: Likewise.
-        treatments: Likewise.
+    """Read the estimators from the arguments of these names of :class:`SoftInfoNCELoss`.
 
     Returns:
         The estimators with their treatments, without those whose treatments have no effect.

@@ -91,15 +91,7 @@ class CodeSearchNetMRR(CodeRetrieval):
         self._read: dict[str, RetrievalSplitData] = {}
 
     def table(self, subset: str, split: str) -> RetrievalSplitData:
-        """Return the tables of one language, read on first use.
-
-        Args:
-            subset: The language.
-            split: `test`.
-
-        Returns:
-            Corpus, queries and relevance.
-        """
+        """Return the tables of one language, read on first use; the split is `test`."""
         if split != _SPLIT:
             raise ValueError(f"split={split!r} is not in CodeSearchNetMRR: pass {_SPLIT!r}.")
         if subset not in self._read:

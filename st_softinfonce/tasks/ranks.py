@@ -109,10 +109,10 @@ def evaluate_rows(
     """Evaluate a model with MTEB, and keep the reciprocal rank of every row.
 
     Args:
-        model: Whatever `mteb.evaluate` takes.
-        task: A task of this package.
-        batch_size: Texts encoded at a time.
-        show_progress: As for `evaluate_and_keep`.
+        model: As for `evaluate_and_keep`, like the others.
+        task: Likewise.
+        batch_size: Likewise.
+        show_progress: Likewise.
 
     Returns:
         What `mteb.evaluate` returns, and what `reciprocal_ranks` does.
@@ -125,16 +125,7 @@ def bm25_rows(task: CodeRetrieval, *, split: str | None = None) -> RowRanks:
     """Search with BM25 over words instead of a model: what any model should beat.
 
     Words are split at `snake_case`, `camelCase` and digits, and lower-cased; the rest is `rank_bm25.BM25Okapi`.
-
-    Args:
-        task: A task of this package.
-        split: The split; not needed where the task has one.
-
-    Returns:
-        What `reciprocal_ranks` returns.
-
-    Raises:
-        ValueError: `split` is needed or unknown.
+    Arguments, result and errors are those of `reciprocal_ranks`.
     """
     split = _one_split(task, split)
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}

@@ -74,15 +74,7 @@ class CodeRetrieval(AbsTaskRetrieval):
         super().__init__(seed=seed)
 
     def table(self, subset: str, split: str) -> RetrievalSplitData:
-        """Return the tables of one subset and split as they were made.
-
-        Args:
-            subset: One of `metadata.hf_subsets`.
-            split: One of `metadata.eval_splits`.
-
-        Returns:
-            Corpus, queries and relevance.
-        """
+        """Return the tables of a subset and split as they were made: corpus, queries and relevance."""
         return self._tables[subset][split]
 
     def load_data(self, num_proc: int | None = None, *, timer: TimingStack | None = None, **kwargs: Any) -> None:
@@ -120,15 +112,9 @@ class CodeRetrieval(AbsTaskRetrieval):
         qrels: Mapping[str, Mapping[str, int]],
         results: Mapping[str, Mapping[str, float]],
     ) -> dict[str, tuple[float, float]]:
-        """Return each row's strict and duplicates-aware reciprocal rank.
+        """Return each row's strict and duplicates-aware reciprocal rank, by row id, as `reciprocal_ranks` does.
 
-        Args:
-            table: The tables of a subset and split.
-            qrels: Query id to document id to grade.
-            results: Query id to document id to score.
-
-        Returns:
-            Row id to both numbers, as `reciprocal_ranks` returns them.
+        `qrels` has each query's grades by document, `results` the scores that were found.
         """
         own = {}
         right = {}

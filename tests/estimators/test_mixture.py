@@ -131,7 +131,7 @@ class TestRepresentations:
             [MixtureEstimator([BM25Estimator(compares="documents"), Overlap()]), BM25Estimator(compares="documents")]
         )
         (rows,) = (mixture.represent(column) for column in columns(tokenizer, DOCUMENTS))
-        assert mixture.padding == ((-1, (None, -1, -1)), -1)
+        assert mixture.padding == ((-1, (0, -1)), -1)
         assert flat(gather_rows(rows, mixture.padding)) == flat(rows)
 
     def test_a_mixture_of_mixtures_is_the_mixture_of_its_parts(self, tokenizer):
