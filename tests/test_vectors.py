@@ -1,7 +1,6 @@
 """The representation table: keys by content, look-up, and what its folder survives."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -13,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ForbidWaiting
+from safetensors.torch import save_file
 
 from st_softinfonce import vectors as vectors_module
-from st_softinfonce.vectors import FORMAT, MANIFEST, RepresentationTable, TableError, content_keys, mix64
+from st_softinfonce.vectors import RepresentationTable, TableError, content_keys, mix64
 
 IDENTITY = {"teacher": "a", "teacher_revision": "1"}
 
@@ -220,30 +220,6 @@ class TestFolder:
         with pytest.raises(TableError, match=rf"part-.* {message}.*Delete that file"):
             RepresentationTable(tmp_path, IDENTITY)
 
-    @pytest.mark.parametrize(
-        "damage",
-        [
-            lambda path: path.write_text("{"),
-            lambda path: path.write_text("[]"),
-            lambda path: path.write_text(json.dumps({"format": FORMAT, "identity": 3})),
-            lambda path: path.write_text("[" * 200_000),
-            lambda path: path.mkdir(),
-            lambda path: path.symlink_to(path.with_name("nowhere")),
-        ],
-        ids=["cut", "list", "no-identity", "nested-too-deeply", "folder", "dangling-link"],
-    )
-    def test_a_damaged_manifest_is_named(self, tmp_path, damage):
-        damage(tmp_path / MANIFEST)
-        with pytest.raises(TableError, match=r"manifest.json is damaged \(.*\). Delete the folder"):
-            RepresentationTable(tmp_path, IDENTITY)
-
-    def test_parts_whose_manifest_is_lost_or_replaced_are_not_taken_for_anothers(self, tmp_path):
-        filled(tmp_path)[0].save()
-        (tmp_path / MANIFEST).unlink()
-        assert len(RepresentationTable(tmp_path, IDENTITY)) == 50
-        with pytest.raises(TableError, match=r"part-.* was made with something else than manifest.json says, or that"):
-            RepresentationTable(tmp_path, IDENTITY | {"teacher": "b"})
-
     def test_a_table_of_something_else_that_was_begun_meanwhile_is_noticed_at_saving(self, tmp_path):
         one, other = filled(tmp_path)[0], filled(tmp_path, identity=IDENTITY | {"teacher": "b"})[0]
         one.save()
@@ -259,8 +235,8 @@ class TestFolder:
             RepresentationTable(tmp_path / "table", IDENTITY)
 
     def test_another_format_is_refused(self, tmp_path):
-        (tmp_path / MANIFEST).write_text(json.dumps({"format": "version 99", "identity": {}}))
-        with pytest.raises(TableError, match="has the format 'version 99'"):
+        save_file({"keys": torch.arange(1)}, tmp_path / "part-0.safetensors", {"format": "version 99"})
+        with pytest.raises(TableError, match=r"part-0.safetensors has the format 'version 99'"):
             RepresentationTable(tmp_path, IDENTITY)
 
     @pytest.mark.parametrize("kind", ["dangling link", "folder", "pipe"])
@@ -278,24 +254,23 @@ class TestFolder:
 
     def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(self, tmp_path):
         filled(tmp_path)[0].save()
-        old = [tmp_path / ".part-x.safetensors.1", tmp_path / f".{MANIFEST}.1"]
-        new = [tmp_path / ".part-x.safetensors.2", tmp_path / f".{MANIFEST}.2"]
-        kept = [*new, *tmp_path.glob("part-*"), tmp_path / MANIFEST]
-        for path in old + new:
+        old, new = tmp_path / ".part-1.safetensors", tmp_path / ".part-2.safetensors"
+        kept = [new, *tmp_path.glob("part-*")]
+        for path in (old, new):
             path.write_bytes(b"half")
-        for path in [*old, *tmp_path.glob("part-*")]:
+        for path in [old, *tmp_path.glob("part-*")]:
             os.utime(path, (time.time() - 4000,) * 2)
         RepresentationTable(tmp_path, IDENTITY)
         assert sorted(tmp_path.iterdir()) == sorted(kept)
 
-    @pytest.mark.parametrize("where", ["manifest", "part"])
+    @pytest.mark.parametrize("where", ["last", "first"])
     def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing_behind(self, tmp_path, monkeypatch, where):
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         table, keys, vectors = filled(tmp_path / "t")
         with monkeypatch.context() as context:
-            if where == "part":
+            if where == "first":
                 context.setattr(vectors_module, "save_file", full)
             else:
                 context.setattr(os, "fsync", full)
@@ -307,7 +282,7 @@ class TestFolder:
 
     def test_a_folder_that_cannot_be_made_is_named(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(TableError, match=r"table .*t: manifest.json cannot be written .* give another folder"):
+        with pytest.raises(TableError, match=r"table .*t: part-.* cannot be written .* give another folder"):
             filled(tmp_path / "file" / "t")[0].save()
 
     @pytest.mark.slow
