@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from rank_bm25 import BM25Okapi
 from torch import Tensor
 from typing_extensions import override
 
 from st_softinfonce._checks import check_choice, check_not_negative, check_positive, check_share
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
+from st_softinfonce.estimators.overlap import find_tokens, sum_over_shared
 from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.estimators.words import Vocabulary, name_of, split_content_words, split_words, word_ids
 from st_softinfonce.treatments import Soften
@@ -163,7 +163,8 @@ class BM25Estimator(SimilarityEstimator):
         documents = self._documents
         if documents is None or documents.of is not candidates:
             documents = self._weigh(candidates)[1]
-        return documents.score(queries)
+        groups = torch.split(queries, _QUERIES_AT_A_TIME)
+        return torch.cat([sum_over_shared(group, documents.tokens, documents.weight) for group in groups])
 
     @override
     def for_batch(self, candidates: Tensor, known: Tensor | None = None) -> BM25Estimator:
@@ -228,7 +229,7 @@ class BM25Estimator(SimilarityEstimator):
         else:
             idf, average = self._statistics.idf.to(device, dtype), self._statistics.average_length.to(device, dtype)
             statistics = self._statistics = _Statistics(self._statistics.tokens.to(device), idf, average)
-        place, present = _find(statistics.tokens, ordered)
+        place, present = find_tokens(statistics.tokens, ordered)
         count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
         relative_length = length / statistics.average_length.clamp(min=_TINY)
         saturation = count + self.k1 * (1 - self.b + self.b * relative_length)
@@ -264,22 +265,6 @@ class _Documents:
     tokens: Tensor  # (m, length)
     weight: Tensor  # (m, length), what each adds to a score; of a document's equal tokens only the first does
 
-    def score(self, queries: Tensor) -> Tensor:
-        """Sum up the weights of every query's tokens: ``(n, m)``."""
-        return torch.cat([self._score_group(group) for group in torch.split(queries, _QUERIES_AT_A_TIME)])
-
-    def _score_group(self, queries: Tensor) -> Tensor:
-        vocabulary = queries.flatten().sort().values  # (terms,): small, its repeats stay in it unused
-        terms = vocabulary.numel()
-        place, known = _find(vocabulary, self.tokens)
-        place = place.masked_fill(~known, terms)
-        counts = torch.zeros(terms + 1, len(queries), dtype=self.weight.dtype, device=self.weight.device)
-        term = torch.searchsorted(vocabulary, queries)
-        row = torch.arange(len(queries), device=queries.device).unsqueeze(1)
-        ones = torch.ones((), dtype=counts.dtype, device=counts.device).expand(term.numel())
-        counts.view(-1).scatter_add_(0, (term * len(queries) + row).flatten(), ones)
-        return F.embedding_bag(place, counts, per_sample_weights=self.weight, mode="sum").T
-
 
 # Divides by an average length that is 0, when every count is 0 too. Normal in float32 as well.
 _TINY = 1e-37
@@ -288,9 +273,3 @@ _TINY = 1e-37
 def _is_of_a_model(tokenizer: object) -> bool:
     """Whether it is a tokenizer of transformers (which is callable too) or of tokenizers."""
     return hasattr(tokenizer, "encode_batch") or hasattr(tokenizer, "convert_ids_to_tokens")
-
-
-def _find(vocabulary: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Find tokens in an ascending vocabulary: their places (of the same shape), and whether they are in it."""
-    place = torch.searchsorted(vocabulary, tokens).clamp(max=vocabulary.numel() - 1)
-    return place, (vocabulary[place] == tokens) & (tokens >= 0)

@@ -26,21 +26,13 @@ class EstimatorWarning(UserWarning):
 
 @dataclass(frozen=True)
 class EstimatorInfo:
-    """Where a named estimator comes from.
-
-    Attributes:
-        name: The name to ask for.
-        distribution: The installed distribution that registers it.
-        version: That distribution's version.
-        target: The object it names, ``module:attribute``.
-        summary: The first sentence of that object's docstring, read from its source; empty where there is none.
-    """
+    """Where a named estimator comes from."""
 
     name: str
-    distribution: str
-    version: str
-    target: str
-    summary: str
+    distribution: str  # the installed one that registers it
+    version: str  # of the distribution
+    target: str  # module:attribute
+    summary: str  # the first sentence of the target's docstring, read from its source; empty where there is none
 
 
 def list_estimators() -> dict[str, EstimatorInfo]:

@@ -6,23 +6,15 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from sentence_transformers.util import all_gather_with_grad, get_rank
 from torch import Tensor, nn
 
 from st_softinfonce import _host
-from st_softinfonce.estimators.base import (
-    Representation,
-    bound_to_batch,
-    checked_representation,
-    count_rows,
-    join_rows,
-    leaving_no_trace,
-)
+from st_softinfonce.estimators.base import Representation, bound_to_batch, count_rows, join_rows, leaving_no_trace
 from st_softinfonce.estimators.known import SelfEstimator
-from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.known_queries import KnownQueries
 from st_softinfonce.losses.input_watch import InputWatch
 from st_softinfonce.losses.judgement import Judge, Judgement, Represented
@@ -105,7 +97,7 @@ class InBatchLoss(nn.Module, ABC):
         if owner is not None and owner() is self:
             return cast(Asked, asked)
         self._watch.look(self.model, features, labels)
-        return Asked(self._represent(judge, features) for judge in self.judges)
+        return Asked(judge.represent(self.model, features, self.known_queries) for judge in self.judges)
 
     def keep_asked(self, features: Sequence[dict[str, Any]], asked: Asked) -> None:
         """Keep an answer for the next call with the same features.
@@ -144,31 +136,6 @@ class InBatchLoss(nn.Module, ABC):
     @abstractmethod
     def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
         """Compute the mean loss of some of the batch's rows ``(n,)``, in no tensor larger than (rows, candidates)."""
-
-    def _represent(self, judge: Judge, features: Sequence[dict[str, Any]]) -> Represented | None:
-        estimator = judge.estimator
-        if estimator.compares == "scores":
-            return None
-
-        def column(position: int) -> TextColumn:
-            role: Literal["query", "document"] = "document" if position else "query"
-            tokenizer = _host.column_tokenizer(self.model, features[position])
-            return TextColumn(features[position], tokenizer, role=role)
-
-        with leaving_no_trace(estimator, self.model):
-            if estimator.compares == "queries":
-                # An estimator of queries does not mind what documents are made of.
-                queries = checked_representation(estimator, column(0))
-                if self.known_queries is None or len(features) < 3:
-                    return Represented(queries, (queries,))
-                found = [self.known_queries.of(column(position)) for position in range(2, len(features))]
-                negatives = tuple(checked_representation(estimator, texts) for texts, _ in found)
-                return Represented(queries, (queries, *negatives), tuple(known for _, known in found))
-            documents = tuple(checked_representation(estimator, column(at)) for at in range(1, len(features)))
-            of_positives = estimator.compares == "positives"
-            return Represented(
-                documents[0] if of_positives else checked_representation(estimator, column(0)), documents
-            )
 
     def _collect(self, embeddings: list[Tensor], asked: object) -> Batch:
         """Bring together the columns, of all devices if asked for, and what the judges say of them."""

@@ -9,17 +9,22 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from st_softinfonce import _host
 from st_softinfonce.estimators.base import (
     Representation,
     SimilarityEstimator,
     bound_to_batch,
+    checked_representation,
     checked_similarity,
     count_rows,
+    leaving_no_trace,
     map_rows,
 )
 from st_softinfonce.estimators.known import SelfEstimator
 from st_softinfonce.estimators.registry import get_estimator
+from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.functional import check_similarity
+from st_softinfonce.known_queries import KnownQueries
 from st_softinfonce.losses.input_watch import InputWatch
 from st_softinfonce.treatments import Treatment, as_treatments
 
@@ -29,20 +34,46 @@ OneOrSeveral = Treatment | Sequence[Treatment]
 
 
 @dataclass(frozen=True)
-class Judge:
-    """An estimator, and what is done with its judgement."""
-
-    estimator: SimilarityEstimator
-    treatments: tuple[Treatment, ...]
-
-
-@dataclass(frozen=True)
 class Represented:
     """One estimator's representations of a batch's texts, on one device."""
 
     queries: Representation  # of the column that takes the query's place
     candidates: tuple[Representation, ...]  # of each column of candidates
     known: tuple[Tensor, ...] = ()  # which texts of each column but the first can be judged (B,); empty: all
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An estimator, and what is done with its judgement."""
+
+    estimator: SimilarityEstimator
+    treatments: tuple[Treatment, ...]
+
+    def represent(
+        self, model: nn.Module, features: Sequence[dict[str, Any]], known_queries: KnownQueries | None
+    ) -> Represented | None:
+        """Have the estimator represent a batch's columns; ``None`` if it compares the model's embeddings."""
+        estimator = self.estimator
+        if estimator.compares == "scores":
+            return None
+
+        def column(place: int) -> TextColumn:
+            tokenizer = _host.column_tokenizer(model, features[place])
+            return TextColumn(features[place], tokenizer, role="document" if place else "query")
+
+        with leaving_no_trace(estimator, model):
+            if estimator.compares == "queries":
+                # An estimator of queries does not mind what documents are made of.
+                queries = checked_representation(estimator, column(0))
+                if known_queries is None:
+                    return Represented(queries, (queries,))
+                found = [known_queries.of(column(place)) for place in range(2, len(features))]
+                negatives = tuple(checked_representation(estimator, texts) for texts, _ in found)
+                return Represented(queries, (queries, *negatives), tuple(known for _, known in found))
+            documents = tuple(checked_representation(estimator, column(place)) for place in range(1, len(features)))
+            if estimator.compares == "positives":
+                return Represented(documents[0], documents)
+            return Represented(checked_representation(estimator, column(0)), documents)
 
 
 @dataclass(frozen=True)
