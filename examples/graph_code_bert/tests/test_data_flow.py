@@ -9,6 +9,8 @@ import pytest
 from graph_code_bert import extract_data_flow
 from graph_code_bert.syntaxes import SYNTAXES
 
+from st_softinfonce.data import parse_function
+
 NAME = re.compile(r"@?\w+")
 
 
@@ -356,6 +358,8 @@ def test_lone_surrogates_do_no_harm():
 def test_unknown_languages_are_refused(language):
     with pytest.raises(ValueError, match=r"language must be one of \['go', 'java'.*got"):
         extract_data_flow("x = y", language)
+    with pytest.raises(ValueError, match=r"language must be one of \['go', .*'typescript'\], got 'cobol'"):
+        parse_function("x = y", "cobol")
 
 
 DEEP = 20 * sys.getrecursionlimit()
