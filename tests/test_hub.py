@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DOCUMENTS, QUERIES, make_transformer_model, make_word_tokenizer
+from conftest import DOCUMENTS, QUERIES, make_transformer_model, make_word_tokenizer, training_arguments
 from datasets import Dataset
 from hub_server import Hub
 from huggingface_hub import ModelCard
 from mteb.results import ModelResult, TaskResult
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from st_softinfonce import SoftInfoNCELoss
@@ -40,10 +40,9 @@ print(json.dumps({name: SentenceTransformer(name, device="cpu").encode(queries).
 
 
 def train(model, folder, **options):
-    options = {"max_steps": 2, "save_strategy": "no", "learning_rate": 1e-2, "report_to": "none"} | options
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=SentenceTransformerTrainingArguments(str(folder), per_device_train_batch_size=8, **options),
+        args=training_arguments(folder, max_steps=2, **options),
         train_dataset=Dataset.from_dict({"query": QUERIES, "code": DOCUMENTS}),
         loss=SoftInfoNCELoss(model),
     )
