@@ -2,12 +2,13 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, features
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformerTrainingArguments
 from tiny_models import make_tokenizer, save_bert
 from transformers import BertForSequenceClassification
 
@@ -22,6 +23,17 @@ from st_softinfonce import (
     get_estimator,
 )
 from st_softinfonce.estimators.base import map_rows
+
+arguments = partial(
+    SentenceTransformerTrainingArguments,
+    per_device_train_batch_size=8,
+    num_train_epochs=2,
+    learning_rate=1e-2,
+    report_to="none",
+    save_strategy="no",
+    disable_tqdm=True,
+    use_cpu=True,
+)
 
 
 class Overlap(PairwiseEstimator):
