@@ -412,12 +412,12 @@ def test_a_broken_pipe_is_quiet():
 
 
 @pytest.mark.slow
-def test_progress_is_shown_in_a_terminal_only(run, source, base, tmp_path):
-    assert run("inspect", source, "--model", base, "--json")[2] == ""
-    terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+def test_progress_is_shown_in_a_terminal_only(source, base, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "st_softinfonce", "inspect", str(source), "--model", base, "--json"]
+    assert subprocess.run(command, capture_output=True, env=environment, check=True).stderr == b""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, env=environment)
     out = started.stdout.read()
     os.close(end)
