@@ -41,6 +41,8 @@ def mix64(values: _Integers) -> _Integers:
     The int64 of a tensor or an array of any shape; overflow wraps round.
     """
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        # Torch shifts int64 alone, with its sign, which is masked away; `data/minhash.py` has this for NumPy's uint64,
+        # twice as fast and without importing torch.
         values = (values ^ ((values >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return values ^ ((values >> 31) & ((1 << 33) - 1))
 

@@ -3,9 +3,9 @@
 import errno
 import os
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,13 @@ class TestKeys:
 
 
 class TestLookUp:
+    def test_of_equal_keys_the_first_stays(self):
+        table = RepresentationTable()
+        table.add(torch.tensor([3, 7, 3]), torch.tensor([[1.0], [2.0], [4.0]]))
+        table.add(torch.tensor([7, 9, 9]), torch.tensor([[5.0], [6.0], [7.0]]))
+        assert table.look_up(torch.tensor([3, 7, 9]))[0].flatten().tolist() == [1, 2, 6]
+        assert len(table) == 3
+
     @pytest.mark.parametrize("parts", [1, 7, 50])
     def test_finds_what_was_added_in_any_number_of_parts(self, parts):
         keys = content_keys(random_ids(100))
@@ -118,6 +125,13 @@ class TestLookUp:
         with pytest.raises(TableError, match=r"vectors have 4 dimensions, the table's have 8.*Give another folder"):
             table.add(torch.tensor([1]), torch.zeros(1, 4))
         assert len(table) == 50
+
+
+def forked(function, argument):
+    """Start a process that need not import torch again."""
+    process = get_context("fork").Process(target=function, args=(argument,))
+    process.start()
+    return process
 
 
 class TestFolder:
@@ -287,50 +301,43 @@ class TestFolder:
 
     @pytest.mark.slow
     def test_a_build_that_is_killed_again_and_again_ends_with_the_same_vectors(self, tmp_path):
-        script = (
-            "import sys, torch\n"
-            "from st_softinfonce.vectors import *\n"
-            "table = RepresentationTable(sys.argv[1], {'teacher': 'a'})\n"
-            "print('ready', flush=True)\n"
-            "for start in range(0, 40_000, 1000):\n"
-            "    keys = torch.arange(start, start + 1000)\n"
-            "    table.add(keys, keys.unsqueeze(1).expand(-1, 64) % 1000)\n"
-            "    table.save()\n"
-            "    if start % 5000 == 0:\n"
-            "        table.compact()\n"
-            "table.compact()\n"
-        )
-        command = [sys.executable, "-c", script, str(tmp_path / "t")]
+        def build(folder):
+            table = RepresentationTable(folder, {"teacher": "a"})
+            for start in range(0, 40_000, 1000):
+                keys = torch.arange(start, start + 1000)
+                table.add(keys, keys.unsqueeze(1).expand(-1, 64) % 1000)
+                table.save()
+                if start % 5000 == 0:
+                    table.compact()
+            table.compact()
+
         killed = 0
         for delay in (0.0, 0.05, 0.1, 0.2, 0.3):
-            process = subprocess.Popen(command, stdout=subprocess.PIPE)
-            process.stdout.readline()
+            process = forked(build, tmp_path / "t")
             time.sleep(delay)
-            process.send_signal(signal.SIGKILL)
-            killed += process.wait(timeout=120) == -signal.SIGKILL
-            process.stdout.close()
+            process.kill()
+            process.join()
+            killed += process.exitcode == -signal.SIGKILL
         assert killed
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        build(tmp_path / "t")
         vectors, known = RepresentationTable(tmp_path / "t", {"teacher": "a"}).look_up(torch.arange(40_000))
         assert known.all()
         assert torch.equal(vectors, (torch.arange(40_000) % 1000).unsqueeze(1).expand(-1, 64).half())
 
     def test_two_processes_that_build_one_table_do_not_corrupt_it(self, tmp_path):
-        script = (
-            "import sys, torch\n"
-            "from st_softinfonce.vectors import *\n"
-            "start = int(sys.argv[2])\n"
-            "table = RepresentationTable(sys.argv[1], {'teacher': 'a'})\n"
-            "for part in range(20):\n"
-            "    keys = torch.arange(start + part * 10, start + part * 10 + 15)\n"
-            "    table.add(keys, keys.unsqueeze(1).expand(-1, 4).float())\n"
-            "    table.save()\n"
-            "    if part % 5 == 4:\n"
-            "        table.compact()\n"
-        )
-        commands = [[sys.executable, "-c", script, str(tmp_path / "t"), start] for start in ("0", "100")]
-        processes = [subprocess.Popen(command) for command in commands]
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        def build(start):
+            table = RepresentationTable(tmp_path / "t", {"teacher": "a"})
+            for part in range(20):
+                keys = torch.arange(start + part * 10, start + part * 10 + 15)
+                table.add(keys, keys.unsqueeze(1).expand(-1, 4).float())
+                table.save()
+                if part % 5 == 4:
+                    table.compact()
+
+        processes = [forked(build, start) for start in (0, 100)]
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
         table = RepresentationTable(tmp_path / "t", {"teacher": "a"})
         vectors, known = table.look_up(torch.arange(305))
         assert known.all()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evaluation import UsageError
-from evaluation.report.bootstrap import paired_bootstrap
 from evaluation.runs.losses import kind_of
 from evaluation.runs.plan import BASELINE, BEST_BY, HOST, UNTRAINED, Config, Plan
 from evaluation.runs.store import Store
+from st_softinfonce.tasks import mean_interval
 
 ALL = "mean"
 
@@ -218,7 +217,7 @@ def _over_languages(entries: Iterable[Mapping[str, Any]], blocks: _Blocks) -> li
 
 
 def _intervals(languages: list[Differences]) -> dict[str, dict[str, float]]:
-    return {metric: asdict(paired_bootstrap([one[metric] for one in languages])) for metric in languages[0]}
+    return {metric: mean_interval([one[metric] for one in languages])._asdict() for metric in languages[0]}
 
 
 def _distinct(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

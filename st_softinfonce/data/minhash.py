@@ -84,7 +84,7 @@ def _hash(token: str) -> int:
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread what differs over all bits (the finaliser of SplitMix64)."""
+    """Spread what differs over all bits: the finaliser of SplitMix64, which `vectors.py` has for torch's int64."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     values ^= values >> np.uint64(31)

@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ import mteb
 import numpy as np
 import pytrec_eval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from rank_bm25 import BM25Okapi
 
 from st_softinfonce._checks import check_count
@@ -149,14 +150,17 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: ArrayLike, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
+def mean_interval(
+    values: ArrayLike | list[NDArray[np.float64]], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Interval:
     """Return the mean of per-query numbers, or of their differences between two systems, and its bootstrap interval.
 
     Queries are drawn with replacement, the same ones for all seeds, and seeds as whole blocks. So few seeds vary too
-    little when they are drawn, by (S - 1) / S: their means are spread by sqrt(S / (S - 1)) first.
+    little when they are drawn, by (S - 1) / S: their means are spread by sqrt(S / (S - 1)) first. Several languages
+    are drawn each by itself, and count equally.
 
     Args:
-        values: `(queries,)`, or `(seeds, queries)` of several trainings.
+        values: `(queries,)`, or `(seeds, queries)` of several trainings, or a list of such arrays, one a language.
         level: Of the interval, between 0 and 1.
         draws: Bootstrap samples, at least 1.
         seed: Of the draws.
@@ -174,19 +178,32 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95, draws: int = 2000, 
     check_count("draws", draws)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level!r}: give e.g. 0.95.")
-    block = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if block.ndim > 2 or block.size == 0 or not np.isfinite(block).all():
-        raise ValueError(f"values must be finite numbers (queries,) or (seeds, queries), got shape {block.shape}.")
-    seeds, queries = block.shape
-    mean = float(block.mean())
-    if seeds > 1:
-        block = block + (block.mean(axis=1, keepdims=True) - mean) * (np.sqrt(seeds / (seeds - 1)) - 1)
-    generator = np.random.default_rng(seed)
-    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)  # (draws, seeds)
-    of_queries = generator.multinomial(queries, np.full(queries, 1 / queries), size=draws)  # (draws, queries)
-    means = ((of_seeds @ block) * of_queries).sum(axis=1) / block.size
+    blocks = values if isinstance(values, list) and values and np.ndim(values[0]) == 2 else [values]
+    mean, means = 0.0, np.zeros(draws)
+    for number, table in enumerate(blocks):
+        block = np.atleast_2d(np.asarray(table, dtype=np.float64))
+        if block.ndim > 2 or block.size == 0 or not np.isfinite(block).all():
+            raise ValueError(f"values must be finite numbers (queries,) or (seeds, queries), got shape {block.shape}.")
+        of_seeds, of_queries = _drawn(*block.shape, draws, seed, number)
+        mean += float(block.mean()) / len(blocks)
+        if len(block) > 1:
+            own = block.mean(axis=1, keepdims=True)
+            block = block + (own - own.mean()) * (np.sqrt(len(block) / (len(block) - 1)) - 1)
+        means += ((of_seeds @ block) * of_queries).sum(axis=1) / (block.size * len(blocks))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _drawn(seeds: int, queries: int, draws: int, seed: int, block: int) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+    """Draw how often each seed and each query is in each sample: `(draws, seeds)` and `(draws, queries)`.
+
+    Kept, since tables of many systems ask for the same samples, and drawing them takes nearly all of the time.
+    """
+    generator = np.random.default_rng([seed, block])
+    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    of_queries = generator.multinomial(queries, np.full(queries, 1 / queries), size=draws)
+    return of_seeds, of_queries.astype(np.int16)
 
 
 def ndcg_at_10(

@@ -1,7 +1,8 @@
 """What a TOML file asks for, and what is refused in one."""
 
 import pytest
-from bench import PLAN, tomllib
+import tomllib
+from bench import PLAN
 
 from evaluation import UsageError
 from evaluation.environment import CONFIGS
