@@ -195,7 +195,8 @@ def main():
         print("The treatment makes no difference that so few queries show. What has helped elsewhere is a stronger")
         print("model as --teacher; compare several treatments on several seeds with examples/compare_treatments.py.")
     print("Next, with any question:")
-    print(f'python examples/search.py "question" --model {arguments.output / "model"} --code {arguments.paths[0]}')
+    search = f'python examples/search.py "question" --model {arguments.output / "model"} --code {arguments.paths[0]}'
+    print(f"{search} --before {arguments.model}")
 
 
 if __name__ == "__main__":
