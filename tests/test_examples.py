@@ -371,6 +371,23 @@ def test_compare_treatments(base, static_model, bert_folder, source, tmp_path, r
     assert any(f"Take {name}:" in advice for name in better) if better else advice.startswith(f"Stay with {best}:")
 
 
+@pytest.mark.parametrize(
+    ("pairs", "model", "message"),
+    [
+        ("src", "base", "src holds no pairs .*: st-softinfonce mine SOURCES -o PAIRS makes some"),
+        ("other.jsonl", "base", r"must have the columns query and code, got \['question', 'answer'\]: rename them"),
+        ("pairs.jsonl", "nobody/nothing", r"nobody/nothing cannot be loaded: (.|\n)*give a model's folder"),
+    ],
+    ids=["sources", "columns", "model"],
+)
+def test_compare_treatments_says_what_to_do(base, source, tmp_path, run, pairs, model, message):
+    rows = mine_pairs(source).select_columns(["query", "code"])
+    rows.to_json(str(tmp_path / "pairs.jsonl"))
+    rows.rename_columns({"query": "question", "code": "answer"}).to_json(str(tmp_path / "other.jsonl"))
+    with pytest.raises(SystemExit, match=message):
+        run("compare_treatments.py", pairs, "--model", model, "--teacher", model)
+
+
 def test_quickstart(base, bert_folder, source, tmp_path, run, monkeypatch):
     monkeypatch.syspath_prepend(str(source))
     for number in range(3):
