@@ -371,7 +371,7 @@ def _tell(counts: MiningReport, sources: list[Source], miners: dict[str, Languag
         logger.warning(
             "%d files or folders could not be wholly read or parsed: %s%s", len(counts.problems), named, more
         )
-    if not counts.functions_kept:
+    if not counts.functions_kept + counts.candidates_kept:
         known = " ".join(extension for extension, language in EXTENSIONS.items() if language in miners)
         remedy = (
             "Give other paths, or loosen the limits named by these rules."

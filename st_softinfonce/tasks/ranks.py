@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 import sys
@@ -18,8 +19,10 @@ import pytrec_eval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from numpy.typing import ArrayLike, NDArray
 from rank_bm25 import BM25Okapi
+from tqdm import tqdm
 
 from st_softinfonce._checks import check_count
+from st_softinfonce._retrieval import LAST_RANK
 from st_softinfonce.estimators.words import split_words
 from st_softinfonce.tasks.retrieval import CodeRetrieval
 
@@ -136,9 +139,11 @@ def bm25_rows(task: CodeRetrieval, *, split: str | None = None) -> RowRanks:
         matrix = BM25Okapi([split_words(text) or [""] for text in table["corpus"]["text"]])
         ids = table["corpus"]["id"][:]
         found[subset] = {split: {}}
-        for query, text in zip(table["queries"]["id"], table["queries"]["text"], strict=True):
+        queries = dict(zip(table["queries"]["id"], table["queries"]["text"], strict=True))
+        for query, text in tqdm(queries.items(), desc="Searching by BM25", disable=None):
             scores = matrix.get_scores(split_words(text)).tolist()
-            found[subset][split][query] = dict(zip(ids, scores, strict=True))
+            best = heapq.nlargest(LAST_RANK, zip(scores, ids, strict=True))  # all would not fit in memory
+            found[subset][split][query] = {document: score for score, document in best}
     return reciprocal_ranks(task, found, split=split)
 
 
