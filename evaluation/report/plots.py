@@ -20,9 +20,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 COLUMNS = 4
 # Rows of the figure of gains, and what they are called with a teacher of the student's own kind and with a tuned one.
 GAINS = {
-    "distill": ("distill-own", "distill-tuned"),
-    "mask-relative": ("mask-own", "mask-tuned"),
-    "soft-trained-model": ("soft-own", "soft-tuned"),
+    "info-nce-same-side": ("info-nce-same-side", "-"),
+    "mask-distill-same-side": ("mask-distill-own", "-"),
+    "gist": ("gist-own", "-"),
+    "mask-relative": ("-", "mask-tuned"),
+    "distill": ("-", "distill-tuned"),
 }
 
 mpl.rcParams.update(
@@ -62,20 +64,13 @@ def plan_figure(summary: Mapping[str, Any]) -> Figure:
     return _by_row(entries)
 
 
-def headline_figure(summary: Mapping[str, Any]) -> Figure:
+def headline_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw the README's table: each method's gain over the best InfoNCE row, its mean and each language."""
-    entries = headline_entries(summary)
+    entries = headline_entries(summaries)
     figure = Figure(figsize=(7.5, 0.9 + 0.36 * len(entries)), layout="constrained")
     axis = figure.subplots()
-    for place, (row, entry) in enumerate(entries.items()):
-        each = [
-            100 * one["to_best"][METRIC]["mean"]
-            for one in summary["entries"]
-            if "to_best" in one
-            and one["row"] == row
-            and one["language"] in entry["languages"]
-            and (one["model"], one["regime"]) == (entry["model"], entry["regime"])
-        ]
+    for place, (entry, languages) in enumerate(entries.values()):
+        each = [100 * one["to_best"][METRIC]["mean"] for one in languages]
         axis.plot(each, [place] * len(each), "|", color=INK, markersize=9, label="one language")
         _interval(axis, entry, place, 0, "mean of languages, 95% interval", horizontal=True, which="to_best")
     axis.axvline(0, color=INK, linewidth=0.8)
@@ -87,27 +82,29 @@ def headline_figure(summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def gain_figure(summary: Mapping[str, Any]) -> Figure:
+def gain_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw the gain over the best InfoNCE row against the number of mined negatives, and against the teacher.
 
     A teacher's strength is its own score on the same queries: of all-MiniLM as it is, of the same fine-tuned on the
     training pairs, or of a model of the student's own kind that was trained with InfoNCE.
+
+    Args:
+        summaries: By plan. What ``negatives`` has counts before what ``mined`` has of the same languages.
     """
     found = {
-        (entry["model"], entry["regime"], entry["row"], entry["language"]): entry
-        for entry in summary["entries"]
-        if entry["language"] != ALL
+        (entry["regime"], entry["row"]): entry
+        for name in ("mined", "negatives")
+        for entry in summaries.get(name, {"entries": []})["entries"]
+        if entry["language"] == ALL and entry["model"] == "static" and sorted(entry["languages"]) == ["java", "python"]
     }
-    languages = ("python", "java")
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     counts, teachers = figure.subplots(1, 2, sharey=True)
-    series = [(row, language) for row in GAINS for language in languages]
-    for number, (row, language) in enumerate(series):
-        shown = {"style": number, "label": f"{row}, {language}", "which": "to_best"}
-        shift = 0.3 * ((number + 0.5) / len(series) - 0.5)
+    for number, row in enumerate(GAINS):
+        shown = {"style": number, "label": METHODS[row].replace("`", ""), "which": "to_best"}
+        shift = 0.3 * ((number + 0.5) / len(GAINS) - 0.5)
         for place, regime in enumerate(("random", "mined-1", "mined-4", "mined-8")):
-            entry = found.get(("static", regime, row, language))
-            if entry is not None and "to_best" in entry:
+            entry = found.get((regime, row), {})
+            if "to_best" in entry:
                 _interval(counts, entry, place + shift, **shown)
         own, tuned = GAINS[row]
         for regime, name, teacher in (
@@ -115,11 +112,9 @@ def gain_figure(summary: Mapping[str, Any]) -> Figure:
             ("mined-4-own", own, "info-nce"),
             ("mined-4", tuned, "minilm-tuned"),
         ):
-            entry, strength = (
-                found.get(("static", *place, language)) for place in ((regime, name), ("random", teacher))
-            )
-            if entry is not None and "to_best" in entry and strength is not None:
-                _interval(teachers, entry, 100 * strength["scores"][METRIC] + shift, **shown)
+            entry, strength = found.get((regime, name), {}), found.get(("random", teacher))
+            if "to_best" in entry and strength is not None:
+                _interval(teachers, entry, 100 * strength["scores"][METRIC] + 4 * shift, **shown)
     counts.set_xlim(-0.5, 3.5)
     counts.set_xticks(range(4), ["0", "1", "4", "8"])
     counts.set_xlabel("Mined negatives of a query, by all-MiniLM")

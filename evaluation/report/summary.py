@@ -16,6 +16,7 @@ from evaluation.runs.store import Store
 from st_softinfonce.tasks import mean_interval
 
 ALL = "mean"
+_SHARED_OPTIONS = ("hardness_mode", "hardness_strength", "directions", "partition_mode")  # not the treatments'
 
 Result = Mapping[str, Any]
 Differences = dict[str, np.ndarray]  # by metric, (seeds, queries)
@@ -169,13 +170,12 @@ def _scores_of(row: str, runs: Mapping[int | None, Result]) -> dict[str, Any]:
 
 
 def _baseline_of(row: str, rows: Mapping[str, Mapping[int | None, Result]]) -> str:
-    """Name the row without an estimator that a row is compared with: InfoNCE, of the same hardness if it has any."""
+    """Name the row without an estimator that a row is compared with: InfoNCE, of the same options if there is one."""
     settings = {name: next(iter(runs.values()))["settings"]["row"] for name, runs in rows.items()}
-    options = settings[row].get("options", {})
-    hardness = {name: value for name, value in options.items() if name.startswith("hardness")}
-    if not hardness or settings[row]["loss"] == HOST:
+    options = {name: value for name, value in settings[row].get("options", {}).items() if name in _SHARED_OPTIONS}
+    if not options or settings[row]["loss"] == HOST:
         return BASELINE
-    same = [name for name, other in settings.items() if other.get("loss") == HOST and other.get("options") == hardness]
+    same = [name for name, other in settings.items() if other.get("loss") == HOST and other.get("options") == options]
     return same[0] if same else BASELINE
 
 
