@@ -90,7 +90,7 @@ _RUN_IN = re.compile(
 # What is set off behind a colon: an example or a table.
 _SET_OFF = re.compile(r"(?<=:)[ \t]*\n(?=[ \t]{2,}\S)")
 _SIGNED_NAME = re.compile(r"%%(\w+)%%|\[\[([\w.#-]+)(?:\|[^\[\]]*)?\]\]")
-_BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]) (?=\w)")
+_BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]|#{1,6}) (?=\w)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
 _SET_OFF_NAME = re.compile(r"(?:\([^()\n]*\))?[`*_]*(?:[ \t]*:(?!:)|[ \t]+(?:--?|\u2013|\u2014))\s+(?=\S)")
 _NEXT_LINE = re.compile(r"\n( *)(?=[^\s])")
