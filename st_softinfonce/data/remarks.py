@@ -68,7 +68,7 @@ _KINDS = {
     r"|(?:A )?[Ww]ork(?:s|ing)?[ -]?arounds?\b|(?:Bug ?fix|Fix(?:es)?) (?:for|issue|bug|#)",
     "history": r"(?:Added|Introduced|Renamed) (?:in|by|from|since|because)\b|Formerly\b|Previously\b"
     r"|(?:As of|Prior to|Starting (?:from|with|in)|Since) (?:version\b|v?\d|[A-Z]\w+(?: \w+){0,2} v?\d)"
-    r"|(?:On|In|With) [A-Z]\w+ v?\d+\.[\dx.]*\+?[ ,]|.{1,40} overrides? this\b"
+    r"|(?:On|In|With) [A-Z]\w+ v?\d+\.[\dx.]*\+?[ ,]|(?:[A-Z]\w+ ){1,3}overrides? this\b"
     r"|.{1,80} (?:has|have) been (?:extracted|moved|split|pulled|factored)\b",
     "writer": r"I(?:'m|'ve|'d| (?:don't|think|am|guess|hate|wish|know|would|need|want|have|was|hope|believe|could|can"
     r"|did|suspect|suppose|added|left))\b|Let's\b|(?:Why|How come)\b.*\?$"
