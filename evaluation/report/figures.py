@@ -50,7 +50,6 @@ def draw(results: Path, suffix: str = "svg") -> list[Path]:
     drawn = {name: plots.plan_figure(summary) for name, summary in summaries.items()}
     if set(HEADLINE) & set(summaries):
         drawn["headline"] = plots.headline_figure(summaries)
-        drawn["gain"] = plots.gain_figure(summaries)
     if (results / "weights.json").exists():
         drawn["weights"] = plots.weights_figure(json.loads((results / "weights.json").read_text()))
     drawn["weighting"] = plots.weighting_figure()

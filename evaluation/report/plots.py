@@ -18,15 +18,6 @@ INK = "#797979"
 COLOURS = ("#2F81C5", "#D55E00", "#009E73", "#B565A7", "#A8820F", INK)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 COLUMNS = 4
-# Rows of the figure of gains, and what they are called with a teacher of the student's own kind and with a tuned one.
-GAINS = {
-    "info-nce-same-side": ("info-nce-same-side", "-"),
-    "mask-distill-same-side": ("mask-distill-own", "-"),
-    "gist": ("gist-own", "-"),
-    "mask-relative": ("-", "mask-tuned"),
-    "distill": ("-", "distill-tuned"),
-}
-
 mpl.rcParams.update(
     {
         "svg.hashsalt": "st-softinfonce",
@@ -78,51 +69,6 @@ def headline_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     axis.set_yticks(range(len(entries)), [METHODS[row].replace("`", "") for row in entries])
     axis.set_ylim(len(entries) - 0.5, -0.5)
     axis.set_xlabel("Difference to the best InfoNCE row, points of MRR")
-    _legend(figure)
-    return figure
-
-
-def gain_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draw the gain over the best InfoNCE row against the number of mined negatives, and against the teacher.
-
-    A teacher's strength is its own score on the same queries: of all-MiniLM as it is, of the same fine-tuned on the
-    training pairs, or of a model of the student's own kind that was trained with InfoNCE.
-
-    Args:
-        summaries: By plan. What ``negatives`` has counts before what ``mined`` has of the same languages.
-    """
-    found = {
-        (entry["regime"], entry["row"]): entry
-        for name in ("mined", "negatives")
-        for entry in summaries.get(name, {"entries": []})["entries"]
-        if entry["language"] == ALL and entry["model"] == "static" and sorted(entry["languages"]) == ["java", "python"]
-    }
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    counts, teachers = figure.subplots(1, 2, sharey=True)
-    for number, row in enumerate(GAINS):
-        shown = {"style": number, "label": METHODS[row].replace("`", ""), "which": "to_best"}
-        shift = 0.3 * ((number + 0.5) / len(GAINS) - 0.5)
-        for place, regime in enumerate(("random", "mined-1", "mined-4", "mined-8")):
-            entry = found.get((regime, row), {})
-            if "to_best" in entry:
-                _interval(counts, entry, place + shift, **shown)
-        own, tuned = GAINS[row]
-        for regime, name, teacher in (
-            ("mined-4", row, "minilm"),
-            ("mined-4-own", own, "info-nce"),
-            ("mined-4", tuned, "minilm-tuned"),
-        ):
-            entry, strength = found.get((regime, name), {}), found.get(("random", teacher))
-            if "to_best" in entry and strength is not None:
-                _interval(teachers, entry, 100 * strength["scores"][METRIC] + 4 * shift, **shown)
-    counts.set_xlim(-0.5, 3.5)
-    counts.set_xticks(range(4), ["0", "1", "4", "8"])
-    counts.set_xlabel("Mined negatives of a query, by all-MiniLM")
-    counts.set_ylabel("Difference to the best InfoNCE row,\npoints of MRR, 95% interval")
-    teachers.set_xlabel("The teacher's own MRR, four negatives")
-    for axis in (counts, teachers):
-        axis.axhline(0, color=INK, linewidth=0.8)
-        axis.grid(axis="y")
     _legend(figure)
     return figure
 

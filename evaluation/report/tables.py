@@ -21,15 +21,21 @@ NAMES = {
 }
 # Plans that are reported together, by the title of their section; any other plan is a section of its own.
 SECTIONS = {
-    "Several mined negatives, a stronger teacher": ("mined", "negatives", "transformer"),
+    "Several mined negatives, a stronger teacher": ("mined", "same_side", "transformer"),
     "The static matrix: random batches, one mined negative": ("cpu", "false_negatives", "why", "alpha_beta"),
 }
-# Who should take what in the README, and the plan, regime and row that measured it.
+# Who should take what in the README, and the plan, model, regime and row that measured it.
 _TEACHER = "`TrainedModelEstimator(teacher, normalize=True)`"
+_SAME_SIDE = '`directions=("query_to_doc", "query_to_query", "doc_to_doc")`'
 ADVICE = (
     (
-        "a stronger model, and negatives that it mined",
-        f'{_TEACHER}, `Mask(margin=0.0)`, `directions=("query_to_doc", "query_to_query", "doc_to_doc")`',
+        "a transformer, a stronger model, and negatives that it mined",
+        f"{_TEACHER}, `Distill()`",
+        ("transformer", "minilm-2", "mined-2", "distill"),
+    ),
+    (
+        "static embeddings and the same",
+        f"{_TEACHER}, `Mask(margin=0.0)`, {_SAME_SIDE}",
         ("mined", "static", "mined-4", "gist"),
     ),
     (
@@ -38,15 +44,15 @@ ADVICE = (
         ("mined", "static", "mined-4", "distill"),
     ),
     (
-        "a stronger model, but only random batches",
-        "the first; no `Distill`",
-        ("mined", "static", "random", "gist"),
+        "static embeddings and no stronger model",
+        "`SoftInfoNCELoss(model, None, directions=...)` with these directions, and negatives that it mined itself",
+        ("same_side", "static", "mined-4-own", "info-nce-same-side"),
     ),
 )
 _PLACE = ("model", "regime", "share")
 # The plans, model and regime of the README's table, and what its rows are called there. Of a row that several plans
 # have, the one in more languages counts, or else the later plan's.
-HEADLINE, HEADLINE_PLACE = ("mined", "negatives"), ("static", "mined-4")
+HEADLINE, HEADLINE_PLACE = ("mined", "same_side"), ("static", "mined-4")
 # Where the same rows were measured on a transformer.
 TRANSFORMER, TRANSFORMER_PLACE = ("transformer",), ("minilm-2", "mined-2")
 METHODS = {
@@ -108,6 +114,7 @@ def readme_lines(folder: Path) -> list[str]:
     transformer = headline_entries(summaries, TRANSFORMER, TRANSFORMER_PLACE)
     rows = []
     for row, (entry, languages) in entries.items():
+        small = transformer.get(row)
         each = [one["to_best"][METRIC] for one in languages]
         gains = sum(one["low"] > 0 for one in each)
         losses = sum(one["high"] < 0 for one in each)
@@ -119,7 +126,7 @@ def readme_lines(folder: Path) -> list[str]:
                 _points(entry, METRIC, "to_best"),
                 f"{gains} of {len(each)} better, {losses} worse",
                 "" if other is None else f"{100 * other:+.1f}",
-                _points(transformer[row][0], METRIC, "to_best") if row in transformer else "",
+                _points(small[0], METRIC, "to_best") + _alone(summaries[TRANSFORMER[0]], small[0]) if small else "",
             ]
         )
     heads = ["mined negatives and", "points of MRR", "languages", "other queries", "a small transformer"]

@@ -170,8 +170,8 @@ def test_the_readmes_table_has_gains_over_the_best_infonce_by_language_and_on_ot
     _, _, distill, soft = readme_lines(tmp_path / "results")
     assert distill.split(" | ")[1:] == ["**+3.00 [+3.00, +3.00]**", "2 of 2 better, 0 worse", "+3.0", " |"]
     assert "| 0 of 2 better, 1 worse | -1.5 |" in soft
-    assert " **+3.00 [+3.00, +3.00]** (2 languages) |" in advice_lines(tmp_path / "results")[3]
-    for plan, model, negatives in (("negatives", "static", "mined-4"), ("transformer", "minilm-2", "mined-2")):
+    assert " **+3.00 [+3.00, +3.00]** (2 languages) |" in advice_lines(tmp_path / "results")[4]
+    for plan, model, negatives in (("same_side", "static", "mined-4"), ("transformer", "minilm-2", "mined-2")):
         with Store(tmp_path / plan) as store:
             for seed in (1, 2):
                 add(store, "info-nce", seed, hard, loss=HOST, model=model)
@@ -212,7 +212,7 @@ def test_tables_and_figure_are_made_of_runs_and_again_of_their_json(report, tmp_
     figure = (tmp_path / "results" / "tiny.svg").read_bytes()
     assert readme.startswith("# before\n<!-- results:begin -->\n")
     assert "<!-- results:end -->\nafter\n<!-- advice:begin -->" in readme
-    assert readme.count("not measured") == 3
+    assert readme.count("not measured") == 4
     assert "\nold\n" not in readme
     assert "Nothing is measured yet." in readme  # its table is of one plan alone
     assert "| soften | 4 | 1 | 2 | 1 |" in page
