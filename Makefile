@@ -22,7 +22,7 @@ demo: $(READY)
 	$(RUN) examples/quickstart.py
 
 test: $(READY)
-	$(RUN) -m pytest -n auto --dist loadfile
+	$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -58,8 +58,15 @@ def load_pairs(path, share):
     """Read pairs, and hold out whole packages; or folders, files or rows, which is said."""
     kind = {".jsonl": "json", ".json": "json"}.get(path.suffix, "parquet")
     source = {"path": str(path)} if path.is_dir() else {"path": kind, "data_files": str(path)}
-    data = load_dataset(**source)
+    try:
+        data = load_dataset(**source)
+    except (OSError, ValueError) as error:
+        raise SystemExit(
+            f"{path} holds no pairs ({error}): st-softinfonce mine SOURCES -o PAIRS makes some."
+        ) from error
     pairs, further = data["train"], data.get("candidates")
+    if not {"query", "code"} <= set(pairs.column_names):
+        raise SystemExit(f"PAIRS must have the columns query and code, got {pairs.column_names}: rename them.")
     if {"package", "path"} <= set(pairs.column_names):
         split, level = split_by_origin(pairs, share, drop_leaks=True)
     else:
@@ -70,7 +77,10 @@ def load_pairs(path, share):
 
 
 def load_model(name, max_tokens):
-    model = SentenceTransformer(name)
+    try:
+        model = SentenceTransformer(name)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{name} cannot be loaded: {error}\nWithout a network, give a model's folder.") from error
     if not isinstance(model[0], StaticEmbedding):
         model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     return model

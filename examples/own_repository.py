@@ -7,6 +7,7 @@
 Documented functions become pairs. Some packages are held out (of a single package folders, or else files, which is
 said): their documentation asks, and all functions, documented or not, are candidates. The same model is trained
 twice on the same batches, with InfoNCE and with a treatment, and stands beside BM25. Both models are saved.
+Of a large repository 1,000 queries and 20,000 further candidates are drawn, so that measuring takes minutes.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 if not sys.stderr.isatty():  # progress bars are for terminals; libraries read this when they are imported
@@ -48,6 +50,8 @@ def parse_arguments():
     parser.add_argument("--negatives", type=int, default=2, help="mined by the teacher (default: %(default)s)")
     parser.add_argument("--test-share", type=float, default=0.2, help="of the pairs (default: %(default)s)")
     parser.add_argument("--test-packages", nargs="+", metavar="NAME", help="hold out these instead of a share")
+    parser.add_argument("--most-queries", type=int, default=1000, help="of the test (default: %(default)s)")
+    parser.add_argument("--most-candidates", type=int, default=20_000, help="besides theirs (default: %(default)s)")
     parser.add_argument("--min-pairs", type=int, default=ENOUGH_PAIRS, help="refuse fewer (default: %(default)s)")
     for name in LIMITS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="as for mine_pairs")
@@ -67,8 +71,8 @@ def parse_arguments():
 def load(name, max_tokens):
     try:
         model = SentenceTransformer(name)
-    except OSError as error:
-        raise SystemExit(f"{name}: {error}\nWithout a network, give a folder.") from error
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{name} cannot be loaded: {error}\nWithout a network, give a model's folder.") from error
     longest = model.max_seq_length
     if longest is None or max_tokens < longest < math.inf:  # static models take any length
         model.max_seq_length = max_tokens
@@ -113,6 +117,7 @@ def main():
     model, longest = load(arguments.model, arguments.max_tokens)
     cut = model.max_seq_length != longest
     report = MiningReport()
+    warnings.filterwarnings("ignore", message="No pairs found")  # what to do is said below
     limits = {name: value for name in LIMITS if (value := getattr(arguments, name)) is not None}
     rows = mine_pairs(arguments.paths, languages=arguments.language, undocumented=True, report=report, **limits)
     print(report)
@@ -120,16 +125,21 @@ def main():
         # Once more, to learn why the others are no pairs.
         mine_pairs(arguments.paths, languages=arguments.language, report=report, **limits)
         advice = advice_on(report, arguments.min_pairs)
+        if len(rows):
+            search = f'python examples/search.py "question" --model {arguments.model} --code {arguments.paths[0]}'
+            advice += [f"To search {len(rows):,} functions with the model as it is, without training:", search]
         raise SystemExit(re.sub("|".join(LIMITS), lambda m: "--" + m[0].replace("_", "-"), "\n".join(advice)))
     data, level = split(rows.filter(lambda query: query != "", input_columns="query"), arguments)
-    train, test = data["train"].select_columns(["query", "code"]).shuffle(seed=12), data["test"]
+    train, test = (data[side].shuffle(seed=12) for side in ("train", "test"))
+    train, test = train.select_columns(["query", "code"]), test.take(min(len(test), arguments.most_queries))
     if len(train) < 2 * arguments.batch_size:
         raise SystemExit(
             f"{len(train)} training pairs make no two batches of {arguments.batch_size}: lower --batch-size or "
             "--test-share."
         )
     languages = set(test["language"])
-    corpus = rows.filter(lambda language: language in languages, input_columns="language")
+    corpus = rows.filter(lambda language: language in languages, input_columns="language").shuffle(seed=12)
+    corpus = corpus.take(min(len(corpus), arguments.most_candidates))
     task = task_from_pairs(test, name="OwnRepository", corpus=corpus)
     print(f"{len(train):,} training pairs, {len(test):,} test pairs from other {level}")
 
@@ -185,7 +195,8 @@ def main():
         print("The treatment makes no difference that so few queries show. What has helped elsewhere is a stronger")
         print("model as --teacher; compare several treatments on several seeds with examples/compare_treatments.py.")
     print("Next, with any question:")
-    print(f'python examples/search.py "question" --model {arguments.output / "model"} --code {arguments.paths[0]}')
+    search = f'python examples/search.py "question" --model {arguments.output / "model"} --code {arguments.paths[0]}'
+    print(f"{search} --before {arguments.model}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
 from sentence_transformers.base.losses.merged_forward import embed_columns, embed_columns_padded
 from sentence_transformers.base.model import BaseModel
-from sentence_transformers.multi_vector_encoder import MultiVectorEncoder, MultiVectorEncoderDataCollator
-from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.util import all_gather, cat_padded_token_embeddings, get_world_size
 from torch import nn
 
@@ -73,12 +72,7 @@ def add_evaluation_to_stored_card(model: Any) -> None:
 
 
 def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
-    """Find the tokenizer that made a column, ``None`` for a model without one.
-
-    Args:
-        model: The model in training, possibly wrapped (several devices, ``torch.compile``).
-        features: The column's features; ``task`` says which route of a Router model it takes.
-    """
+    """Find the tokenizer that made a column's features, ``None`` for a model without one. The model may be wrapped."""
     *_, innermost = _unwrapped(model)
     if not isinstance(innermost, nn.Sequential):
         return None
@@ -86,22 +80,17 @@ def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
     routes = getattr(first, "sub_modules", None)
     if routes is None:
         return getattr(first, "tokenizer", None)
-    route = features.get("task")
+    route = features.get("task")  # which a Router model reads, too
     if route not in routes:
         route = first.default_route or next(iter(routes))
     return getattr(routes[route][0], "tokenizer", None)
 
 
 def gather_rows(rows: Any, padding: Any) -> Any:
-    """Gather rows of all devices, which may be padded to different widths, without gradient.
+    """Gather representations of all devices, in the order of the ranks and without gradient.
 
-    Args:
-        rows: ``(n, ...)``, the same ``n`` on every device, ``(n, width)`` when there is a padding; or a tuple of such.
-        padding: What fills up narrower rows; ``None`` when all are equally wide. One for all parts of a tuple, or a
-            tuple of one each.
-
-    Returns:
-        ``(n * devices, ...)``, in the order of the ranks. Unchanged in a single process.
+    ``rows`` are ``(n, ...)``, the same ``n`` on every device, or a tuple of such; ``padding`` is that of their
+    estimator, and fills up narrower ones.
     """
     if isinstance(rows, tuple):
         paddings = padding if isinstance(padding, tuple) else (padding,) * len(rows)
@@ -116,39 +105,30 @@ def gather_rows(rows: Any, padding: Any) -> Any:
 def preprocess_column(
     model: BaseModel,
     texts: Sequence[str],
-    name: str,
-    is_query: bool,
+    role: str,
     *,
-    prompts: Mapping[str, str] | str | None = None,
-    tasks: Mapping[str, str] | None = None,
+    prompt: str | None = None,
+    task: str | None = None,
     max_length: int | Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Preprocess a column of one dataset with the prompt, task and length that the trainer's collator gives it.
+    """Preprocess a column with the prompt, task and length that the trainer's collator gives it.
 
     Args:
         model: The model in training.
         texts: The column's texts.
-        name: The column's name.
-        is_query: Whether it is the dataset's first column, which is the query to models of tasks.
-        prompts: As the training arguments' ``prompts`` for this dataset.
-        tasks: As the training arguments' ``router_mapping`` for this dataset.
-        max_length: As the training arguments' ``max_length``.
+        role: ``"query"`` for a dataset's first column, else ``"document"``: the task of models that need one.
+        prompt: Of the training arguments' ``prompts``, that of this column.
+        task: Of the training arguments' ``router_mapping``, that of this column.
+        max_length: The training arguments' ``max_length``: for all columns, or by task.
 
     Returns:
         Features as in a batch of the trainer, ``task`` among them where the column has one.
     """
-    of_tasks = isinstance(model, MultiVectorEncoder)
-    collator = (MultiVectorEncoderDataCollator if of_tasks else SentenceTransformerDataCollator)(
-        preprocess_fn=model.preprocess,
-        max_length=max_length if max_length is None or isinstance(max_length, int) else dict(max_length),
-    )
-    task = collator._get_task_for_column(name, 0 if is_query else 1, dict(tasks or {}))
-    length = collator._get_max_length_for_task(task)
+    if task is None and isinstance(model, MultiVectorEncoder):
+        task = role
+    length = max_length.get(task or "") if isinstance(max_length, Mapping) else max_length
     features = model.preprocess(
-        list(texts),
-        prompt=collator._get_prompt_for_column(prompts if isinstance(prompts, str) else dict(prompts or {}), name),
-        task=task,
-        **({} if length is None else {"max_length": length}),
+        list(texts), prompt=prompt, task=task, **({} if length is None else {"max_length": length})
     )
     return features if task is None else features | {"task": task}
 

@@ -13,13 +13,7 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make a package's ``__getattr__`` and ``__dir__``.
 
-    Args:
-        package: The package's name.
-        names_of: For each of its modules the names that the package offers.
-        modules: Modules that can be reached as attributes.
-
-    Returns:
-        Both functions.
+    ``names_of`` has for each of its modules the names that the package offers; ``modules`` are attributes themselves.
     """
     module_of = {name: module for module, names in names_of.items() for name in names}
 

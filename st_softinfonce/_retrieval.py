@@ -21,12 +21,7 @@ def text_id(*texts: str) -> str:
 def reciprocal_rank(found: Mapping[str, float], answers: Collection[str]) -> float:
     """Return 1 / (rank of the best-ranked right answer), 0 where none is found or its rank is past 1000.
 
-    Args:
-        found: Document id to score. Equal scores rank by id, descending, as everywhere in mteb.
-        answers: Ids of the right answers.
-
-    Returns:
-        A number between 0 and 1.
+    Of the documents found, by id, equal scores rank by id, descending, as everywhere in mteb.
     """
     right = [(found[document], document) for document in answers if document in found]
     if not right:
@@ -41,16 +36,15 @@ def row_reciprocal_ranks(
     own: Mapping[str, Collection[str]],
     right: Mapping[str, Collection[str]],
 ) -> dict[str, tuple[float, float]]:
-    """Return the strict and the duplicates-aware reciprocal rank of every row.
+    """Return the strict and the duplicates-aware reciprocal rank of every row, by row id.
 
     Args:
         found: Query id to document id to score; a query that is missing found nothing.
-        own: Query id to the codes of its rows: one row each, and each is judged by its own code alone.
+        own: Query id to the codes of its rows. A row's id is its query's if the query has one, else `QUERY/DOCUMENT`.
         right: Query id to all documents that count as right where duplicates do.
 
     Returns:
-        Row id to both numbers, by id. A row's id is its query's where the query has one code, else
-        `QUERY/DOCUMENT`.
+        Of every row both numbers.
     """
     rows = {}
     for query, documents in sorted(own.items()):
@@ -69,19 +63,7 @@ def mean_reciprocal_ranks(rows: Mapping[str, tuple[float, float]]) -> dict[str, 
 
 
 def one_split(argument: str, data: object, split: str) -> Dataset:
-    """Return the one non-empty table that `data` stands for.
-
-    Args:
-        argument: The name to use in messages.
-        data: A `Dataset`, or a `DatasetDict` with `split`.
-        split: The split that is taken of a `DatasetDict`.
-
-    Returns:
-        The table.
-
-    Raises:
-        ValueError: `data` is something else, lacks the split, or has no rows.
-    """
+    """Return `data`, or its `split` if it is a `DatasetDict`; a ValueError says if that is not one table with rows."""
     if isinstance(data, DatasetDict):
         if split not in data:
             raise ValueError(
@@ -99,25 +81,13 @@ def one_split(argument: str, data: object, split: str) -> Dataset:
 
 
 def texts(argument: str, table: Dataset, column: str) -> list[str]:
-    """Return a column's texts without surrounding whitespace, all of them non-empty.
-
-    Args:
-        argument: The name of the table to use in messages.
-        table: Any table.
-        column: The column's name.
-
-    Returns:
-        One text a row.
-
-    Raises:
-        ValueError: The column is missing, or a row holds no text.
-    """
+    """Return a column's texts without surrounding whitespace; a ValueError says where there is none."""
     if column not in table.column_names:
         raise ValueError(
             f"{argument} has no column {column!r}, only {table.column_names}: "
             f"rename one, e.g. {argument}.rename_column({table.column_names[0]!r}, {column!r})."
         )
-    values = column_values(table, column)
+    values = _values(table, column)
     bad = [row for row, text in enumerate(values) if not isinstance(text, str) or not text.strip()]
     if bad:
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
@@ -132,10 +102,10 @@ def optional_texts(table: Dataset, column: str) -> list[str]:
     """Return a column's texts without surrounding whitespace, empty where there is none."""
     if column not in table.column_names:
         return [""] * len(table)
-    return [text.strip() if isinstance(text, str) else "" for text in column_values(table, column)]
+    return [text.strip() if isinstance(text, str) else "" for text in _values(table, column)]
 
 
-def column_values(table: Dataset, column: str) -> list[object]:
+def _values(table: Dataset, column: str) -> list[object]:
     """Return a column as Python objects, whatever the table's format and selection."""
     return list(table.select_columns([column]).to_dict()[column])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import DatasetDict, IterableDatasetDict
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from st_softinfonce.effects import EffectSums
 from st_softinfonce.losses.soft_info_nce import Block, SoftInfoNCELoss
@@ -18,8 +18,6 @@ from st_softinfonce.losses.soft_info_nce import Block, SoftInfoNCELoss
 if TYPE_CHECKING:
     from sentence_transformers.base.trainer import BaseTrainer
     from torch.utils.hooks import RemovableHandle
-
-__all__ = ["TreatmentStatisticsCallback"]
 
 
 class TreatmentStatisticsCallback(TrainerCallback):
@@ -73,12 +71,10 @@ class TreatmentStatisticsCallback(TrainerCallback):
             )
         self._name_datasets()
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Begin to watch the losses."""
         self._sums.clear()
-        self._stop_watching()
+        self.on_train_end(args, state, control)  # of a training that was interrupted
         self._handles = [loss.register_block_hook(self._watch) for loss in self._losses() if loss.judges]
         # Reporters come before callbacks of a user's, and would have seen the logs without these entries. A new list,
         # as the handler is going through the old one.
@@ -86,12 +82,7 @@ class TreatmentStatisticsCallback(TrainerCallback):
         handler.callbacks = [self, *(callback for callback in handler.callbacks if callback is not self)]
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
         """Add the statistics to the logs of training."""
         if logs is None or "loss" not in logs:
@@ -100,24 +91,20 @@ class TreatmentStatisticsCallback(TrainerCallback):
         for dataset, sums in self._sums.items():
             if (effects := sums.read()) is not None:
                 prefix = "" if dataset is None else f"{dataset}_"
-                entries |= {
-                    f"{prefix}negatives_masked": effects.masked,
-                    f"{prefix}negatives_softened": effects.softened,
-                    f"{prefix}negatives_promoted": effects.promoted,
-                    f"{prefix}negatives_target": effects.target,
-                    f"{prefix}weight_mean": effects.weight_mean,
-                    f"{prefix}effective_negatives": effects.effective_negatives,
-                }
+                for name in ("masked", "softened", "promoted", "target"):
+                    entries[f"{prefix}negatives_{name}"] = getattr(effects, name)
+                for name in ("weight_mean", "effective_negatives"):
+                    entries[prefix + name] = getattr(effects, name)
         logs.update(entries)
         # The history has a copy that was made before.
         if entries and state.log_history:
             state.log_history[-1].update(entries)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stop watching."""
-        self._stop_watching()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def _watch(self, loss: SoftInfoNCELoss, block: Block) -> None:
         if not self._trainer.model.training:
@@ -149,11 +136,6 @@ class TreatmentStatisticsCallback(TrainerCallback):
             return compute_loss(model, inputs, *args, **kwargs)
 
         trainer.compute_loss = compute_named_loss
-
-    def _stop_watching(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     def _losses(self) -> Iterator[SoftInfoNCELoss]:
         """Find each loss once, also within others and where several datasets share one."""

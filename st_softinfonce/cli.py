@@ -1,12 +1,14 @@
 """The command ``st-softinfonce``: arguments in, a public function called, text or JSON out.
 
-Whatever is heavy is imported where it is used, so that ``--help`` answers at once.
+Whatever is heavy is imported where it is used, so that ``--help`` answers at once. A command is a function below: its
+docstring is its help, and it returns the JSON document, the text for people, and an error to end with, or ``None``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -23,6 +25,15 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _TREATMENTS = ("soften", "discount", "mask", "promote", "distill")
 _MOST_PROCESSES = 8  # more than that wait for this one
 _FAILED, _BAD_USE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141
+# Of mine; those that are not given keep the function's own defaults.
+_LIMITS: dict[str, tuple[type, str]] = {
+    "min_query_tokens": (int, "fewest words of a query"),
+    "max_query_tokens": (int, "most words of a query"),
+    "min_code_lines": (int, "fewest lines of code without documentation"),
+    "max_file_bytes": (int, "skip larger files"),
+    "max_archive_bytes": (int, "unpack no more than that of an archive"),
+    "seconds_per_file": (float, "skip files that take longer"),
+}
 
 _DESCRIPTION = """\
 Soft-InfoNCE for sentence-transformers, before training: pairs from your code, and what treatments of their negatives
@@ -36,14 +47,7 @@ examples:
 
 Each command has its own --help. Exit status: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
 
-# What a command returns: the JSON document, the text for people, and an error to end with, if there is one.
 _Answer = tuple[Any, str, "str | None"]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # In one line, and naming the command whose --help says more.
-        self.exit(_BAD_USE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,28 +64,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     with warnings.catch_warnings(), _quiet_without_a_terminal():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
         try:
             # Libraries print too; in the output, that would spoil the JSON document.
             with contextlib.redirect_stdout(sys.stderr):
                 answer, text, problem = options.command(options)
             print(json.dumps(answer, indent=2, ensure_ascii=False) if options.json else text, flush=True)
-            return 0 if problem is None else _complain(f"error: {problem}", _FAILED)
+            if problem is None:
+                return 0
+            _complain(f"error: {problem}")
+            return _FAILED
         except KeyboardInterrupt:
-            return _complain("interrupted", _INTERRUPTED)
+            _complain("interrupted")
+            return _INTERRUPTED
         except BrokenPipeError:
             # Whoever read the output has enough; the interpreter must not fail to flush it at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _BROKEN_PIPE
-        except (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError, TypeError) as error:
-            return _complain(f"error: {error}", _BAD_USE)
-        except (ImportError, OSError) as error:
-            return _complain(f"error: {error}", _FAILED)
         except Exception as error:
-            return _complain(f"error: {type(error).__name__}: {error}", _FAILED)
+            bad_use = isinstance(
+                error, (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError, TypeError)
+            )
+            says_enough = bad_use or isinstance(error, (ImportError, OSError))
+            _complain(f"error: {error}" if says_enough else f"error: {type(error).__name__}: {error}")
+            return _BAD_USE if bad_use else _FAILED
 
 
 def _mine(options: argparse.Namespace) -> _Answer:
+    """Make (query, code) pairs of source trees.
+
+    A query is the first paragraph of a function's documentation, its code the function without it. Writes a dataset
+    that datasets.load_dataset("DIR") reads, with its card, and prints what was dropped by which rule. The same sources
+    give the same bytes.
+    """
     from st_softinfonce.data import mine_to_parquet
     from st_softinfonce.data.mining import cores
     from st_softinfonce.data.mining_report import advice_on
@@ -118,6 +133,11 @@ def _mine(options: argparse.Namespace) -> _Answer:
 
 
 def _inspect(options: argparse.Namespace) -> _Answer:
+    """See which negatives are treated how, with their code.
+
+    Goes through pairs in batches, as training does, and writes a page of what a treatment does to their negatives:
+    numbers, histograms, and the negatives treated most, each beside its query: your data's likely false negatives.
+    """
     if options.output is None and not options.json:
         raise ValueError("inspect needs -o PAGE.html, --json, or both.")
     if options.output is not None:
@@ -135,21 +155,37 @@ def _inspect(options: argparse.Namespace) -> _Answer:
 
 
 def _calibrate(options: argparse.Namespace) -> _Answer:
+    """Count what treatments do at your batch size, and fit them to your data.
+
+    Goes through pairs in batches of your size, counts what the treatment does to the negatives, and fits two more:
+    Soften with a temperature that softens the share asked for, and Discount with a posterior of relevance. Prints the
+    lines of Python that train with them.
+    """
     from st_softinfonce.calibration import calibrate
 
     estimator, treatment, pairs, reader = _read(options)
+    share, prior = options.softened_share, options.prior
     report = calibrate(
-        estimator,
-        pairs,
-        options.batch_size,
-        treatment=treatment,
-        softened_share=options.softened_share,
-        prior=options.prior,
-        **reader,
+        estimator, pairs, options.batch_size, treatment=treatment, softened_share=share, prior=prior, **reader
     )
     given = "".join(f", {name}={value!r}" for name, value in options.option)
     code = report.python(f"get_estimator({options.estimator!r}{given})" if given else repr(options.estimator))
     return {**report.to_dict(), "python": code}, f"{report}\n\n{code}".rstrip(), None
+
+
+def _estimators(options: argparse.Namespace) -> _Answer:
+    """List the estimators that are installed.
+
+    With the distribution that each comes from and what it compares. Give the name to SoftInfoNCELoss(model,
+    estimator=NAME) and to --estimator. Plugins are not imported for the list.
+    """
+    from st_softinfonce.estimators import list_estimators
+
+    infos = list_estimators().values()
+    rows = [(info.name, f"{info.distribution} {info.version}", info.summary) for info in infos]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    lines = [f"{name:{widths[0]}}  {source:{widths[1]}}  {summary}".rstrip() for name, source, summary in rows]
+    return [asdict(info) for info in infos], "\n".join(lines) or "No estimators are installed.", None
 
 
 def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -165,7 +201,23 @@ def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     except OSError as error:
         raise OSError(f"the estimator {options.estimator!r} cannot be made: {_first_sentence(error)}.") from error
     pairs = read_pairs(options.paths, languages=options.language)
-    reader = _reader(options)
+    kind, name = ("tokenizer", options.tokenizer) if options.tokenizer else ("model", options.model)
+    # Its retries would be a page of warnings before the one line that says what to do.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        if kind == "tokenizer":
+            from transformers import AutoTokenizer
+
+            reader: dict[str, Any] = {kind: AutoTokenizer.from_pretrained(name)}
+        else:
+            from sentence_transformers import SentenceTransformer
+
+            reader = {kind: SentenceTransformer(name)}
+    except Exception as error:
+        raise OSError(
+            f"the {kind} {name!r} could not be loaded ({_first_sentence(error)}). It is no folder here, and the Hub "
+            "did not give it: without a network give one from disk, --model FOLDER or --tokenizer FOLDER."
+        ) from error
     treatment = None
     if options.treatment is not None:
         given = dict(options.treatment_option)
@@ -173,39 +225,14 @@ def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     return estimator, treatment, pairs, reader
 
 
-def _reader(options: argparse.Namespace) -> dict[str, Any]:
-    name = options.tokenizer or options.model or DEFAULT_MODEL
-    # Its retries would be a page of warnings before the one line that says what to do.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        if options.tokenizer is not None:
-            from transformers import AutoTokenizer
-
-            return {"tokenizer": AutoTokenizer.from_pretrained(name)}
-        from sentence_transformers import SentenceTransformer
-
-        return {"model": SentenceTransformer(name)}
-    except Exception as error:
-        what = "tokenizer" if options.tokenizer else "model"
-        raise OSError(
-            f"the {what} {name!r} could not be loaded ({_first_sentence(error)}). It is no folder here, and the Hub "
-            "did not give it: without a network give one from disk, --model FOLDER or --tokenizer FOLDER."
-        ) from error
-
-
 def _first_sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text.split('. ')[0][:200]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split()).split('. ')[0][:200]}"
 
 
-def _estimators(options: argparse.Namespace) -> _Answer:
-    from st_softinfonce.estimators import list_estimators
-
-    infos = list_estimators().values()
-    rows = [(info.name, f"{info.distribution} {info.version}", info.summary) for info in infos]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-    lines = [f"{name:{widths[0]}}  {source:{widths[1]}}  {summary}".rstrip() for name, source, summary in rows]
-    return [asdict(info) for info in infos], "\n".join(lines) or "No estimators are installed.", None
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # In one line, and naming the command whose --help says more.
+        self.exit(_BAD_USE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def _parser() -> _Parser:
@@ -213,18 +240,67 @@ def _parser() -> _Parser:
     parser = _Parser(prog="st-softinfonce", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('st-softinfonce')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for name, (run, add_arguments, summary, description, example) in _COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
+
+    def command(run: Callable[[argparse.Namespace], _Answer], example: str) -> argparse.ArgumentParser:
+        description = inspect.getdoc(run) or ""
+        made = commands.add_parser(
+            run.__name__[1:],
+            help=description[0].lower() + description.splitlines()[0][1:-1],
             description=description,
             epilog=f"example:\n  st-softinfonce {example}",
             formatter_class=raw,
         )
-        command.set_defaults(command=run)
-        command.add_argument("--json", action="store_true", help="print one JSON document instead, for scripts")
-        add_arguments(command)
+        made.set_defaults(command=run)
+        made.add_argument("--json", action="store_true", help="print one JSON document instead, for scripts")
+        return made
+
+    add = command(_mine, "mine src ../other-project --language python -o pairs").add_argument
+    add("paths", nargs="+", metavar="PATH", help="folders, files, or archives (wheel, sdist, ...)")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to make")
+    add("--overwrite", action="store_true", help="replace what mine wrote there before")
+    add("--language", action="append", metavar="NAME", help="mine this one; repeat for several (default: all)")
+    add("--undocumented", action="store_true", help="write functions without documentation as the split 'candidates'")
+    add("--num-proc", type=_count, metavar="N", help=f"processes (default: the cores, at most {_MOST_PROCESSES})")
+    for name, (kind, text) in _LIMITS.items():
+        add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=text)
+
+    inspect_command = command(
+        _inspect,
+        """inspect pairs -o false-negatives.html
+  st-softinfonce inspect pairs --estimator trained-model --option model=my-code-search -o page.html \\
+    --treatment mask --treatment-option margin=0.05""",
+    )
+    _add_pairs_arguments(inspect_command)
+    add = inspect_command.add_argument
+    add("-o", "--output", type=Path, metavar="PAGE", help="the HTML page; an existing one is replaced")
+    add("--top", type=int, default=100, metavar="N", help="negatives to show of each effect (default: %(default)s)")
+
+    calibrate_command = command(_calibrate, "calibrate pairs --model my-base-model --batch-size 256")
+    _add_pairs_arguments(calibrate_command)
+    add = calibrate_command.add_argument
+    share = "share of the negatives that Soften is to soften (default: %(default)s)"
+    add("--softened-share", type=float, default=0.05, metavar="SHARE", help=share)
+    add("--prior", type=float, metavar="P", help="probability that a random pair is relevant (default: estimated)")
+
+    command(_estimators, "estimators")
     return parser
+
+
+def _add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    options: dict[str, Any] = {"type": _key_value, "action": "append", "default": [], "metavar": "NAME=VALUE"}
+    data = "a folder that mine wrote; Parquet, JSON Lines or CSV files (columns query and code, or the first two); "
+    add("paths", nargs="+", metavar="DATA", help=data + "or sources as for mine")
+    add("--estimator", default="bm25", metavar="NAME", help="what judges (default: %(default)s)")
+    add("--option", **options, help="of the estimator, e.g. model=FOLDER or compares=documents; repeat for several")
+    add("--treatment", choices=_TREATMENTS, help="what to do with what it finds relevant (default: its own)")
+    add("--treatment-option", **options, help="of the treatment, e.g. margin=0.05; repeat for several")
+    reader = parser.add_mutually_exclusive_group()
+    model = "the model to train, name or folder, by which texts are read as in training (default: %(default)s)"
+    reader.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=model)
+    reader.add_argument("--tokenizer", metavar="NAME", help="a tokenizer instead; texts are then not truncated")
+    add("--batch-size", type=int, default=64, metavar="N", help="that of training (default: %(default)s)")
+    add("--language", action="append", metavar="NAME", help="mine this one; repeat for several (default: all)")
 
 
 def _count(text: str) -> int:
@@ -243,116 +319,9 @@ def _key_value(text: str) -> tuple[str, Any]:
         return name, value
 
 
-# Those that are not given keep the function's own defaults.
-_LIMITS: dict[str, tuple[type, str]] = {
-    "min_query_tokens": (int, "fewest words of a query"),
-    "max_query_tokens": (int, "most words of a query"),
-    "min_code_lines": (int, "fewest lines of code without documentation"),
-    "max_file_bytes": (int, "skip larger files"),
-    "max_archive_bytes": (int, "unpack no more than that of an archive"),
-    "seconds_per_file": (float, "skip files that take longer"),
-}
-
-
-def _mine_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("paths", nargs="+", metavar="PATH", help="folders, files, or archives (wheel, sdist, ...)")
-    add("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to make")
-    add("--overwrite", action="store_true", help="replace what mine wrote there before")
-    add("--language", action="append", metavar="NAME", help="mine this one; repeat for several (default: all)")
-    add("--undocumented", action="store_true", help="write functions without documentation as the split 'candidates'")
-    add("--num-proc", type=_count, metavar="N", help=f"processes (default: the cores, at most {_MOST_PROCESSES})")
-    limits = parser.add_argument_group("limits")
-    for name, (kind, text) in _LIMITS.items():
-        limits.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=text)
-
-
-def _pairs_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    options: dict[str, Any] = {"type": _key_value, "action": "append", "default": [], "metavar": "NAME=VALUE"}
-    data = "a folder that mine wrote; Parquet, JSON Lines or CSV files (columns query and code, or the first two); "
-    add("paths", nargs="+", metavar="DATA", help=data + "or sources as for mine")
-    add("--estimator", default="bm25", metavar="NAME", help="what judges (default: %(default)s)")
-    add("--option", **options, help="of the estimator, e.g. model=FOLDER or compares=documents; repeat for several")
-    add("--treatment", choices=_TREATMENTS, help="what to do with what it finds relevant (default: its own)")
-    add("--treatment-option", **options, help="of the treatment, e.g. margin=0.05; repeat for several")
-    reader = parser.add_mutually_exclusive_group()
-    model = f"the model to train, name or folder, by which texts are read as in training (default: {DEFAULT_MODEL})"
-    reader.add_argument("--model", metavar="NAME", help=model)
-    reader.add_argument("--tokenizer", metavar="NAME", help="a tokenizer instead; texts are then not truncated")
-    add("--batch-size", type=int, default=64, metavar="N", help="that of training (default: %(default)s)")
-    add("--language", action="append", metavar="NAME", help="mine this one; repeat for several (default: all)")
-
-
-def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    _pairs_arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="PAGE", help="the HTML page; an existing one is replaced")
-    shown = "negatives to show of each effect (default: %(default)s)"
-    parser.add_argument("--top", type=int, default=100, metavar="N", help=shown)
-
-
-def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    _pairs_arguments(parser)
-    share = "share of the negatives that Soften is to soften (default: %(default)s)"
-    parser.add_argument("--softened-share", type=float, default=0.05, metavar="SHARE", help=share)
-    prior = "probability that a random pair is relevant (default: estimated)"
-    parser.add_argument("--prior", type=float, metavar="P", help=prior)
-
-
-_Command = tuple[Callable[[argparse.Namespace], _Answer], Callable[[argparse.ArgumentParser], None], str, str, str]
-_COMMANDS: dict[str, _Command] = {
-    "mine": (
-        _mine,
-        _mine_arguments,
-        "make (query, code) pairs of source trees",
-        """\
-Make (query, code) pairs of source trees: the first paragraph of a function's documentation, and the function without
-it. Writes a dataset that datasets.load_dataset("DIR") reads, with its card, and prints what was dropped by which rule.
-The same sources give the same bytes.""",
-        "mine src ../other-project --language python -o pairs",
-    ),
-    "inspect": (
-        _inspect,
-        _inspect_arguments,
-        "see which negatives are treated how, with their code",
-        """\
-Go through pairs in batches, as training does, and write a page of what a treatment does to their negatives: numbers,
-histograms, and the negatives treated most, each beside its query: the likely false negatives of your data.""",
-        """inspect pairs -o false-negatives.html
-  st-softinfonce inspect pairs --estimator trained-model --option model=my-code-search -o page.html \\
-    --treatment mask --treatment-option margin=0.05""",
-    ),
-    "calibrate": (
-        _calibrate,
-        _calibrate_arguments,
-        "count what treatments do at your batch size, and fit them to your data",
-        """\
-Go through pairs in batches of your size, count what the treatment does to the negatives, and fit two more: Soften with
-a temperature that softens the share asked for, and Discount with a posterior of relevance. Prints the lines of Python
-that train with them.""",
-        "calibrate pairs --model my-base-model --batch-size 256",
-    ),
-    "estimators": (
-        _estimators,
-        lambda parser: None,
-        "list the estimators that are installed",
-        """\
-List the estimators that are installed, with the distribution that each comes from and what it compares. Give the
-name to SoftInfoNCELoss(model, estimator=NAME) and to --estimator. Plugins are not imported for the list.""",
-        "estimators",
-    ),
-}
-
-
-def _complain(message: str, status: int) -> int:
-    text = " ".join(message.split())
+def _complain(message: str) -> None:
     with contextlib.suppress(BrokenPipeError):
-        print(f"st-softinfonce: {text}", file=sys.stderr, flush=True)
-    return status
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _complain(f"warning: {message}", 0)
+        print(f"st-softinfonce: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["EFFECTS", "SOFTENED_BELOW", "EffectSums", "Effects", "effect_of"]
-
 # A negative counts as softened if its weight is below this, and as promoted or taught if its target is more than
 # (1 - this) times its positive's.
 SOFTENED_BELOW = 0.9
@@ -50,17 +48,7 @@ class Effects:
 
     @classmethod
     def of(cls, log_weights: Tensor | None, targets: Tensor | None, positives: Tensor, negative: Tensor) -> Effects:
-        """Count one block.
-
-        Args:
-            log_weights: As for :meth:`EffectSums.add`, like the others.
-            targets: Likewise.
-            positives: Likewise.
-            negative: Likewise, with at least one negative.
-
-        Returns:
-            What happened to its negatives.
-        """
+        """Count one block with at least one negative; the arguments are those of :meth:`EffectSums.add`."""
         sums = EffectSums()
         sums.add(log_weights, targets, positives, negative)
         effects = sums.read()
@@ -98,10 +86,8 @@ class EffectSums:
         effect = effect_of(log_weights, targets, positives, negative)
         weights = negative.float() if log_weights is None else log_weights.detach().exp() * negative
         total = weights.sum(dim=1, dtype=wide)  # (N,)
-        squares = weights.square().sum(dim=1, dtype=wide)
-        squares = squares.clamp(min=torch.finfo(wide).tiny)  # a row may be masked altogether
+        squares = weights.square().sum(dim=1, dtype=wide).clamp(min=torch.finfo(wide).tiny)  # all may be masked
         rows = torch.full_like(total[0], len(negative))
-        of_negatives = torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide)
         sums = torch.stack(
             [
                 rows,
@@ -111,19 +97,15 @@ class EffectSums:
                 (effect == _PROMOTED).sum(dtype=wide),
                 total.sum(),
                 (total.square() / squares).sum(),
-                of_negatives,
-                rows if holds_targets else torch.zeros_like(rows),
+                torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide),
+                rows * holds_targets,
                 (effect == 0).all(dim=1).sum(dtype=wide),
             ]
         )
         self._sums = sums if self._sums is None else self._sums + sums
 
     def read(self) -> Effects | None:
-        """Wait for the sums, return what they say, and start again from 0.
-
-        Returns:
-            What was seen since the last time; ``None`` if there were no negatives.
-        """
+        """Wait for the sums, return what they say, and start again from 0; ``None`` if there were no negatives."""
         if self._sums is None:
             return None
         sums, self._sums = self._sums.tolist(), None
@@ -152,30 +134,30 @@ def effect_of(
     """Tell what happened to each negative of a block.
 
     A negative that has lost its weight is masked. One with more than a tenth of its positive's target is promoted, or
-    taught if ``promotions`` does not say so. One of the others with a weight below 0.9 is softened.
+    taught if ``promotions`` (the targets without those of a teacher) does not say so. One of the others with a weight
+    below 0.9 is softened.
 
     Args:
-        log_weights: ``(N, M)``; ``None``: all weights are 1.
-        targets: ``(N, M)``; ``None``: all of a row's target is its positive's.
-        positives: ``(N,)`` columns.
-        negative: ``(N, M)`` bool, which entries are negatives.
-        promotions: ``(N, M)``, the targets without those of a teacher; ``None``: all targets are promotions.
+        log_weights: As for :meth:`EffectSums.add`.
+        targets: Likewise.
+        positives: Likewise.
+        negative: Likewise.
+        promotions: ``(N, M)``; ``None``: all targets are promotions.
 
     Returns:
         ``(N, M)`` uint8, 0 or one more than the place in :data:`EFFECTS`.
     """
+
+    def notable(shares: Tensor) -> Tensor:
+        return shares > (1 - SOFTENED_BELOW) * shares.gather(1, positives.unsqueeze(1))
+
     effect = torch.zeros_like(negative, dtype=torch.uint8)
     if log_weights is not None:
         effect = effect.masked_fill(log_weights.exp() < SOFTENED_BELOW, _SOFTENED)
     if targets is not None:
-        effect = effect.masked_fill(_notable(targets, positives), _PROMOTED if promotions is None else _TAUGHT)
+        effect = effect.masked_fill(notable(targets), _PROMOTED if promotions is None else _TAUGHT)
     if promotions is not None:
-        effect = effect.masked_fill((effect == _TAUGHT) & _notable(promotions, positives), _PROMOTED)
+        effect = effect.masked_fill((effect == _TAUGHT) & notable(promotions), _PROMOTED)
     if log_weights is not None:
         effect = effect.masked_fill(log_weights == -torch.inf, _MASKED)
     return effect.masked_fill(~negative, 0)
-
-
-def _notable(targets: Tensor, positives: Tensor) -> Tensor:
-    """Tell which targets are more than a tenth of the positive's, ``(N, M)``."""
-    return targets > (1 - SOFTENED_BELOW) * targets.gather(1, positives.unsqueeze(1))

@@ -19,8 +19,6 @@ from st_softinfonce._retrieval import (
     texts,
 )
 
-__all__ = ["CodeRetrievalEvaluator"]
-
 _NDCG_RANKS = 10
 _PRIMARY = f"mrr@{LAST_RANK}"
 _OTHER_RANKS = [1, 10]
@@ -111,29 +109,14 @@ class CodeRetrievalEvaluator(InformationRetrievalEvaluator):
         pass
 
     def prefix_name_to_metrics(self, metrics: dict[str, float], name: str) -> dict[str, float]:
-        """Add the metric of :attr:`primary_metric`, and put the evaluator's name in front of all.
-
-        Args:
-            metrics: As the host computed them, by similarity.
-            name: The evaluator's name.
-
-        Returns:
-            Metric to value.
-        """
+        """Add the metric of :attr:`primary_metric` to the host's, and put the evaluator's name in front of all."""
         (similarity,) = self.score_function_names
         metrics[_PRIMARY] = metrics[f"{similarity}_{_PRIMARY}"]
         prefixed: dict[str, float] = super().prefix_name_to_metrics(metrics, name)
         return prefixed
 
     def compute_metrics(self, queries_result_list: list[Any]) -> dict[str, dict[int, float]]:
-        """Compute the host's metrics and the two further kinds of MRR.
-
-        Args:
-            queries_result_list: For each query its hits, with `corpus_id` and `score`.
-
-        Returns:
-            Metric to rank to value.
-        """
+        """Compute the host's metrics and the two further kinds of MRR, of each query's hits."""
         metrics: dict[str, dict[int, float]] = super().compute_metrics(queries_result_list)
         found: Mapping[str, Mapping[str, float]] = {
             query: {_turned(hit["corpus_id"]): hit["score"] for hit in hits}

@@ -4,9 +4,15 @@ For ``N`` queries (rows) and ``M >= N`` candidates (columns), with scores ``s``,
 
     L = -(1/N) sum_i sum_j t[i, j] log( exp(s[i, j] + b[i, j]) / sum_k exp(s[i, k] + b[i, k]) )
 
-The positive of row ``i`` is column ``positives[i]``, by default column ``i``. A weight enters as its logarithm and a
-masked candidate as ``-inf``, so that no score is too large and no probability too small. Half precision is computed
-in float32, float64 stays float64. The loss is differentiable in ``scores`` and in nothing else.
+A weight enters as its logarithm and a masked candidate as ``-inf``, so that no score is too large and no probability
+too small. What holds for every function:
+
+- Matrices are ``(N, M)`` floating point. Half precision is computed in float32, float64 stays float64.
+- ``positives`` ``(N,)`` holds the column of each row's positive, by default ``0, 1, ..., N - 1``.
+- A similarity is higher for what is more relevant; ``-inf`` means "never relevant".
+- The loss is differentiable in ``scores``; weights and targets carry no gradient.
+- A ``ValueError`` names an option out of range, a shape that does not fit, and values such as nan. Values are looked
+  at on the CPU only: on other devices looking would make the host wait.
 """
 
 from __future__ import annotations
@@ -23,17 +29,6 @@ from st_softinfonce._checks import check_count, check_not_negative, check_positi
 
 if TYPE_CHECKING:
     from st_softinfonce.posterior import RelevancePosterior
-
-__all__ = [
-    "SmallBatchWarning",
-    "distilled_targets",
-    "mask_log_weights",
-    "negative_weights",
-    "posterior_weights",
-    "promoted_targets",
-    "soft_info_nce",
-    "temperature_for_share",
-]
 
 # The rules of mask_log_weights; exactly one is given.
 MASK_RULES = ("margin", "top_k", "ratio", "above")
@@ -58,22 +53,18 @@ def soft_info_nce(
     it is InfoNCE.
 
     Args:
-        scores: The model's scores, already scaled (divided by the temperature).
-        log_weights: Logarithm of each candidate's weight; ``-inf`` takes a candidate out. The positive's entry is
-            not read: it counts as 0. ``None`` weighs all candidates equally.
-        targets: Share of each row's target that a candidate has: at least 0, each row sums to 1, 0 for a candidate
-            that is taken out. ``None`` gives all of it to the positive.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        scores, log_weights, targets: ``(N, M)``; positives: ``(N,)`` of integers.
+        scores: The model's scores ``(N, M)``, already scaled (divided by the temperature).
+        log_weights: Logarithm of each candidate's weight ``(N, M)``; ``-inf`` takes a candidate out. The positive's
+            entry is not read: it counts as 0. ``None`` weighs all candidates equally.
+        targets: Share of each row's target that a candidate has ``(N, M)``: at least 0, each row sums to 1, 0 for a
+            candidate that is taken out. ``None`` gives all of it to the positive.
+        positives: Columns of the positives ``(N,)``.
 
     Returns:
         Mean over rows: a scalar in float32 (float64 if ``scores`` is). A row without candidates left is 0.
 
     Raises:
-        ValueError: A shape does not fit, or a value is out of range (looked for on the CPU only: on other devices
-            looking would make the host wait).
+        ValueError: A shape does not fit, or a value is out of range.
 
     Example:
         >>> scores = torch.tensor([[2.0, 1.0], [0.0, 2.0]])
@@ -128,24 +119,20 @@ def negative_weights(
     with a :class:`SmallBatchWarning`.
 
     Args:
-        similarity: How relevant each candidate is to each query, higher is more. The positive's entry is not read.
+        similarity: ``(N, M)``. The positive's entry is not read.
         alpha: At least 0. Strength of the effect: 0 is plain InfoNCE.
         beta: Above 0. ``alpha + beta = 2`` keeps the loss on InfoNCE's scale.
         temperature: Above 0, in units of ``similarity``. Small: only the most similar negative is softened.
         min_weight: In (0, 1]. Floor of a negative's weight.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-        known: Which candidates the similarity says something about, the positives among them; by default all. The
+        positives: Columns of the positives ``(N,)``.
+        known: Which candidates the similarity says something about, ``(M,)`` or ``(N, M)`` bool; by default all. The
             others have weight 1 and do not count in ``K``.
 
-    Shape:
-        similarity: ``(N, M)``; positives: ``(N,)`` of integers; known: ``(M,)`` or ``(N, M)`` bool.
-
     Returns:
-        Weights ``(N, M)``, 1 at the positive, in float32 (float64 if ``similarity`` is), without gradient.
+        Weights ``(N, M)``, 1 at the positive.
 
     Raises:
-        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (looked for on the
-            CPU only: on other devices looking would make the host wait).
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
 
     Example:
         >>> weights = negative_weights(torch.tensor([[9.0, 1.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]]),
@@ -156,32 +143,28 @@ def negative_weights(
     check_weighting(alpha=alpha, beta=beta, temperature=temperature, min_weight=min_weight)
     similarity = _prepare("similarity", similarity.detach())
     columns = _positive_columns(similarity, positives)
-    if known is not None:
-        known = _known_candidates(known, similarity).scatter(1, columns, True)
-        similarity = similarity.masked_fill(~known, -math.inf)
-    similarity = _without_values_at(similarity, columns)
+    negative = torch.ones_like(similarity, dtype=torch.bool) if known is None else _known(known, similarity)
+    negative = negative.scatter(1, columns, False)
+    similarity = similarity.masked_fill(~negative, -math.inf)
+    check_similarity("similarity", similarity)
     most = similarity.size(1) - 1
-    if alpha == 0 or most == 0:
+    if alpha == 0 or _too_few(most, alpha, beta):
+        if alpha > 0 and most > 0:
+            _warn_small_batch(most, alpha, beta)
         return torch.ones_like(similarity)
-    if known is None and _too_few(most, alpha, beta):
-        _warn_small_batch(most, alpha, beta)
-        return torch.ones_like(similarity)
-    outside = torch.zeros_like(similarity, dtype=torch.bool) if known is None else ~known
-    outside = outside.scatter(1, columns, True)  # what is not among a row's negatives
-    logits = _divided(similarity.masked_fill(outside, -math.inf), temperature).masked_fill(outside, -math.inf)
-    share = logits.softmax(dim=1)  # (N, M): 0 at the positive, sums to 1 over the negatives
+    share = _divided(similarity, temperature).masked_fill(~negative, -math.inf).softmax(dim=1)
     if known is None:
         weights = (beta - alpha * share) / (beta - alpha / most)
     else:
         # How many are known is on the device: nothing here waits for it.
-        negatives = known.sum(dim=1, keepdim=True).to(share.dtype) - 1  # (N, 1)
+        negatives = negative.sum(dim=1, keepdim=True).to(share.dtype)
         weights = (beta - alpha * share) / (beta - alpha / negatives)
         too_few: Tensor = negatives * beta <= alpha * (1 + 1e-9)
-        if _can_look_at(known) and bool((too_few & (negatives > 0)).any()):
+        if _can_look_at(too_few) and bool((too_few & (negatives > 0)).any()):
             _warn_small_batch(int(negatives[too_few].max()), alpha, beta)
-        # Rows without a known negative are nan so far: a softmax over nothing.
-        weights = weights.masked_fill(too_few | ~known, 1.0)
-    return weights.clamp(min=min_weight).scatter(1, columns, 1.0)
+        negative &= ~too_few
+    # A row without a known negative is nan so far: a softmax over nothing.
+    return weights.clamp(min=min_weight).masked_fill(~negative, 1.0)
 
 
 def posterior_weights(
@@ -194,21 +177,16 @@ def posterior_weights(
     without similar negatives keeps weights near 1.
 
     Args:
-        similarity: How relevant each candidate is to each query, higher is more; ``-inf`` is "never relevant". The
-            positive's entry is read only by a relative posterior.
+        similarity: ``(N, M)``. The positive's entry is read only by a relative posterior.
         posterior: What the similarity says about relevance.
         min_weight: In [0, 1]. Floor of a negative's weight; 0 takes a surely relevant one out.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
+        positives: Columns of the positives ``(N,)``.
 
     Returns:
-        Weights ``(N, M)`` in [``min_weight``, 1], 1 at the positive, in float32 (float64 if ``similarity`` is),
-        without gradient.
+        Weights ``(N, M)`` in [``min_weight``, 1], 1 at the positive.
 
     Raises:
-        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
 
     Example:
         >>> from st_softinfonce.posterior import RelevancePosterior
@@ -236,33 +214,25 @@ def mask_log_weights(
 ) -> Tensor:
     """Compute log weights that take the likely false negatives out: ``-inf`` for those, 0 for every other candidate.
 
-    With ``p`` the similarity of the row's positive, exactly one rule says which negatives are taken out:
-
-    - ``margin``: similarity above ``p - margin`` (GISTEmbed, Solatorio 2024; with a negative margin Qwen3-Embedding);
-      with ``relative`` above ``p - margin * |p|`` (NV-Retriever, Moreira et al. 2024, TopK-PercPos).
-    - ``top_k``: the row's ``top_k`` most similar ones, of tied ones the lowest column first (Li et al. 2023, 4.4).
-    - ``ratio``: similarity of at least ``ratio * p``; nothing where ``p <= 0`` (Li et al. 2023, section 4.4).
-    - ``above``: similarity above ``above``, whatever the positive's.
+    With ``p`` the similarity of the row's positive, exactly one rule says which negatives are taken out. None is
+    whose similarity is ``-inf``.
 
     Args:
-        similarity: How relevant each candidate is to each query, the positive's entry included. ``-inf`` is "never
-            relevant" and never taken out; in a row whose positive has it, ``margin`` takes nothing out.
-        margin: Any finite number, in units of ``similarity``; with ``relative`` a share of the positive's.
-        relative: Whether the margin is relative. For ``margin`` only.
-        top_k: At least 1. From ``M - 1`` on, no negative is left.
-        ratio: Above 0.
-        above: Any finite number, in units of ``similarity``.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
+        similarity: ``(N, M)``, the positive's entry included.
+        margin: Finite. Similarity above ``p - margin`` (GISTEmbed, Solatorio 2024; negative: Qwen3-Embedding), unless
+            ``p`` is ``-inf``.
+        relative: With ``margin``: above ``p - margin * |p|`` (NV-Retriever, Moreira et al. 2024, TopK-PercPos).
+        top_k: At least 1. The row's most similar ones, of tied ones the lowest column first (Li et al. 2023, 4.4).
+        ratio: Above 0. Similarity of at least ``ratio * p``; nothing where ``p <= 0`` (Li et al. 2023, section 4.4).
+        above: Finite. Similarity above this, whatever the positive's.
+        positives: Columns of the positives ``(N,)``.
 
     Returns:
-        Log weights ``(N, M)`` of 0 and ``-inf``, 0 at the positive, in float32 (float64 if ``similarity`` is).
+        Log weights ``(N, M)`` of 0 and ``-inf``, 0 at the positive.
 
     Raises:
         ValueError: Not exactly one rule is given, its value is out of range, a shape does not fit, or ``similarity``
-            holds nan (CPU only).
+            holds nan.
 
     Example:
         >>> mask_log_weights(torch.tensor([[0.8, 0.79, 0.2], [0.1, 0.9, 0.3], [0.0, 0.1, 0.7]]), margin=0.05)
@@ -287,8 +257,7 @@ def mask_log_weights(
         ranked = negatives.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
         masked = torch.zeros_like(similarity, dtype=torch.bool).scatter(1, ranked, True)
         masked &= similarity > -math.inf
-    masked = masked.scatter(1, columns, False)
-    return torch.zeros_like(similarity).masked_fill(masked, -math.inf)
+    return torch.zeros_like(similarity).masked_fill(masked.scatter(1, columns, False), -math.inf)
 
 
 def promoted_targets(
@@ -307,24 +276,20 @@ def promoted_targets(
     contrastive learning (Khosla et al. 2020) and in RLHN's relabelling (Thakur et al. 2025).
 
     Args:
-        similarity: How relevant each candidate is to each query, higher is more; ``-inf`` is "never relevant". The
-            positive's entry is read only by a relative posterior.
+        similarity: ``(N, M)``. The positive's entry is read only by a relative posterior.
         posterior: What the similarity says about relevance. ``None`` takes the similarity itself as the probability,
             clamped to [0, 1]: for an estimator that knows, whose similarities are 0 and 1.
         above: In [0, 1). The probability from which on a candidate is a positive.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-        log_weights: A candidate with ``-inf`` here gets no target.
+        positives: Columns of the positives ``(N,)``.
+        log_weights: A candidate with ``-inf`` here ``(N, M)`` gets no target.
         targets: Targets ``(N, M)`` of other promotions, to which these are added: a candidate has the larger of both
             relevances. ``None``: there are none.
 
-    Shape:
-        similarity, log_weights, targets: ``(N, M)``; positives: ``(N,)`` of integers.
-
     Returns:
-        Targets ``(N, M)``, each row sums to 1, in float32 (float64 if ``similarity`` is), without gradient.
+        Targets ``(N, M)``, each row sums to 1.
 
     Raises:
-        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
 
     Example:
         >>> promoted_targets(torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
@@ -362,22 +327,19 @@ def distilled_targets(
         t[i, :] = (1 - share) * onehot(positives[i]) + share * softmax(similarity[i, :] / temperature)
 
     Args:
-        similarity: The teacher's similarities, the positive's entry included; ``-inf`` gets no target. A row whose
+        similarity: The teacher's ``(N, M)``, the positive's entry included; ``-inf`` gets no target. A row whose
             positive has ``-inf`` cannot be judged and keeps its one-hot target.
         share: In [0, 1]. How much of the target is the teacher's; 0 is InfoNCE.
         temperature: Above 0, in units of ``similarity``. Small: the teacher's most similar candidate gets it all.
-        log_weights: A candidate with ``-inf`` here is left out of the softmax.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-        targets: Targets ``(N, M)`` in place of the one-hot ones. ``None`` takes those.
-
-    Shape:
-        similarity, log_weights, targets: ``(N, M)``; positives: ``(N,)`` of integers.
+        log_weights: A candidate with ``-inf`` here ``(N, M)`` is left out of the softmax.
+        positives: Columns of the positives ``(N,)``.
+        targets: Targets ``(N, M)`` in place of the one-hot ones.
 
     Returns:
-        Targets ``(N, M)``, each row sums to 1, in float32 (float64 if ``similarity`` is), without gradient.
+        Targets ``(N, M)``, each row sums to 1.
 
     Raises:
-        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
 
     Example:
         >>> targets = distilled_targets(torch.tensor([[0.7, 0.7, 0.2], [0.1, 0.9, 0.3], [0.0, 0.1, 0.7]]), share=0.5)
@@ -396,8 +358,7 @@ def distilled_targets(
     else:
         targets = _prepare("targets", targets.detach(), like=similarity).to(similarity.dtype)
     judged = similarity.gather(1, columns) > -math.inf  # (N, 1)
-    logits = _divided(similarity, temperature).masked_fill(similarity == -math.inf, -math.inf)
-    taught = logits.softmax(dim=1)
+    taught = _divided(similarity, temperature).masked_fill(similarity == -math.inf, -math.inf).softmax(dim=1)
     return torch.where(judged, torch.lerp(targets, taught, share), targets)
 
 
@@ -419,36 +380,29 @@ def temperature_for_share(
     closest. It is searched on a grid and by bisection, and the host waits for the device.
 
     Args:
-        similarity: How relevant each candidate is to each query; ``-inf`` is "never relevant". The positive's entry
-            is not read.
+        similarity: ``(N, M)``. The positive's entry is not read.
         alpha: Above 0, as in :func:`negative_weights`.
         beta: Above 0, likewise.
         share: In (0, 1]. The share of all negatives to soften.
         below: In (0, 1]. A weight below this counts as softened.
-        positives: Column of each row's positive, by default ``0, 1, ..., N - 1``.
-
-    Shape:
-        similarity: ``(N, M)``; positives: ``(N,)`` of integers.
+        positives: Columns of the positives ``(N,)``.
 
     Returns:
         The temperature; ``None`` if none makes a difference: there are too few negatives, or all are equally similar.
 
     Raises:
-        ValueError: A parameter is out of range, a shape does not fit, or ``similarity`` holds nan (CPU only).
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
     """
     check_weighting(alpha=alpha, beta=beta, temperature=1.0, min_weight=1.0)
     check_share("share", share)
     check_share("below", below)
     similarity = _prepare("similarity", similarity.detach())
-    columns = _positive_columns(similarity, positives)
-    similarity = _without_values_at(similarity, columns)
+    similarity = similarity.scatter(1, _positive_columns(similarity, positives), -math.inf)
+    check_similarity("similarity", similarity)
     negatives = similarity.size(1) - 1
-    if alpha == 0 or _too_few(negatives, alpha, beta):
-        return None
-    negative = torch.ones_like(similarity, dtype=torch.bool).scatter(1, columns, False)
-    values = similarity[negative & similarity.isfinite()]
+    values = similarity[similarity > -math.inf]
     spread = float(values.max() - values.min()) if values.numel() else 0.0
-    if spread == 0:
+    if alpha == 0 or _too_few(negatives, alpha, beta) or spread == 0:
         return None
 
     def reached(temperature: float) -> float:
@@ -475,7 +429,7 @@ def temperature_for_share(
 
 
 def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight: float) -> None:
-    """Refuse parameters of :func:`negative_weights` that are out of range, naming the first of them."""
+    """Refuse options of :func:`negative_weights` that are out of range."""
     check_not_negative("alpha", alpha, "0 is plain InfoNCE.")
     if not (is_number(beta) and beta > 0):
         raise ValueError(f"beta must be a finite number above 0, got {beta!r}. 2 - alpha keeps InfoNCE's scale.")
@@ -511,16 +465,9 @@ def check_above(above: object) -> None:
 def check_similarity(
     name: str, similarity: Tensor, positives: Tensor | None = None, *, anywhere: bool = False
 ) -> None:
-    """Refuse nan and inf among similarities; -inf means never relevant.
+    """Refuse nan and inf among similarities ``(N, M)``, naming the first; the ``positives``' entries do not matter.
 
-    Args:
-        name: What to call them in the message.
-        similarity: ``(N, M)``.
-        positives: ``(N,)`` columns whose entry does not matter.
-        anywhere: Look on every device, and wait for it; by default on the CPU only, where looking is free.
-
-    Raises:
-        ValueError: Naming the first such entry.
+    Looks on every device if it may look ``anywhere``, and then waits for it.
     """
     if not anywhere and not _can_look_at(similarity):
         return
@@ -580,10 +527,11 @@ def _checked_targets(targets: Tensor, logits: Tensor) -> Tensor:
     targets = _prepare("targets", targets.detach(), like=logits).to(logits.dtype)
     if not _can_look_at(targets):
         return targets
-    if not bool((targets >= 0).all()) or bool(((targets.sum(dim=1) - 1).abs() > _TARGET_TOLERANCE).any()):
+    sums = targets.sum(dim=1)
+    if not bool((targets >= 0).all()) or bool(((sums - 1).abs() > _TARGET_TOLERANCE).any()):
         raise ValueError(
             f"targets must be at least 0 and sum to 1 in each row, got a smallest value of {targets.min().item()} and "
-            f"row sums from {targets.sum(dim=1).min().item()} to {targets.sum(dim=1).max().item()}."
+            f"row sums from {sums.min().item()} to {sums.max().item()}."
         )
     # A row without any candidate left is allowed, whatever its targets are.
     impossible = (targets > 0) & (logits == -math.inf) & (logits.amax(dim=1, keepdim=True) > -math.inf)
@@ -599,20 +547,20 @@ def _checked_targets(targets: Tensor, logits: Tensor) -> Tensor:
 def _relevance(similarity: Tensor, columns: Tensor, posterior: RelevancePosterior | None) -> Tensor:
     """Return P(relevant | similarity) of every candidate ``(N, M)``; the positive's entry is not to be used."""
     if posterior is None or not posterior.relative:
-        similarity = _without_values_at(similarity, columns)
+        similarity = similarity.scatter(1, columns, 0.0)
+        check_similarity("similarity", similarity)
         return similarity.clamp(0, 1) if posterior is None else posterior.probability(similarity)
     check_similarity("similarity", similarity)
     own = similarity.gather(1, columns)  # (N, 1)
     # A query that is not similar to itself (an empty text) says nothing: nothing is relevant to it.
-    relative = (similarity / own).masked_fill(~(own > 0), -math.inf)
-    return posterior.probability(relative)
+    return posterior.probability((similarity / own).masked_fill(~(own > 0), -math.inf))
 
 
 def _taken_out(log_weights: Tensor, like: Tensor) -> Tensor:
     return _prepare("log_weights", log_weights.detach(), like=like) == -math.inf
 
 
-def _known_candidates(known: object, matrix: Tensor) -> Tensor:
+def _known(known: object, matrix: Tensor) -> Tensor:
     """Return which candidates are known as ``(N, M)``."""
     shapes = ((matrix.size(1),), tuple(matrix.shape))
     if not isinstance(known, Tensor) or known.dtype != torch.bool or tuple(known.shape) not in shapes:
@@ -629,13 +577,6 @@ def _divided(similarity: Tensor, temperature: float) -> Tensor:
     lowest = torch.finfo(similarity.dtype).min
     similarity = similarity.clamp(min=lowest)
     return ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).clamp(min=lowest)
-
-
-def _without_values_at(similarity: Tensor, columns: Tensor) -> Tensor:
-    """Zero the positives' entries, which are not used; raise on nan or inf elsewhere."""
-    similarity = similarity.scatter(1, columns, 0.0)
-    check_similarity("similarity", similarity)
-    return similarity
 
 
 def _too_few(negatives: int, alpha: float, beta: float) -> bool:

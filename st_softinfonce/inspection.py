@@ -36,9 +36,10 @@ class Inspection:
     Attributes:
         negatives: The negatives that are treated most, one row for each two queries. Columns: ``query``, ``code``,
             ``negative_query``, ``negative_code``; ``similarity`` (of several estimators the first's; the others'
-            are ``similarity_NAME``); ``weight`` (0 if masked), ``target`` and ``effect`` (``"masked"``,
-            ``"promoted"``, ``"taught"`` or ``"softened"``); ``row`` and ``negative_row`` of the dataset; and
-            ``path``, ``name`` and ``package`` of both where the dataset has them.
+            are ``similarity_NAME``) and ``own_similarity``, that of the query's own pair; ``weight`` (0 if masked),
+            ``target`` and ``effect`` (``"masked"``, ``"promoted"``, ``"taught"`` or ``"softened"``); ``row`` and
+            ``negative_row`` of the dataset; and ``path``, ``name`` and ``package`` of both where the dataset has
+            them.
         summary: Numbers by their name, for reading.
         histograms: By what is counted, how many negatives are in each bin, and the edges of the bins, as
             ``np.histogram`` returns them.
@@ -158,8 +159,8 @@ def inspect_pairs(
         "batch size": f"{batch_size:,}",
         "negatives seen": f"{scan.seen:,}",
         **{effect: scan.share(scan.counts[place]) for place, effect in enumerate(EFFECTS, 1)},
-        "with the query's own text": scan.share(scan.twins),
-        "share of the targets": f"{effects.target:.3%}",
+        "with the same query text": scan.share(scan.twins),
+        **({"share of the targets": f"{effects.target:.3%}"} if effects.target else {}),
         "effective negatives": f"{effects.effective_negatives:.4g} of {batch_size - 1}",
     }
     histograms = {name: counts.histogram() for name, counts in scan.histograms.items() if counts.total}
@@ -175,7 +176,7 @@ class _Scan:
         self.seen = self.twins = 0
         self.counts = np.zeros(len(EFFECTS) + 1, dtype=np.int64)
         self.histograms = {name: _Counts() for name in (*similarities, "weight", "target")}
-        columns = ["row", "negative_row", *similarities, "weight", "target", "effect"]
+        columns = ["row", "negative_row", *similarities, "own_similarity", "weight", "target", "effect"]
         self.kept = pd.DataFrame(columns=columns)
 
     def share(self, count: int) -> str:
@@ -206,6 +207,7 @@ class _Scan:
         self.counts += np.bincount(effect[negative].numpy(), minlength=len(self.counts))
         place, other = effect.nonzero().numpy().T
         found = {name: value.numpy()[place, other] for name, value in values.items()}
+        found["own_similarity"] = similarities[0].diagonal().numpy()[place]
         found |= {"row": rows[place], "negative_row": rows[other], "effect": effect.numpy()[place, other]}
         # What no treatment sets is 1 for a weight and 0 for a target.
         new = pd.DataFrame({"weight": 1.0, "target": 0.0} | found, columns=self.kept.columns)

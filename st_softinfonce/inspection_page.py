@@ -114,6 +114,8 @@ def _pair(number: int, row: dict[Any, Any], compares: Compares) -> str:
     if row["effect"] != "masked" and row["weight"] < SOFTENED_BELOW:
         names = ["weight", *names]
     shown = [f"{html.escape(str(name)).replace('_', ' ')} <b>{row[name]:.4g}</b>" for name in names]
+    own = "its own document has" if compares in ("documents", "scores") else "the same text would have"
+    shown.append(f"{own} {row['own_similarity']:.4g}")
     if row["query"] == row["negative_query"]:
         shown.append("the same query text")
     elif matched_in is not None and not words:
@@ -128,7 +130,8 @@ def _pair(number: int, row: dict[Any, Any], compares: Compares) -> str:
 _MARKS = """ Words that both texts share are <mark>marked</mark>; those that say nothing, such as "the", are not."""
 _INTRODUCTION = """<p>In training, every query is pushed away from the documents of the other queries in its batch: its
 negatives. Some of them answer it just as well. Below are those that the estimator takes for relevant, strongest first,
-with what the treatment makes of them.MARKS</p>
+with what the treatment makes of them. Similarities are on the estimator's own scale: BM25 has no highest score,
+cosines end at 1.MARKS</p>
 <div class="next"><h2>What to do next</h2><ol>
 <li>Read ten rows. Does the document on the right answer the query on the left?</li>
 <li><b>Mostly yes:</b> these are false negatives. Train with this estimator and treatment:
@@ -152,6 +155,7 @@ font:15px/1.5 system-ui,sans-serif}
 h1{font-size:26px;margin:0 0 16px}h2{font-size:20px;margin:32px 0 4px}
 h3{font-size:12px;margin:0;color:var(--soft);text-transform:uppercase;letter-spacing:.04em}
 dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:10px;margin:0 0 20px}
+dl div:nth-child(-n+2){grid-column:span 2}
 dl div{background:var(--box);border:1px solid var(--line);border-radius:6px;padding:8px 12px}
 dt{color:var(--soft);font-size:13px}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
 .next{border-left:4px solid var(--bar);padding:2px 16px;margin:0 0 20px}.next h2{margin:4px 0}

@@ -11,8 +11,6 @@ from st_softinfonce.estimators.base import join_rows
 from st_softinfonce.estimators.by_text import ByText
 from st_softinfonce.estimators.text_column import TextColumn
 
-__all__ = ["KnownQueries"]
-
 _CHUNK = 4096
 
 
@@ -27,11 +25,11 @@ class KnownQueries:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
             mined from. Documents with different queries that the model reads alike count as not known.
         model: The model in training: its tokenizer makes both.
-        max_length: As given to the trainer, if it is, for all texts or by task: it decides where they are truncated.
-        prompt: The documents' prompt as given to the trainer, if it is: it takes up length.
-        task: The documents' task as given to the trainer's ``router_mapping``, if it is.
-        query_prompt: The queries' prompt, likewise.
-        query_task: The queries' task, likewise.
+        max_length: As for :meth:`TextColumn.as_read_by`, like the others: where texts are truncated.
+        prompt: The documents'.
+        task: The documents'.
+        query_prompt: The queries'.
+        query_task: The queries'.
 
     Raises:
         ValueError: ``query_of`` is empty, or holds something else than texts.
@@ -83,13 +81,9 @@ class KnownQueries:
         self.documents = len(query_of)
 
     def of(self, documents: TextColumn) -> tuple[TextColumn, Tensor]:
-        """Find the queries of a column of documents, on their device and without waiting for it.
+        """Return the queries of a column of documents, empty where unknown, and which are known ``(n,)``, bool.
 
-        Args:
-            documents: ``n`` documents.
-
-        Returns:
-            Their queries as a column, empty where unknown; and which are known ``(n,)``, bool.
+        They are found on the column's device and without waiting for it.
         """
         if self._ids.device != documents.device:
             self._ids = self._ids.to(documents.device)

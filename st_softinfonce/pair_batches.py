@@ -24,8 +24,6 @@ from st_softinfonce.estimators.base import (
 from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.functional import check_similarity
 
-__all__ = ["PairTexts", "batch_similarities", "negatives_of", "read_pairs"]
-
 Role = Literal["query", "document"]
 _FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 # Of a folder with splits, the one that would be trained on.
@@ -160,33 +158,14 @@ class PairTexts:
         return len(self.queries)
 
     def column(self, rows: list[int], role: Role) -> TextColumn:
-        """Make the column of a batch.
-
-        Args:
-            rows: The pairs of the batch.
-            role: Their queries, or their documents.
-
-        Returns:
-            The column, on the model's device.
-        """
+        """Make the column of a batch's queries or documents, on the model's device."""
         texts = self._texts(rows, role)
         if self.model is None:
             return TextColumn.from_texts(texts, self.tokenizer, max_length=self._longest(None), role=role)
         return TextColumn.as_read_by(self.model, texts, role=role, max_length=self._max_length, **self._read(role))
 
     def embeddings(self, rows: list[int], role: Role) -> Tensor:
-        """Embed the texts of a batch by the model as it is, for estimators that compare its scores.
-
-        Args:
-            rows: The pairs of the batch.
-            role: Their queries, or their documents.
-
-        Returns:
-            ``(n, D)`` on the model's device.
-
-        Raises:
-            ValueError: There is no model.
-        """
+        """Embed a batch's queries or documents ``(n, D)`` by the model as it is, for estimators of its scores."""
         if self.model is None:
             raise ValueError("tokenizer has no embeddings to compare: the estimator needs model.")
         read = {name: value for name, value in self._read(role).items() if value is not None}
@@ -257,15 +236,7 @@ def batch_similarities(
 
 
 def negatives_of(matrix: Tensor, positives: Tensor) -> Tensor:
-    """Drop each row's positive.
-
-    Args:
-        matrix: ``(N, M)``.
-        positives: ``(N,)`` columns.
-
-    Returns:
-        ``(N, M - 1)``, the columns in order.
-    """
+    """Drop each row's positive, whose column ``(N,)`` says, of ``(N, M)``: ``(N, M - 1)`` in order."""
     columns = torch.arange(matrix.size(1) - 1, device=matrix.device)
     return matrix.gather(1, columns + (columns >= positives.unsqueeze(1)))
 

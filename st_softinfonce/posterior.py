@@ -15,8 +15,6 @@ from torch import Tensor
 
 from st_softinfonce._checks import check_share, is_number
 
-__all__ = ["RelevancePosterior"]
-
 _MIN_KNOWN = 50
 _MIN_RANDOM = 1000
 _BINS = 32
@@ -135,17 +133,8 @@ class RelevancePosterior:
         return cls(knots, log_ratios, prior, relative, len(known), len(random))
 
     def summary(self) -> dict[str, Any]:
-        """Return what a model card should say of it, as JSON primitives.
-
-        Returns:
-            The prior, whether it is relative, and from how many pairs it was estimated.
-        """
-        return {
-            "prior": self.prior,
-            "relative": self.relative,
-            "known_pairs": self.known_pairs,
-            "random_pairs": self.random_pairs,
-        }
+        """Return what a model card should say of it, as JSON primitives: all but the table of ratios."""
+        return {name: getattr(self, name) for name in ("prior", "relative", "known_pairs", "random_pairs")}
 
     def probability(self, similarity: Tensor) -> Tensor:
         """Evaluate it, on the similarities' device and without waiting for it.

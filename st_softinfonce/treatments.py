@@ -28,8 +28,6 @@ from st_softinfonce.functional import (
 )
 from st_softinfonce.posterior import RelevancePosterior
 
-__all__ = ["Discount", "Distill", "Mask", "Promote", "Soften", "Treatment", "combine", "describe_treatments"]
-
 
 class Treatment:
     """What the loss does with how relevant an estimator finds each candidate: nothing, unless a subclass says so.
@@ -85,18 +83,12 @@ class Treatment:
         return targets
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the treatment and its options for a model card, as JSON primitives.
-
-        Returns:
-            Its name and the options; those that are not set are left out.
-        """
+        """Return name and options, without those that are not set, as JSON primitives."""
         config: dict[str, Any] = {"treatment": type(self).__name__}
         for name in [field.name for field in fields(self)]:  # type: ignore[arg-type]
             value = getattr(self, name)
-            if isinstance(value, RelevancePosterior):
-                config[name] = value.summary()
-            elif value is not None:
-                config[name] = value
+            if value is not None:
+                config[name] = value.summary() if isinstance(value, RelevancePosterior) else value
         return config
 
     def __str__(self) -> str:
@@ -106,6 +98,13 @@ class Treatment:
         if isinstance(config.get("posterior"), dict):
             config = {"prior": float(f"{config.pop('posterior')['prior']:.2g}")} | config
         return f"{name}({', '.join(f'{option}={value}' for option, value in config.items())})"
+
+    def _make_floats(self) -> None:
+        """Turn NumPy's numbers, which are welcome but not JSON, into Python's."""
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not None and str(field.type).startswith("float"):
+                object.__setattr__(self, field.name, float(value))
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Soften(Treatment):
     def __post_init__(self) -> None:
         """Check the options."""
         check_weighting(**vars(self))
-        _as_floats(self, "alpha", "beta", "temperature", "min_weight")
+        self._make_floats()
 
     @property
     @override
@@ -171,7 +170,7 @@ class Discount(Treatment):
         """Check the options."""
         _check_posterior(self.posterior)
         check_share("min_weight", self.min_weight, zero=True, hint="1 is plain InfoNCE.")
-        _as_floats(self, "min_weight")
+        self._make_floats()
 
     @property
     @override
@@ -215,7 +214,7 @@ class Mask(Treatment):
     def __post_init__(self) -> None:
         """Check the options."""
         check_mask(**vars(self))
-        _as_floats(self, "margin", "ratio", "above")
+        self._make_floats()
 
     @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
@@ -253,20 +252,11 @@ class Promote(Treatment):
         if self.posterior is not None:
             _check_posterior(self.posterior)
         check_above(self.above)
-        _as_floats(self, "above")
+        self._make_floats()
 
     @override
-    def targets(
-        self,
-        similarity: Tensor,
-        *,
-        positives: Tensor,
-        log_weights: Tensor | None = None,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        return promoted_targets(
-            similarity, **vars(self), positives=positives, log_weights=log_weights, targets=targets
-        )
+    def targets(self, similarity: Tensor, **others: Any) -> Tensor:
+        return promoted_targets(similarity, **vars(self), **others)
 
 
 @dataclass(frozen=True)
@@ -292,7 +282,7 @@ class Distill(Treatment):
         """Check the options."""
         check_share("share", self.share, zero=True, hint="0 is plain InfoNCE, 1 learns from the estimator alone.")
         check_positive("temperature", self.temperature)
-        _as_floats(self, "share", "temperature")
+        self._make_floats()
 
     @property
     @override
@@ -300,23 +290,13 @@ class Distill(Treatment):
         return self.share == 0
 
     @override
-    def targets(
-        self,
-        similarity: Tensor,
-        *,
-        positives: Tensor,
-        log_weights: Tensor | None = None,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        return distilled_targets(
-            similarity, **vars(self), positives=positives, log_weights=log_weights, targets=targets
-        )
+    def targets(self, similarity: Tensor, **others: Any) -> Tensor:
+        return distilled_targets(similarity, **vars(self), **others)
 
 
-Judgement = tuple[Sequence[Treatment], Tensor, "Tensor | None"]
-
-
-def combine(judgements: Sequence[Judgement], positives: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def combine(
+    judgements: Sequence[tuple[Sequence[Treatment], Tensor, Tensor | None]], positives: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
     """Put together the treatments of one block of candidates by several estimators.
 
     Log weights add up, so that what one treatment takes out stays out. Then come the targets, in the order of
@@ -330,35 +310,27 @@ def combine(judgements: Sequence[Judgement], positives: Tensor) -> tuple[Tensor 
     Returns:
         Log weights ``(N, M)`` and targets ``(N, M)``; ``None`` where nothing is weighed, or all is one-hot.
     """
-    judgements = [
-        (chosen, similarity if known is None else similarity.masked_fill(~known, -math.inf), known)
-        for chosen, similarity, known in judgements
+    single = [
+        (treatment, similarity if known is None else similarity.masked_fill(~known, -math.inf), known)
+        for treatments, similarity, known in judgements
+        for treatment in treatments
     ]
     log_weights: Tensor | None = None
-    for chosen, similarity, known in judgements:
-        for treatment in chosen:
-            more = treatment.log_weights(similarity, positives=positives, known=known)
-            if more is not None:
-                log_weights = more if log_weights is None else log_weights + more
+    for treatment, similarity, known in single:
+        more = treatment.log_weights(similarity, positives=positives, known=known)
+        if more is not None:
+            log_weights = more if log_weights is None else log_weights + more
     targets: Tensor | None = None
-    makers = [(treatment, similarity) for chosen, similarity, _ in judgements for treatment in chosen]
-    for treatment, similarity in sorted(makers, key=lambda maker: maker[0].order):
+    for treatment, similarity, _ in sorted(single, key=lambda one: one[0].order):
         targets = treatment.targets(similarity, positives=positives, log_weights=log_weights, targets=targets)
     return log_weights, targets
 
 
 def as_treatments(name: str, value: object) -> tuple[Treatment, ...]:
-    """Check one treatment or several.
-
-    Args:
-        name: The argument's name, for the message.
-        value: A treatment, or a sequence of at least one.
-
-    Returns:
-        All of them.
+    """Return the one treatment or several that ``value`` is, at least one.
 
     Raises:
-        TypeError: Something else than a treatment is among them.
+        TypeError: Something else than a treatment is among them; ``name`` is the argument's name in the message.
         ValueError: There is none.
     """
     several = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
@@ -375,18 +347,7 @@ def as_treatments(name: str, value: object) -> tuple[Treatment, ...]:
 
 
 def describe_treatments(treatments: Sequence[Treatment]) -> Any:
-    """Describe treatments for a model card, as JSON primitives.
-
-    Args:
-        treatments: At least one.
-
-    Returns:
-        Name and options of the one, or a list of those of several.
-
-    Example:
-        >>> describe_treatments([Mask(top_k=1)])
-        {'treatment': 'Mask', 'top_k': 1}
-    """
+    """Describe one treatment, or list the descriptions of several, as JSON primitives for a model card."""
     described = [treatment.get_config_dict() for treatment in treatments]
     return described[0] if len(described) == 1 else described
 
@@ -397,11 +358,3 @@ def _check_posterior(posterior: object) -> None:
             f"posterior must be a RelevancePosterior, got {type(posterior).__name__}: "
             "calibrate(estimator, pairs, batch_size, model=model).posterior makes one from your data."
         )
-
-
-def _as_floats(treatment: Treatment, *names: str) -> None:
-    """Turn NumPy's numbers, which are welcome but not JSON, into Python's."""
-    for name in names:
-        value = getattr(treatment, name)
-        if value is not None:
-            object.__setattr__(treatment, name, float(value))

@@ -8,7 +8,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-FORMAT = "st-softinfonce representation table, version 3"
-MANIFEST = "manifest.json"
+FORMAT = "st-softinfonce representation table, version 4"
 
+_PARTS = "part-*.safetensors"
 # Rows that are written together when nobody calls save().
 _ROWS_A_PART = 1024
 # A temporary file of this age was left by a process that was killed: its owner writes it within seconds.
@@ -38,13 +38,11 @@ class TableError(ValueError):
 def mix64(values: _Integers) -> _Integers:
     """Spread what differs between 64-bit integers over all their bits (the finaliser of SplitMix64).
 
-    Args:
-        values: int64, a tensor or an array of any shape. Overflow wraps round.
-
-    Returns:
-        As ``values``: int64 of the same shape, on the same device.
+    The int64 of a tensor or an array of any shape; overflow wraps round.
     """
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        # Torch shifts int64 alone, with its sign, which is masked away; `data/minhash.py` has this for NumPy's uint64,
+        # twice as fast and without importing torch.
         values = (values ^ ((values >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return values ^ ((values >> 31) & ((1 << 33) - 1))
 
@@ -78,13 +76,13 @@ class RepresentationTable:
     """Vectors by the key of their text, in memory and, if a folder is given, on disk.
 
     The first vector that is added for a key stays. On disk a table is a folder of parts. Each is a safetensors file
-    with a checksum, written under a temporary name and then renamed. So an interrupted build goes on from the parts
-    that are there, processes that build one table at the same time add parts of their own, and a torn file is
-    noticed. A manifest says what made the vectors; a table of something else is refused, naming what differs.
+    with its vectors, their checksum, and what made them, written under a temporary name and then renamed. So an
+    interrupted build goes on from the parts that are there, processes that build one table at the same time add parts
+    of their own, a torn file is noticed, and a table of something else is refused, naming what differs.
 
     Args:
         folder: Where the table lives; ``None`` keeps it in memory.
-        identity: What made the vectors, as JSON primitives. Every entry must equal the manifest's.
+        identity: What made the vectors, as JSON primitives. Every entry must equal that of the parts.
 
     Raises:
         TableError: The folder holds a damaged table, or one with another identity.
@@ -95,7 +93,6 @@ class RepresentationTable:
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.identity = dict(identity or {})
-        self._identity_hash = hashlib.blake2b(_as_json(self.identity), digest_size=16).hexdigest()
         # Each is more than twice as long as the next one, so that there are few to search and adding stays cheap.
         self._levels: list[_Rows] = []
         self._unsaved: list[_Rows] = []
@@ -103,8 +100,10 @@ class RepresentationTable:
             return
         if not self.folder.is_dir():
             raise TableError(f"table must be a folder, got the file {self.folder.name}. Give another name.")
-        self._check_manifest(self.folder)
-        _remove_leftovers(self.folder)
+        for path in self.folder.glob(".part-*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
+                    path.unlink()
         if parts := self._read_parts(self.folder):
             self._levels = [_Rows.merged(list(parts.values()))]  # a single part stays memory-mapped
 
@@ -168,10 +167,9 @@ class RepresentationTable:
         """
         if self.folder is None or not self._unsaved:
             return
-        self._check_manifest(self.folder)  # of another process, which began after this one
-        if not (self.folder / MANIFEST).exists():
-            manifest = _as_json({"format": FORMAT, "identity": self.identity})
-            _write(self.folder / MANIFEST, lambda path: path.write_bytes(manifest))
+        for path in list(self.folder.glob(_PARTS))[:1]:  # perhaps of a process that began after this one
+            with contextlib.suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+                self._check_origin(path, file.metadata())
         self._write_part(self.folder, _Rows.merged(self._unsaved))
         self._unsaved = []
 
@@ -192,62 +190,66 @@ class RepresentationTable:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _check_manifest(self, folder: Path) -> None:
-        manifest = folder / MANIFEST
-        if not os.path.lexists(manifest):
-            return
-        try:
-            stored = json.loads(manifest.read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise TableError(f"table {folder.name}: {MANIFEST} is damaged ({error}). Delete the folder.") from error
-        if not isinstance(stored, dict) or not isinstance(stored.get("identity"), dict):
-            raise TableError(f"table {folder.name}: {MANIFEST} is damaged (no identity). Delete the folder.")
-        if stored.get("format") != FORMAT:
-            raise TableError(
-                f"table {folder.name} has the format {stored.get('format')!r}, this version reads {FORMAT!r}. Build "
-                "it again in another folder."
-            )
-        for name in sorted(set(self.identity) | set(stored["identity"])):
-            mine, its = self.identity.get(name), stored["identity"].get(name)
-            if mine != its:
-                raise TableError(
-                    f"table {folder.name} was made with {name}={its!r}, this estimator has {name}={mine!r}. Give "
-                    "another folder, or delete this one to build it again."
-                )
-
     def _read_parts(self, folder: Path) -> dict[Path, _Rows]:
         while True:
-            paths = sorted(folder.glob("part-*.safetensors"))
+            paths = sorted(folder.glob(_PARTS))
             try:
                 return {path: self._read_part(path) for path in paths}
             except TableError:
                 # Another process may just have put them into one. A dangling link is listed still.
-                if set(paths) <= set(folder.glob("part-*.safetensors")):
+                if set(paths) <= set(folder.glob(_PARTS)):
                     raise
 
     def _read_part(self, path: Path) -> _Rows:
-        name = f"table {path.parent.name}: {path.name}"
         if not path.is_file():
-            raise TableError(f"{name} is not a file. Delete it.")
+            raise TableError(f"{_named(path)} is not a file. Delete it.")
         try:
             with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                self._check_origin(path, metadata)
                 rows = _Rows(file.get_tensor("keys"), file.get_tensor("vectors"))
-                metadata = file.metadata() or {}
-        except (SafetensorError, OSError, KeyError) as error:
-            raise TableError(f"{name} is damaged ({error}). Delete that file.") from error
-        if metadata.get("identity") != self._identity_hash:
-            raise TableError(
-                f"{name} was made with something else than {MANIFEST} says, or that is lost. Give another folder, or "
-                "delete this one to build it again."
-            )
-        if metadata.get("checksum") != rows.checksum():
-            raise TableError(f"{name} does not match its checksum. Delete that file.")
+        except (SafetensorError, OSError) as error:
+            raise TableError(f"{_named(path)} is damaged ({error}). Delete that file.") from error
+        if metadata["checksum"] != rows.checksum():
+            raise TableError(f"{_named(path)} does not match its checksum. Delete that file.")
         return rows
 
+    def _check_origin(self, path: Path, metadata: Mapping[str, str] | None) -> None:
+        """Refuse a part that something else made, or in another format."""
+        metadata = metadata or {}
+        if metadata.get("format") != FORMAT:
+            raise TableError(
+                f"{_named(path)} has the format {metadata.get('format')!r}, this version reads {FORMAT!r}. Build the "
+                "table again in another folder."
+            )
+        stored = json.loads(metadata["identity"])
+        for name in sorted({*self.identity, *stored}):
+            mine, its = self.identity.get(name), stored.get(name)
+            if mine != its:
+                raise TableError(
+                    f"{_named(path)} was made with {name}={its!r}, this estimator has {name}={mine!r}. Give another "
+                    "folder, or delete this one to build it again."
+                )
+
     def _write_part(self, folder: Path, rows: _Rows) -> None:
-        tensors = {"keys": rows.keys, "vectors": rows.vectors}
-        metadata = {"checksum": rows.checksum(), "identity": self._identity_hash}
-        _write(folder / f"part-{uuid.uuid4().hex}.safetensors", lambda path: save_file(tensors, path, metadata))
+        """Write a part whole or not at all, making the folder."""
+        path = folder / f"part-{uuid.uuid4().hex}.safetensors"
+        temporary = path.with_name(f".{path.name}")
+        metadata = {"format": FORMAT, "identity": json.dumps(self.identity), "checksum": rows.checksum()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({"keys": rows.keys, "vectors": rows.vectors}, temporary, metadata)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise TableError(
+                f"table {folder}: {path.name} cannot be written ({error}). Make room or give another folder; what "
+                "was saved before is kept."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 @dataclass(frozen=True)
@@ -284,33 +286,5 @@ class _Rows:
         return digest.hexdigest()
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all, making its folder."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise TableError(
-            f"table {path.parent}: {path.name} cannot be written ({error}). Make room or give another folder; what "
-            "was saved before is kept."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed, but of none that may still write."""
-    for pattern in (".part-*", f".{MANIFEST}.*"):
-        for path in folder.glob(pattern):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
-                    path.unlink()
-
-
-def _as_json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=2, sort_keys=True).encode()
+def _named(path: Path) -> str:
+    return f"table {path.parent.name}: {path.name}"

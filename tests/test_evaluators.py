@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import DOCUMENTS, QUERIES
+from conftest import DOCUMENTS, QUERIES, training_arguments
 from datasets import Dataset, DatasetDict
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerCallback
 
 from st_softinfonce import SoftInfoNCELoss
@@ -149,10 +149,9 @@ def test_trainer_restores_the_model_that_was_best(static_model, tmp_path):
             parameter.normal_(generator=torch.Generator().manual_seed(1))
     training = SentenceTransformerTrainer(
         model=static_model,
-        args=SentenceTransformerTrainingArguments(
-            output_dir=str(tmp_path),
+        args=training_arguments(
+            tmp_path,
             max_steps=6,
-            per_device_train_batch_size=8,
             learning_rate=0.3,
             eval_strategy="steps",
             eval_steps=1,
@@ -160,9 +159,6 @@ def test_trainer_restores_the_model_that_was_best(static_model, tmp_path):
             save_steps=1,
             load_best_model_at_end=True,
             metric_for_best_model=key,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
             seed=7,
         ),
         train_dataset=pairs,

@@ -218,8 +218,27 @@ def test_own_repository_refuses_too_few_pairs_and_names_options_that_it_has(base
 
 
 def test_own_repository_says_what_to_do_without_a_model(source, run):
-    with pytest.raises(SystemExit, match=r"nobody/nothing: (.|\n)*Without a network, give a folder"):
-        run("own_repository.py", source, "--model", "nobody/nothing")
+    for model in ("nobody/nothing", "src"):
+        with pytest.raises(SystemExit, match=rf"{model} cannot be loaded: (.|\n)*Without a network, give a model's"):
+            run("own_repository.py", source, "--model", model)
+
+
+def test_own_repository_without_documentation_is_searched_without_training(base, tmp_path, run):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "bare.py").write_text(bare("read", "file"))
+    with pytest.raises(SystemExit, match="1 of 1 functions have no documentation") as refused:
+        run("own_repository.py", "code", "--model", base)
+    command = re.search('^python examples/(search.py) "question" (.*)$', str(refused.value), re.MULTILINE)
+    assert search_lines(run(command[1], "read", *command[2].split())) == [["1", "code/bare.py:1", "read"]]
+
+
+def test_own_repository_draws_queries_and_candidates_of_a_large_repository(base, source, tmp_path, run):
+    for number in range(3):
+        write_package(source, f"more{number}", 4)
+    most = ["--most-queries", 5, "--most-candidates", 7]
+    output = run("own_repository.py", source, "--model", base, *OWN, "--test-packages", "two", *most)
+    (candidates,) = re.findall(r"python: MRR of 5 queries among (\d+) candidates", output)
+    assert 7 <= int(candidates) <= 12
 
 
 def search_lines(output):
@@ -268,13 +287,47 @@ def test_search_sees_a_model_that_was_trained_anew(base, bert_folder, source, tm
     assert run("search.py", "read a file", "--model", base, "--code", source) != first
 
 
+def test_search_keeps_its_index_where_it_lies_within_the_code(base, source, run, monkeypatch):
+    first = run("search.py", "read a file", "--model", base, "--code", ".")
+    monkeypatch.setattr(SentenceTransformer, "encode_document", None)
+    assert run("search.py", "read a file", "--model", base, "--code", ".") == first
+
+
 def test_search_without_functions_says_so(base, tmp_path, run):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "constants.py").write_text("ONE = 1\n")
     with (
         pytest.warns(UserWarning, match="No pairs found"),
         pytest.raises(SystemExit, match="No functions found below"),
     ):
         run("search.py", "read a file", "--model", base, "--code", tmp_path / "empty")
+
+
+def test_search_finds_the_file_of_a_package_that_is_not_called_as_its_folder(base, tmp_path, run):
+    (tmp_path / "code" / "server" / "store").mkdir(parents=True)
+    (tmp_path / "code" / "go.mod").write_text("module example.org/team/shop\n")
+    file = tmp_path / "code" / "server" / "store" / "read.go"
+    file.write_text("package store\n\nfunc read(value int) int {\n\tvalue += 1\n\treturn value\n}\n")
+    output = run("search.py", "read a file", "--model", base, "--code", tmp_path / "code")
+    assert search_lines(output) == [["1", f"{file}:3", "read"]]
+
+
+@pytest.mark.parametrize("folder", ["no/such-folder", "notes"])
+def test_search_of_what_is_no_code_says_what_can_be_read(base, tmp_path, run, capsys, folder):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "read.txt").write_text("read a file")
+    with pytest.raises(SystemExit, match="2"):
+        run("search.py", "read a file", "--model", base, "--code", folder)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"search.py: error: --code must be a folder with .py .* files, got {folder}", last)
+
+
+@pytest.mark.parametrize("model", ["nobody/nothing", "src"])
+def test_search_without_a_model_says_how_to_get_one(source, run, model):
+    with pytest.raises(
+        SystemExit, match=rf"{model} cannot be loaded: (.|\n)*Train one with examples/own_repository.py"
+    ):
+        run("search.py", "read a file", "--model", model, "--code", source)
 
 
 # Comparisons
@@ -316,6 +369,23 @@ def test_compare_treatments(base, static_model, bert_folder, source, tmp_path, r
     better = [name for name, *_, verdict in lines if verdict == "better" and name != "before"]
     advice = output.splitlines()[-1]
     assert any(f"Take {name}:" in advice for name in better) if better else advice.startswith(f"Stay with {best}:")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "model", "message"),
+    [
+        ("src", "base", "src holds no pairs .*: st-softinfonce mine SOURCES -o PAIRS makes some"),
+        ("other.jsonl", "base", r"must have the columns query and code, got \['question', 'answer'\]: rename them"),
+        ("pairs.jsonl", "nobody/nothing", r"nobody/nothing cannot be loaded: (.|\n)*give a model's folder"),
+    ],
+    ids=["sources", "columns", "model"],
+)
+def test_compare_treatments_says_what_to_do(base, source, tmp_path, run, pairs, model, message):
+    rows = mine_pairs(source).select_columns(["query", "code"])
+    rows.to_json(str(tmp_path / "pairs.jsonl"))
+    rows.rename_columns({"query": "question", "code": "answer"}).to_json(str(tmp_path / "other.jsonl"))
+    with pytest.raises(SystemExit, match=message):
+        run("compare_treatments.py", pairs, "--model", model, "--teacher", model)
 
 
 def test_quickstart(base, bert_folder, source, tmp_path, run, monkeypatch):

@@ -109,6 +109,7 @@ def test_numbers_are_those_of_the_loss(static_model, pairs):
         assert row["weight"] == pytest.approx(float(log_weights.exp()[place]), rel=1e-6)
         assert row["target"] == pytest.approx(float(targets[place]), rel=1e-6)
         assert row["similarity"] == pytest.approx(float(similarity[place]), rel=1e-6)
+        assert row["own_similarity"] == pytest.approx(float(similarity[place[0], place[0]]), rel=1e-6)
 
 
 def test_several_estimators_at_once(static_model, pairs):
@@ -185,6 +186,8 @@ def test_the_page_marks_the_words_that_the_compared_texts_share(static_model, tm
     page = found.write_page(tmp_path / "page.html").read_text()
     first, *_ = [part for part in page.split("<section>")[1:] if "read</mark> the" in part or not marked]
     assert re.findall("<mark>(.*?)</mark>", first) == marked
+    own = "its own document has" if compares == "documents" else "the same text would have"
+    assert re.search(rf"similarity <b>[\d.e-]+</b> &middot; {own} [\d.e-]+", first)
     assert ("are <mark>marked" in page) == bool(marked)
 
 

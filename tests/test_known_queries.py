@@ -3,7 +3,7 @@
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, pairwise
 from sentence_transformers.util import cos_sim
 
 from st_softinfonce import (
@@ -87,15 +87,15 @@ def test_prompts_take_up_length_as_in_training(transformer_model):
     assert known.of(TextColumn(features, transformer_model.tokenizer))[1].all()
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    ["bm25", NearDuplicateEstimator(compares="queries"), MixtureEstimator(["bm25", BM25Estimator(b=0.2)])],
-    ids=lambda estimator: estimator if isinstance(estimator, str) else estimator.name,
+@pairwise(
+    estimator={
+        "bm25": "bm25",
+        "near-duplicate": NearDuplicateEstimator(compares="queries"),
+        "mixture": MixtureEstimator(["bm25", BM25Estimator(b=0.2)]),
+    },
+    options={"one-way": {}, "both-ways": {"directions": ("query_to_doc", "doc_to_query")}},
+    cls={"plain": SoftInfoNCELoss, "cached": CachedSoftInfoNCELoss},
 )
-@pytest.mark.parametrize(
-    "options", [{}, {"directions": ("query_to_doc", "doc_to_query")}], ids=["one-way", "both-ways"]
-)
-@pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
 def test_no_device_is_waited_for(transformer_model, estimator, options, cls):
     """The meta device holds no values: whatever would read one fails, and so does a size that depends on values."""
     loss = cls(transformer_model, estimator, known_queries=KnownQueries(QUERY_OF, transformer_model), **options)
@@ -104,7 +104,7 @@ def test_no_device_is_waited_for(transformer_model, estimator, options, cls):
         for column in features(transformer_model)
     ]
     embeddings = [torch.empty(len(QUERIES), 16, device="meta", requires_grad=True) for _ in batch]
-    loss._watch._batches = 1  # the first batch is looked at, which waits
+    loss(features(transformer_model))  # the first batch is looked at, which waits
     with ForbidWaiting():
         asked = loss.ask(batch)
         value = loss.compute_loss_from_embeddings(embeddings, asked)

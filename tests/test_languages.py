@@ -609,6 +609,10 @@ GO = [
     ("SumAll", "SumAllOf returns the total.", "SumAllOf returns the total."),
     ("Close", "Close the file at once.", "Close the file at once."),
     ("Close", "Close closes the file.", "Closes the file."),
+    ("Reset", "Reset values to zero.", "Reset values to zero."),
+    ("Reset", "Reset clears values.", "Clears values."),
+    ("Read", "Read blocks the caller.", "Blocks the caller."),
+    ("Write", "Write headers and trailers.", "Write headers and trailers."),
     ("Sum", "Returns the total of it.", "Returns the total of it."),
     ("Sum", "Deprecated: use Add instead.", ""),
     ("Sum", "Sum returns the total.\n//\n// Deprecated: use Add.", "Returns the total."),
@@ -634,6 +638,57 @@ def test_go_documentation_does_not_begin_with_the_name(name, doc, query):
     found = mine_one("go", f"package a\n\n// {doc}\nfunc {name}() int {{\n\treturn 1\n}}\n")
     assert found[1] == query
     assert found[2].text == f"func {name}() int {{\n\treturn 1\n}}"
+
+
+REMARKS = """
+Other methods where we don't return only an argument
+Every plugin must register itself by calling this.
+Curl.http( [ { :url => 'url1', :method => :post,
+tokenize("foo") # => ["foo"]
+Pulled out into a method so it's easy to stub time
+To make unit-testing easier
+some of the headers sent by the client are derived from the session
+By default those errors contain a header.
+String-interpolated text must be compiled with this because we escape values.
+:dynamic is optimized in other filters
+Modeled after IO.write
+We can get here in a variety of ways.
+Override this in your uploader to change the name.
+In MySQL 5.5+ messages are always constructed as UTF-8.
+Base64.encode is not available on Ruby 1.8.7
+Shop Pro overrides this
+The type of message has been extracted to its own method.
+The C generator doesn't like mashies
+Workaround for issue 516
+Introduced in DOM Level 2.
+I don't know why this is needed
+Assumes that q is sorted
+Subclasses should call this method whenever it changes.
+""".strip().splitlines()
+NO_REMARKS = """
+Sums some of the headers sent by the client.
+To string conversion of a total
+Assumes hash partitioning, sets the largest value.
+Is this tagged appropriately?
+Overrides the total of this order.
+Redefine this type to represent a different one.
+This ensures that the total is set.
+On Windows, returns the short path.
+Based on the size, picks a buffer.
+Maybe shrink the stack used by it.
+The total that doesn't include taxes.
+Each element of the list, doubled.
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("text", REMARKS)
+def test_sentences_that_do_not_say_what_a_function_does_are_remarks(text):
+    assert is_remark(text)
+
+
+@pytest.mark.parametrize("text", NO_REMARKS)
+def test_sentences_that_say_what_a_function_does_are_no_remarks(text):
+    assert not is_remark(text)
 
 
 @pytest.mark.parametrize(

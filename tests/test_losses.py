@@ -6,12 +6,13 @@ import math
 import random
 import warnings
 from functools import partial
+from typing import ClassVar
 
 import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, features, run
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, features, pairwise, run
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import dot_score
 
@@ -122,15 +123,13 @@ class TestTreatments:
         ("arguments", "error", "message"),
         [
             ({"treatment": "soften"}, TypeError, "treatment must be a treatment such as .*, got 'soften'"),
-            ({"treatment": Distill}, TypeError, r"Distill'>\. Call it with its options"),
-            ({"treatment": []}, ValueError, "treatment must hold at least one treatment"),
             ({"estimator": None, "treatment": Mask(top_k=1)}, ValueError, "needs an estimator, got estimator=None"),
             ({"estimator": "self", "treatments": [("bm25", None)]}, ValueError, "treatments replaces estimator and"),
             ({"treatment": Distill(), "treatments": [("bm25", None)]}, ValueError, "treatments replaces estimator"),
             ({"treatments": "bm25"}, TypeError, "treatments must be a list of"),
             ({"treatments": ["bm25"]}, TypeError, r"must hold pairs \(estimator, treatment\), got 'bm25'"),
         ],
-        ids=["text", "class", "none", "no-estimator", "both-estimators", "both-treatments", "no-list", "no-pairs"],
+        ids=["text", "no-estimator", "both-estimators", "both-treatments", "no-list", "no-pairs"],
     )
     def test_what_cannot_be_meant_is_refused(self, static_model, arguments, error, message):
         with pytest.raises(error, match=message):
@@ -368,7 +367,7 @@ class Meddler(SimilarityEstimator):
 
 class TestPlugins:
     PLACES = ("attach", "represent", "for_batch", "similarity")
-    places = pytest.mark.parametrize("where", PLACES)
+    CLASSES: ClassVar = {"plain": SoftInfoNCELoss, "cached": CachedSoftInfoNCELoss}
 
     @pytest.fixture
     def dropout_model(self, transformer_model):
@@ -389,9 +388,7 @@ class TestPlugins:
         handle.remove()
         return value, gradients, torch.cat(seen), state_of_randomness()
 
-    @losses
-    @places
-    @pytest.mark.parametrize("what", ["seeds", "draws", "overwrites", "gradients off"])
+    @pairwise(cls=CLASSES, where=PLACES, what=["seeds", "draws", "overwrites", "gradients off"])
     def test_what_it_does_to_itself_changes_nothing_in_training(self, dropout_model, cls, where, what):
         meddler = Meddler(where, what)
         expected = self.step(dropout_model, cls, Meddler(None, None))
@@ -406,9 +403,7 @@ class TestPlugins:
             assert_same(found[:2], expected[:2])
         assert not torch.equal(found[2][:8], self.step(dropout_model.eval(), cls, None)[2][:8]), "dropout is off"
 
-    @losses
-    @places
-    @pytest.mark.parametrize("what", ["eval", "layer"])
+    @pairwise(cls=CLASSES, where=PLACES, what=["eval", "layer"])
     def test_leaving_the_model_in_another_mode_is_an_error_that_names_it(self, dropout_model, cls, where, what):
         meddler = Meddler(where, what)
         with pytest.raises(RuntimeError, match="the estimator 'Meddler' left the model in training in another mode"):
@@ -508,7 +503,8 @@ class TestTheDeviceIsNotWaitedFor:
     def test_by_no_estimator_and_no_treatment(self, transformer_model, bert_folder, elsewhere, monkeypatch, name, cls):
         teacher = conftest.make_transformer_model(bert_folder)
         estimator = self.estimators(transformer_model, teacher)[name]()
-        for treatment in self.TREATMENTS:
+        # One estimator that cannot judge mined negatives, and one that can, with every treatment; each with the last.
+        for treatment in self.TREATMENTS if name in ("bm25", "bm25-documents") else self.TREATMENTS[-1:]:
             options = {"directions": ALL_DIRECTIONS, "hardness_mode": "all_negatives", "hardness_strength": 1.0}
             loss = cls(transformer_model, estimator, treatment, **options)
             batch = features(transformer_model, COLUMNS["one-negative"])
@@ -548,16 +544,6 @@ class TestReporting:
         assert [part["treatment"] for part in own["treatment"]] == ["Mask", "Distill"]
         assert config["similarity_fct"] == "cos_sim"
 
-    @pytest.mark.parametrize(
-        "treatment",
-        [Discount(POSTERIOR), Mask(above=np.float64(0.5)), Promote(POSTERIOR), Distill(share=np.float32(0.5))],
-        ids=lambda treatment: type(treatment).__name__,
-    )
-    def test_every_treatment_is_json(self, static_model, treatment):
-        config = SoftInfoNCELoss(static_model, "bm25", treatment).get_config_dict()
-        assert json.loads(json.dumps(config)) == config
-        assert config["treatment"]["treatment"] == type(treatment).__name__
-
     def test_no_estimator_is_said(self, static_model):
         assert SoftInfoNCELoss(static_model, None).get_config_dict()["estimator"] is None
 
@@ -572,9 +558,3 @@ class TestReporting:
         expected = SoftInfoNCELoss(static_model, estimator, treatment, scale=1.0, similarity_fct=dot_score)
         assert loss.get_config_dict() == expected.get_config_dict()
         assert_same(loss_and_gradients(loss, COLUMNS["pairs"]), loss_and_gradients(expected, COLUMNS["pairs"]))
-
-    def test_a_step_changes_nothing_of_what_the_loss_is(self, model):
-        loss = SoftInfoNCELoss(model, "bm25")
-        before = loss.get_config_dict()
-        loss_and_gradients(loss, COLUMNS["pairs"])
-        assert loss.get_config_dict() == before

@@ -12,7 +12,6 @@ mteb = pytest.importorskip("mteb")
 
 from retrieval_models import TableEncoder, evaluate, random_vectors  # noqa: E402
 
-from evaluation.report.bootstrap import paired_bootstrap  # noqa: E402
 from st_softinfonce.tasks import (  # noqa: E402
     bm25_rows,
     evaluate_rows,
@@ -218,18 +217,45 @@ def test_bm25_finds_the_words_of_a_query_in_snake_and_camel_case():
         bm25_rows(task, split="valid")
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 5])
-def test_the_interval_is_that_of_the_evaluation(seeds):
-    values = np.random.default_rng(seeds).normal(0.1, 1, size=(seeds, 200))
-    assert mean_interval(values[0] if seeds == 1 else values) == pytest.approx(
-        (lambda found: (found.mean, found.low, found.high))(paired_bootstrap(values)), abs=0.03
-    )
+def slow_bootstrap(blocks, draws):
+    """Draw rows and columns one by one, as the definition has it."""
+    generator = np.random.default_rng(1)
+    found = []
+    for _ in range(draws):
+        of_languages = []
+        for block in blocks:
+            seeds, queries = block.shape
+            centre = block.mean()
+            factor = np.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
+            rows = [row + (row.mean() - centre) * (factor - 1) for row in block]
+            chosen = generator.integers(queries, size=queries)
+            of_languages.append(np.mean([rows[which][chosen] for which in generator.integers(seeds, size=seeds)]))
+        found.append(np.mean(of_languages))
+    return np.quantile(found, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("shapes", [[(1, 40)], [(3, 40)], [(3, 30), (3, 60)]], ids=["one-seed", "seeds", "languages"])
+def test_the_interval_is_that_of_a_slow_bootstrap(shapes):
+    generator = np.random.default_rng(5)
+    blocks = [generator.normal(0.1, 1, shape) + generator.normal(0, 0.3, (shape[0], 1)) for shape in shapes]
+    mean, *ends = mean_interval(blocks, draws=4000)
+    expected = slow_bootstrap(blocks, 3000)
+    assert mean == pytest.approx(np.mean([block.mean() for block in blocks]))
+    np.testing.assert_allclose(ends, expected, atol=0.08 * (expected[1] - expected[0]))
+
+
+def test_the_samples_follow_from_the_seed():
+    block = np.random.default_rng(0).normal(size=(3, 50))
+    assert mean_interval(block) == mean_interval([block]) != mean_interval(block, seed=1)
+    assert mean_interval(block[:1]) == mean_interval(block[0].tolist())
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():
     generator = np.random.default_rng(0)
-    found = [mean_interval(generator.normal(size=50), draws=300) for _ in range(300)]
-    assert 0.90 < np.mean([low < 0 < high for _, low, high in found]) < 0.98
+    of_query, of_seed = generator.normal(0, 0.3, (300, 1, 400)), generator.normal(0, 0.01, (300, 3, 1))
+    noise = of_query + of_seed + generator.normal(0, 0.2, (300, 3, 400))
+    found = [mean_interval(one, draws=400) for one in noise]
+    assert 0.92 < np.mean([low < 0 < high for _, low, high in found]) < 0.985
 
 
 def test_a_seed_that_differs_as_a_whole_widens_the_interval():
@@ -246,6 +272,7 @@ def test_a_seed_that_differs_as_a_whole_widens_the_interval():
         ([], {}, r"values must be finite numbers .*got shape \(1, 0\)"),
         ([1.0, np.nan], {}, "values must be finite"),
         (np.ones((1, 1, 1)), {}, r"got shape \(1, 1, 1\)"),
+        ([np.ones((2, 3)), np.ones((0, 3))], {}, r"got shape \(0, 3\)"),
         ([1.0], {"level": 1.0}, "level must be between 0 and 1, got 1.0: give e.g. 0.95"),
         ([1.0], {"draws": 0}, "draws"),
     ],

@@ -1,18 +1,14 @@
-"""SoftInfoNCELoss in the standard trainer: train, evaluate, resume, save, and what the model card says."""
-
-import json
-import re
+"""SoftInfoNCELoss in the standard trainer: train, evaluate and resume."""
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, training_arguments
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from st_softinfonce import SoftInfoNCELoss
 from st_softinfonce.losses import InputWarning
-from st_softinfonce.treatments import Soften
 
 
 @pytest.fixture
@@ -26,20 +22,8 @@ def triplets():
 
 
 def arguments(folder, **options):
-    defaults = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 8,
-        "num_train_epochs": 1,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 7,
-    }
-    return SentenceTransformerTrainingArguments(**(defaults | options))
+    defaults = {"per_device_eval_batch_size": 8, "num_train_epochs": 1, "logging_steps": 1, "seed": 7}
+    return training_arguments(folder, **(defaults | options))
 
 
 def trainer(model, folder, dataset, loss=SoftInfoNCELoss, eval_dataset=None, **options):
@@ -56,9 +40,9 @@ def losses_of(trained):
     return [entry["loss"] for entry in trained.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("dataset", ["pairs", "triplets"])
-def test_training_lowers_the_loss_and_evaluation_reports_it(model, dataset, request, tmp_path):
-    data = request.getfixturevalue(dataset)
+@pytest.mark.parametrize(("kind", "dataset"), [("static", "pairs"), ("transformer", "triplets")])
+def test_training_lowers_the_loss_and_evaluation_reports_it(kind, dataset, request, tmp_path):
+    model, data = request.getfixturevalue(f"{kind}_model"), request.getfixturevalue(dataset)
     training = trainer(
         model, tmp_path, data, SoftInfoNCELoss(model), eval_dataset=data, num_train_epochs=4, eval_strategy="epoch"
     )
@@ -67,13 +51,6 @@ def test_training_lowers_the_loss_and_evaluation_reports_it(model, dataset, requ
     assert len(evaluations) == 4
     assert evaluations[-1] < evaluations[0]
     assert losses_of(training)[-1] < losses_of(training)[0]
-
-
-def test_the_loss_class_itself_can_be_given(static_model, pairs, tmp_path):
-    training = trainer(static_model, tmp_path, pairs, SoftInfoNCELoss)
-    training.train()
-    assert len(losses_of(training)) == 4
-    assert isinstance(training.loss, SoftInfoNCELoss)
 
 
 def test_without_weights_every_step_is_the_hosts(static_model, triplets, tmp_path, word_tokenizer):
@@ -105,77 +82,12 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(static_model, pairs,
         assert torch.equal(value, expected[name])
 
 
-def test_the_saved_model_loads_without_this_package_and_gives_the_same_vectors(static_model, pairs, tmp_path):
-    training = trainer(static_model, tmp_path, pairs)
-    training.train()
-    static_model.save_pretrained(str(tmp_path / "final"))
-    assert "softinfonce" not in "".join(path.read_text() for path in (tmp_path / "final").rglob("*.json"))
-    loaded = SentenceTransformer(str(tmp_path / "final"), device="cpu")
-    torch.testing.assert_close(
-        loaded.encode(QUERIES, convert_to_tensor=True), static_model.encode(QUERIES, convert_to_tensor=True)
-    )
-
-
-def test_the_model_card_names_the_loss_its_parameters_and_the_paper(static_model, pairs, tmp_path):
-    training = trainer(
-        static_model, tmp_path, pairs, SoftInfoNCELoss(static_model, "bm25", Soften(1.5, 0.5, 1.0, min_weight=0.25))
-    )
-    training.train()
-    static_model.save_pretrained(str(tmp_path / "final"))
-    card = (tmp_path / "final" / "README.md").read_text()
-    assert "SoftInfoNCELoss</code>" in card
-    assert "Rethinking Negative Pairs in Code Search" in card
-    assert "loss:SoftInfoNCELoss" in card
-    parameters = json.loads(re.search(r"with these parameters:\s+```json\s+(\{.*?\n  \})", card, re.DOTALL).group(1))
-    assert parameters["estimator"] == "bm25"
-    assert parameters["estimator_options"] == {
-        "k1": 1.2,
-        "b": 0.75,
-        "compares": "queries",
-        "statistics": "batch",
-        "tokens": "content",
-    }
-    assert parameters["treatment"] == {
-        "treatment": "Soften",
-        "alpha": 1.5,
-        "beta": 0.5,
-        "temperature": 1.0,
-        "min_weight": 0.25,
-    }
-    assert " object at 0x" not in card
-
-
-def test_prompts_and_gradient_accumulation_train(transformer_model, triplets, tmp_path):
-    training = trainer(
-        transformer_model,
-        tmp_path,
-        triplets,
-        prompts={"query": "find the ", "code": "def "},
-        gradient_accumulation_steps=2,
-    )
-    training.train()
-    assert training.state.global_step == 2
-    assert losses_of(training)[1] < losses_of(training)[0]
-
-
 def test_a_label_column_is_ignored_with_one_warning(static_model, pairs, tmp_path):
     labelled = pairs.add_column("label", [1.0] * len(pairs))
     training = trainer(static_model, tmp_path, labelled)
     with pytest.warns(InputWarning, match="label column") as record:
         training.train()
     assert sum(issubclass(warning.category, InputWarning) for warning in record) == 1
-
-
-def test_one_column_is_refused_at_the_first_batch(static_model, pairs, tmp_path):
-    training = trainer(static_model, tmp_path, pairs.remove_columns("code"))
-    with pytest.raises(ValueError, match="at least 2 columns, query and positive, got 1"):
-        training.train()
-    assert training.state.global_step == 0
-
-
-def test_an_empty_dataset_is_refused(static_model, pairs, tmp_path):
-    with pytest.raises(ValueError, match="num_samples=0"):
-        trainer(static_model, tmp_path, pairs.select([])).train()
 
 
 def test_metadata_columns_that_train_as_negatives_are_named_once(static_model, pairs, tmp_path):

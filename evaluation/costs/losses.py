@@ -25,11 +25,8 @@ def make_losses(
 ) -> dict[str, Callable[[], nn.Module]]:
     """Say how to make each loss on one model: by name, a function that makes it and what it needs with it.
 
-    Args:
-        model: The model.
-        estimators: ``NAME``, ``NAME:OPTION=VALUE,...`` or either with ``+mask`` or ``+distill`` for what follows from
-            it; the value ``guide`` is a frozen copy of the model.
-        mini_batch_size: Of the losses with cached gradients; ``None`` takes the plain ones.
+    Estimators are ``NAME``, ``NAME:OPTION=VALUE,...`` or either with ``+mask`` or ``+distill`` for what follows from
+    it; the value ``guide`` is a frozen copy of the model. Gradients are cached if a mini-batch's size is given.
     """
     prefix = "" if mini_batch_size is None else "Cached"
     options = {} if mini_batch_size is None else {"mini_batch_size": mini_batch_size}

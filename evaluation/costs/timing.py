@@ -14,16 +14,9 @@ import torch
 def take_turns(
     functions: Mapping[str, Callable[[int], object]], rounds: int, *, warm_up: int = 1, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Time functions of the number of the round, in random order within a round.
+    """Time functions of the number of the round, in random order within a round, after rounds that do not count.
 
-    Args:
-        functions: By name.
-        rounds: How often each is timed.
-        warm_up: Rounds before, which do not count.
-        device: ``"cuda"`` times by the device's own clock.
-
-    Returns:
-        Seconds by name, one a round.
+    On ``"cuda"`` the device's own clock is read. Seconds by name, one a round.
     """
     for number in range(warm_up):
         for function in functions.values():

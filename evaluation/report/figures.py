@@ -48,9 +48,8 @@ def draw(results: Path, suffix: str = "svg") -> list[Path]:
     """
     summaries = read_summaries(results)
     drawn = {name: plots.plan_figure(summary) for name, summary in summaries.items()}
-    if HEADLINE in summaries:
-        drawn["headline"] = plots.headline_figure(summaries[HEADLINE])
-        drawn["gain"] = plots.gain_figure(summaries[HEADLINE])
+    if set(HEADLINE) & set(summaries):
+        drawn["headline"] = plots.headline_figure(summaries)
     if (results / "weights.json").exists():
         drawn["weights"] = plots.weights_figure(json.loads((results / "weights.json").read_text()))
     drawn["weighting"] = plots.weighting_figure()

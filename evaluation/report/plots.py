@@ -18,13 +18,6 @@ INK = "#797979"
 COLOURS = ("#2F81C5", "#D55E00", "#009E73", "#B565A7", "#A8820F", INK)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 COLUMNS = 4
-# Rows of the figure of gains, and what they are called with a teacher of the student's own kind and with a tuned one.
-GAINS = {
-    "distill": ("distill-own", "distill-tuned"),
-    "mask-relative": ("mask-own", "mask-tuned"),
-    "soft-trained-model": ("soft-own", "soft-tuned"),
-}
-
 mpl.rcParams.update(
     {
         "svg.hashsalt": "st-softinfonce",
@@ -62,20 +55,13 @@ def plan_figure(summary: Mapping[str, Any]) -> Figure:
     return _by_row(entries)
 
 
-def headline_figure(summary: Mapping[str, Any]) -> Figure:
+def headline_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw the README's table: each method's gain over the best InfoNCE row, its mean and each language."""
-    entries = headline_entries(summary)
+    entries = headline_entries(summaries)
     figure = Figure(figsize=(7.5, 0.9 + 0.36 * len(entries)), layout="constrained")
     axis = figure.subplots()
-    for place, (row, entry) in enumerate(entries.items()):
-        each = [
-            100 * one["to_best"][METRIC]["mean"]
-            for one in summary["entries"]
-            if "to_best" in one
-            and one["row"] == row
-            and one["language"] in entry["languages"]
-            and (one["model"], one["regime"]) == (entry["model"], entry["regime"])
-        ]
+    for place, (entry, languages) in enumerate(entries.values()):
+        each = [100 * one["to_best"][METRIC]["mean"] for one in languages]
         axis.plot(each, [place] * len(each), "|", color=INK, markersize=9, label="one language")
         _interval(axis, entry, place, 0, "mean of languages, 95% interval", horizontal=True, which="to_best")
     axis.axvline(0, color=INK, linewidth=0.8)
@@ -83,51 +69,6 @@ def headline_figure(summary: Mapping[str, Any]) -> Figure:
     axis.set_yticks(range(len(entries)), [METHODS[row].replace("`", "") for row in entries])
     axis.set_ylim(len(entries) - 0.5, -0.5)
     axis.set_xlabel("Difference to the best InfoNCE row, points of MRR")
-    _legend(figure)
-    return figure
-
-
-def gain_figure(summary: Mapping[str, Any]) -> Figure:
-    """Draw the gain over the best InfoNCE row against the number of mined negatives, and against the teacher.
-
-    A teacher's strength is its own score on the same queries: of all-MiniLM as it is, of the same fine-tuned on the
-    training pairs, or of a model of the student's own kind that was trained with InfoNCE.
-    """
-    found = {
-        (entry["model"], entry["regime"], entry["row"], entry["language"]): entry
-        for entry in summary["entries"]
-        if entry["language"] != ALL
-    }
-    languages = ("python", "java")
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    counts, teachers = figure.subplots(1, 2, sharey=True)
-    series = [(row, language) for row in GAINS for language in languages]
-    for number, (row, language) in enumerate(series):
-        shown = {"style": number, "label": f"{row}, {language}", "which": "to_best"}
-        shift = 0.3 * ((number + 0.5) / len(series) - 0.5)
-        for place, regime in enumerate(("random", "mined-1", "mined-4", "mined-8")):
-            entry = found.get(("static", regime, row, language))
-            if entry is not None and "to_best" in entry:
-                _interval(counts, entry, place + shift, **shown)
-        own, tuned = GAINS[row]
-        for regime, name, teacher in (
-            ("mined-4", row, "minilm"),
-            ("mined-4-own", own, "info-nce"),
-            ("mined-4", tuned, "minilm-tuned"),
-        ):
-            entry, strength = (
-                found.get(("static", *place, language)) for place in ((regime, name), ("random", teacher))
-            )
-            if entry is not None and "to_best" in entry and strength is not None:
-                _interval(teachers, entry, 100 * strength["scores"][METRIC] + shift, **shown)
-    counts.set_xlim(-0.5, 3.5)
-    counts.set_xticks(range(4), ["0", "1", "4", "8"])
-    counts.set_xlabel("Mined negatives of a query, by all-MiniLM")
-    counts.set_ylabel("Difference to the best InfoNCE row,\npoints of MRR, 95% interval")
-    teachers.set_xlabel("The teacher's own MRR, four negatives")
-    for axis in (counts, teachers):
-        axis.axhline(0, color=INK, linewidth=0.8)
-        axis.grid(axis="y")
     _legend(figure)
     return figure
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evaluation import UsageError
-from evaluation.report.bootstrap import paired_bootstrap
 from evaluation.runs.losses import kind_of
 from evaluation.runs.plan import BASELINE, BEST_BY, HOST, UNTRAINED, Config, Plan
 from evaluation.runs.store import Store
+from st_softinfonce.tasks import mean_interval
 
 ALL = "mean"
+_SHARED_OPTIONS = ("hardness_mode", "hardness_strength", "directions", "partition_mode")  # not the treatments'
 
 Result = Mapping[str, Any]
 Differences = dict[str, np.ndarray]  # by metric, (seeds, queries)
@@ -170,13 +170,12 @@ def _scores_of(row: str, runs: Mapping[int | None, Result]) -> dict[str, Any]:
 
 
 def _baseline_of(row: str, rows: Mapping[str, Mapping[int | None, Result]]) -> str:
-    """Name the row without an estimator that a row is compared with: InfoNCE, of the same hardness if it has any."""
+    """Name the row without an estimator that a row is compared with: InfoNCE, of the same options if there is one."""
     settings = {name: next(iter(runs.values()))["settings"]["row"] for name, runs in rows.items()}
-    options = settings[row].get("options", {})
-    hardness = {name: value for name, value in options.items() if name.startswith("hardness")}
-    if not hardness or settings[row]["loss"] == HOST:
+    options = {name: value for name, value in settings[row].get("options", {}).items() if name in _SHARED_OPTIONS}
+    if not options or settings[row]["loss"] == HOST:
         return BASELINE
-    same = [name for name, other in settings.items() if other.get("loss") == HOST and other.get("options") == hardness]
+    same = [name for name, other in settings.items() if other.get("loss") == HOST and other.get("options") == options]
     return same[0] if same else BASELINE
 
 
@@ -218,7 +217,7 @@ def _over_languages(entries: Iterable[Mapping[str, Any]], blocks: _Blocks) -> li
 
 
 def _intervals(languages: list[Differences]) -> dict[str, dict[str, float]]:
-    return {metric: asdict(paired_bootstrap([one[metric] for one in languages])) for metric in languages[0]}
+    return {metric: mean_interval([one[metric] for one in languages])._asdict() for metric in languages[0]}
 
 
 def _distinct(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

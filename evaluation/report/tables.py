@@ -21,38 +21,46 @@ NAMES = {
 }
 # Plans that are reported together, by the title of their section; any other plan is a section of its own.
 SECTIONS = {
-    "Several mined negatives, a stronger teacher": ("mined",),
+    "Several mined negatives, a stronger teacher": ("mined", "same_side", "transformer"),
     "The static matrix: random batches, one mined negative": ("cpu", "false_negatives", "why", "alpha_beta"),
 }
-# Who should take what in the README, and the regime and row of the plan ``HEADLINE`` that measured it.
+# Who should take what in the README, and the plan, model, regime and row that measured it.
 _TEACHER = "`TrainedModelEstimator(teacher, normalize=True)`"
+_SAME_SIDE = '`directions=("query_to_doc", "query_to_query", "doc_to_doc")`'
 ADVICE = (
     (
-        "a stronger model, and negatives that it mined",
-        f'{_TEACHER}, `Mask(margin=0.0)`, `directions=("query_to_doc", "query_to_query", "doc_to_doc")`',
-        "mined-4",
-        "gist",
+        "a transformer, a stronger model, and negatives that it mined",
+        f"{_TEACHER}, `Distill()`",
+        ("transformer", "minilm-2", "mined-2", "distill"),
+    ),
+    (
+        "static embeddings and the same",
+        f"{_TEACHER}, `Mask(margin=0.0)`, {_SAME_SIDE}",
+        ("mined", "static", "mined-4", "gist"),
     ),
     (
         "the same, and your questions differ from the training queries",
         f"{_TEACHER}, `Distill()`",
-        "mined-4",
-        "distill",
+        ("mined", "static", "mined-4", "distill"),
     ),
     (
-        "a stronger model, but only random batches",
-        "the first; no `Distill`",
-        "random",
-        "gist",
+        "static embeddings and no stronger model",
+        "`SoftInfoNCELoss(model, None, directions=...)` with these directions, and negatives that it mined itself",
+        ("same_side", "static", "mined-4-own", "info-nce-same-side"),
     ),
 )
 _PLACE = ("model", "regime", "share")
-# The plan, model and regime of the README's table, and what its rows are called there.
-HEADLINE, HEADLINE_PLACE = "mined", ("static", "mined-4")
+# The plans, model and regime of the README's table, and what its rows are called there. Of a row that several plans
+# have, the one in more languages counts, or else the later plan's.
+HEADLINE, HEADLINE_PLACE = ("mined", "same_side"), ("static", "mined-4")
+# Where the same rows were measured on a transformer.
+TRANSFORMER, TRANSFORMER_PLACE = ("transformer",), ("minilm-2", "mined-2")
 METHODS = {
+    "info-nce-same-side": "InfoNCE with same-side negatives: no teacher",
+    "mask-distill-same-side": "same-side negatives, `Mask` and `Distill`",
     "mask-relative": "`Mask(relative=True)`: NV-Retriever's rule",
     "distill": "`Distill`: the teacher's ranking as targets",
-    "gist": "GISTEmbed's rule",
+    "gist": "same-side negatives, GISTEmbed's mask",
     "soft-trained-model": "`Soften`: the paper's weights",
     "hardness": "hardness, as in LLaVE and EmbeddingGemma",
 }
@@ -99,17 +107,15 @@ def readme_lines(folder: Path) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    summary = read_summaries(folder).get(HEADLINE)
-    if summary is None:
+    summaries = read_summaries(folder)
+    entries = headline_entries(summaries, HEADLINE, HEADLINE_PLACE)
+    if not entries:
         return ["Nothing is measured yet."]
-    entries = headline_entries(summary)
+    transformer = headline_entries(summaries, TRANSFORMER, TRANSFORMER_PLACE)
     rows = []
-    for row, entry in entries.items():
-        each = [
-            one["to_best"][METRIC]
-            for one in summary["entries"]
-            if one["row"] == row and one["language"] != ALL and _title(one) == _title(entry) and "to_best" in one
-        ]
+    for row, (entry, languages) in entries.items():
+        small = transformer.get(row)
+        each = [one["to_best"][METRIC] for one in languages]
         gains = sum(one["low"] > 0 for one in each)
         losses = sum(one["high"] < 0 for one in each)
         known = [name for name in entry["to_best"] if name not in NAMES]
@@ -120,9 +126,10 @@ def readme_lines(folder: Path) -> list[str]:
                 _points(entry, METRIC, "to_best"),
                 f"{gains} of {len(each)} better, {losses} worse",
                 "" if other is None else f"{100 * other:+.1f}",
+                _points(small[0], METRIC, "to_best") + _alone(summaries[TRANSFORMER[0]], small[0]) if small else "",
             ]
         )
-    heads = ["four mined negatives and", "points of MRR", "languages", "other queries"]
+    heads = ["mined negatives and", "points of MRR", "languages", "other queries", "a small transformer"]
     return table(heads, rows)
 
 
@@ -135,15 +142,15 @@ def advice_lines(folder: Path) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    summary = read_summaries(folder).get(HEADLINE, {"entries": []})
     found = {
-        (entry["regime"], entry["row"]): entry
+        (name, entry["model"], entry["regime"], entry["row"]): entry
+        for name, summary in read_summaries(folder).items()
         for entry in summary["entries"]
-        if entry["language"] == ALL and entry["model"] == HEADLINE_PLACE[0]
+        if entry["language"] == ALL
     }
     rows = []
-    for situation, take, regime, row in ADVICE:
-        entry = found.get((regime, row), {})
+    for situation, take, place in ADVICE:
+        entry = found.get(place, {})
         measured = "not measured"
         if "to_best" in entry:
             measured = f"{_points(entry, METRIC, 'to_best')} ({len(entry['languages'])} languages)"
@@ -151,23 +158,31 @@ def advice_lines(folder: Path) -> list[str]:
     return table(["you have", "take", "over the best InfoNCE row"], rows)
 
 
-def headline_entries(summary: Summary) -> dict[str, Mapping[str, Any]]:
-    """Find the rows of the headline: their means over all languages, the best first.
+def headline_entries(
+    summaries: Mapping[str, Summary], plans: Sequence[str] = HEADLINE, place: tuple[str, str] = HEADLINE_PLACE
+) -> dict[str, tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
+    """Find the rows of the headline, the best first.
 
     Args:
-        summary: Of the plan ``HEADLINE``.
+        summaries: By plan.
+        plans: Where to look.
+        place: Model and regime.
 
     Returns:
-        Entries with ``to_best``, by row.
+        By row, its mean over languages, with ``to_best``, and the entries of the languages.
     """
-    found = {
-        entry["row"]: entry
-        for entry in summary["entries"]
-        if (entry["model"], entry["regime"], entry["language"]) == (*HEADLINE_PLACE, ALL)
-        and entry["row"] in METHODS
-        and "to_best" in entry
-    }
-    return dict(sorted(found.items(), key=lambda item: -item[1]["to_best"][METRIC]["mean"]))
+    found: dict[str, tuple[Mapping[str, Any], list[Mapping[str, Any]]]] = {}
+    for entries in (summaries[plan]["entries"] for plan in plans if plan in summaries):
+        for row in METHODS:
+            here = [
+                entry
+                for entry in entries
+                if (entry["model"], entry["regime"], entry["row"]) == (*place, row) and "to_best" in entry
+            ]
+            each = [entry for entry in here if entry["language"] != ALL]
+            if each and (row not in found or len(each) >= len(found[row][1])):
+                found[row] = next(entry for entry in here if entry["language"] == ALL), each
+    return dict(sorted(found.items(), key=lambda item: -item[1][0]["to_best"][METRIC]["mean"]))
 
 
 def _sections(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Summary]]:
@@ -201,8 +216,8 @@ def verdict(summaries: Iterable[Summary]) -> list[str]:
         [kind if kind != "oracle" else "oracle (not a method)", sum(found), *found] for kind, found in counts.items()
     ]
     return [
-        f"Against InfoNCE (of the same hardness, where there is any), {NAMES[METRIC]}; a comparison is an estimator "
-        "with its options, model, language and regime, and is undecided if its 95% interval holds 0.",
+        f"Against InfoNCE (of the same options, where there is such a row), {NAMES[METRIC]}; a comparison is an "
+        "estimator with its options, model, language and regime, and is undecided if its 95% interval holds 0.",
         "",
         *table(["treatment", "comparisons", "better", "undecided", "worse"], rows),
     ]

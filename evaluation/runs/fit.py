@@ -20,12 +20,8 @@ from evaluation import UsageError
 def training_order(rows: Dataset, *, batch_size: int, steps: int, seed: int, group_by: str | None = None) -> list[int]:
     """Lay out which pair is trained on when, so that every loss sees the same pairs in the same batches.
 
-    Args:
-        rows: The training pairs.
-        batch_size: Pairs a batch.
-        steps: Batches.
-        seed: Each pass over the pairs has an order of its own that follows from it.
-        group_by: A column. Pairs with one value of it are put side by side, and then whole batches are shuffled.
+    Each pass over the pairs has an order of its own that follows from the seed. Pairs with one value in the column
+    ``group_by`` are put side by side, and then whole batches are shuffled.
 
     Returns:
         ``batch_size * steps`` row numbers.
@@ -59,14 +55,7 @@ def fit(
 ) -> None:
     """Train once on rows in their order: the texts ``query``, ``code``, ``negative*``, and ``label`` if there is one.
 
-    Args:
-        model: The model.
-        loss: The loss.
-        rows: Laid out by :func:`training_order`.
-        batch_size: Pairs a step.
-        learning_rate: Peak of a linear schedule that warms up over the first tenth.
-        seed: Of dropout.
-        bf16: Autocast to bfloat16.
+    The learning rate is the peak of a linear schedule that warms up over the first tenth.
     """
     others = sorted(name for name in rows.column_names if name.startswith("negative"))
     others += [name for name in rows.column_names if name == "label"]

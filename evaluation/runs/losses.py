@@ -59,19 +59,10 @@ class NotApplicable(Exception):
 def make_loss(
     model: SentenceTransformer, pairs: Dataset, settings: Mapping[str, Any], teachers: Teachers
 ) -> nn.Module:
-    """Make the loss that a run trains with.
-
-    Args:
-        model: The model to train.
-        pairs: The training pairs, with their mined negatives.
-        settings: Of the run.
-        teachers: Make what the estimator needs.
-
-    Returns:
-        The loss.
+    """Make the loss that a run trains with, on its training pairs and their mined negatives.
 
     Raises:
-        NotApplicable: The row has no meaning here.
+        NotApplicable: The row has no meaning with this model and regime.
     """
     row, regime = settings["row"], settings["regime"]
     name, options = row["loss"], dict(row.get("options", {}))
@@ -98,13 +89,8 @@ def make_loss(
 def labels_of(pairs: Dataset, settings: Mapping[str, Any], teachers: Teachers) -> list[list[float]] | None:
     """Make the labels that a row's loss reads: a teacher's cosines of each query with its own documents.
 
-    Args:
-        pairs: The training pairs, with their mined negatives.
-        settings: Of the run.
-        teachers: Have the vectors.
-
     Returns:
-        A list a pair, its positive's first; or ``None`` for a loss without labels.
+        A list a pair, its positive's first; ``None`` for a loss without labels.
 
     Raises:
         NotApplicable: The pairs have no mined negatives.
@@ -128,20 +114,10 @@ def labels_of(pairs: Dataset, settings: Mapping[str, Any], teachers: Teachers) -
 def make_treatments(
     given: Any, estimator: SimilarityEstimator, pairs: Dataset, batch_size: int, model: SentenceTransformer
 ) -> list[Treatment]:
-    """Make the treatments of a row.
+    """Make the treatments of a row, at least one.
 
     ``"soften"`` begins with the estimator's own softening. ``"discount"``, and ``"promote"`` with ``posterior = true``
     have a posterior that is fitted to the training pairs.
-
-    Args:
-        given: As a row has it.
-        estimator: Whose similarities are treated.
-        pairs: The training pairs.
-        batch_size: Pairs a batch.
-        model: The model in training.
-
-    Returns:
-        At least one.
 
     Raises:
         NotApplicable: There is no posterior.
@@ -165,18 +141,7 @@ def make_estimator(
     settings: Mapping[str, Any],
     teachers: Teachers,
 ) -> SimilarityEstimator:
-    """Make an estimator, with its teacher's vectors of the training texts at hand.
-
-    Args:
-        estimator: As a row has it.
-        model: The model to train.
-        pairs: The training pairs.
-        settings: Of the run.
-        teachers: Make what it needs.
-
-    Returns:
-        The estimator.
-    """
+    """Make an estimator as a row has it, with its teacher's vectors of the training texts at hand."""
     name, options = name_and_options(estimator)
     if name in KNOWN:
         return known_relevance(name, pairs, model)

@@ -269,10 +269,8 @@ class Plan:
     def test_runs(self, cell: Cell, results: Mapping[str, Mapping[str, Any]]) -> list[Run]:
         """List a cell's runs on the test packages: one a seed, or one alone if nothing is trained.
 
-        Args:
-            cell: The cell.
-            results: By key; those of tuning choose the settings by their mean over languages. While one is missing,
-                the settings are the first ones.
+        The results of tuning, by key, choose the settings by their mean over languages; while one is missing, the
+        settings are the first ones.
         """
         row = self._chosen_row(cell, results)
         rate, scale = self._chosen_rate(cell, results)

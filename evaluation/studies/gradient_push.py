@@ -113,14 +113,9 @@ def _embed(model: SentenceTransformer, texts: list[str]) -> Tensor:
 
 
 def pushes(scores: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Compute how hard each negative is pushed away: the gradient of the query's loss by the negative's score.
+    """Compute how hard each negative is pushed away, ``(N, N)``: the gradient of the query's loss by its score.
 
-    Args:
-        scores: ``(N, N)``, the positives on the diagonal.
-        weights: Of the negatives, ``(N, N)``; ``None`` is InfoNCE.
-
-    Returns:
-        ``(N, N)``, 0 on the diagonal.
+    Scores are ``(N, N)``, the positives on the diagonal, where the push is 0; without weights it is InfoNCE's.
     """
     logits = scores if weights is None else scores + weights.log()
     return logits.softmax(dim=1).fill_diagonal_(0.0)

@@ -136,10 +136,8 @@ def mutual_information(
     """Estimate a known mutual information by ``log N - L`` with the optimal critic, with and without weights.
 
     X and Y are Gaussian vectors whose coordinates have the given correlation, so that I(X; Y) is known; the critic is
-    the true log density ratio, and the estimator of the weights knows it too.
-
-    Returns:
-        For each weighting the mean and standard deviation of the estimate over batches, in nats.
+    the true log density ratio, and the estimator of the weights knows it too. By weighting, the mean and the standard
+    deviation over batches, in nats.
     """
     generator = torch.Generator().manual_seed(seed)
     estimates: dict[str, list[float]] = defaultdict(list)
@@ -169,19 +167,11 @@ def learned_scores(
     steps: int = 2000,
     seed: int = 0,
 ) -> Tensor:
-    """Train a table of scores on sampled batches, as free as a model can be, and see what the loss teaches it.
+    """Train a table of scores ``(Q, D)`` on sampled batches, as free as a model can be, to see what a loss teaches.
 
-    Args:
-        labelled: ``p(d|q)``, where positives are drawn from, ``(Q, D)``.
-        negative: ``n(d|q)``, where negatives are drawn from, ``(Q, D)``.
-        weights: Of the negatives, ``(Q, D)``.
-        hardness: Times the scores themselves is added to those of the negatives, a constant to the gradient.
-        candidates: Negatives of each query.
-        steps: Batches, with each query eight times.
-        seed: Of the draws.
-
-    Returns:
-        ``(Q, D)``, each row's mean 0.
+    Positives are drawn from ``labelled``, p(d|q), and so many candidates as negatives from ``negative``, n(d|q), which
+    have weights; all three are ``(Q, D)``. ``hardness`` times the scores is added to those of the negatives, a
+    constant to the gradient. A step has each query eight times. Each row's mean is 0.
     """
     generator = torch.Generator().manual_seed(seed)
     scores = torch.zeros_like(labelled, requires_grad=True)

@@ -78,15 +78,7 @@ def weigh(
 
 
 def measure(name: str, output: Path, results: Path, *, corpus: str | None = None, batch_size: int = 64) -> None:
-    """Write ``weights.json`` to the results.
-
-    Args:
-        name: Of the plan, or its TOML file.
-        output: Folder of all runs; the plan's teachers are made there if need be.
-        results: Folder of the results.
-        corpus: ``None`` takes the file's.
-        batch_size: Pairs a batch.
-    """
+    """Write ``weights.json`` of a plan to the results; teachers are made in the folder of runs if need be."""
     config = Config.read(find_config(name))
     bench = Bench(config, output / config.name, corpus)
     runs = soft_runs(bench.plan())
@@ -120,10 +112,9 @@ def spaced(most: float) -> Tensor:
 
 
 def paper_curve(similarities: Tensor, batch_size: int, **options: float) -> Tensor:
-    """Compute the weight of one negative at each similarity, the others of its batch having similarity 0.
+    """Compute the weight of one negative at each similarity ``(P,)``, the others of its batch having similarity 0.
 
-    The batch size counts the positive; the options are ``alpha``, ``beta`` and ``temperature``. Returns ``(P,)``, as
-    many weights as similarities.
+    The batch size counts the positive.
     """
     rows = torch.zeros(len(similarities), batch_size)
     rows[:, 1] = similarities
@@ -132,10 +123,10 @@ def paper_curve(similarities: Tensor, batch_size: int, **options: float) -> Tens
 
 
 def posterior_curve(similarities: Tensor, prior: float) -> Tensor:
-    """Compute the weight of one negative by a posterior of normal densities: no data, an illustration.
+    """Compute the weight of one negative at each cosine ``(P,)`` by a posterior of two normals.
 
-    Cosines ``(P,)`` of relevant pairs are around 0.7, those of random pairs around 0.1, both of deviation 0.12; the
-    prior is the probability that a random pair is relevant. Returns ``(P,)``.
+    Cosines of relevant pairs are around 0.7, those of random pairs around 0.1, both of deviation 0.12; the prior is
+    the probability that a random pair is relevant.
     """
     # The logarithm of two such densities' ratio is a straight line: two knots hold it.
     knots = torch.tensor([0.0, 1.0])

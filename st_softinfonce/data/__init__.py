@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from st_softinfonce.data.code_search_net import load_code_search_net
     from st_softinfonce.data.discovery import Source, installed_distribution
     from st_softinfonce.data.duplicates import find_near_duplicates, limit_duplicates
+    from st_softinfonce.data.languages import parse_function
     from st_softinfonce.data.mining import mine_pairs
     from st_softinfonce.data.mining_report import MiningReport
     from st_softinfonce.data.parquet import mine_to_parquet
@@ -22,6 +23,7 @@ _get, __dir__ = lazy_names(
         "code_search_net": ["load_code_search_net"],
         "discovery": ["Source", "installed_distribution"],
         "duplicates": ["find_near_duplicates", "limit_duplicates"],
+        "languages": ["parse_function"],
         "mining": ["mine_pairs"],
         "mining_report": ["MiningReport"],
         "parquet": ["mine_to_parquet"],
@@ -38,6 +40,7 @@ __all__ = [
     "load_code_search_net",
     "mine_pairs",
     "mine_to_parquet",
+    "parse_function",
     "split_by_origin",
     "split_by_package",
 ]

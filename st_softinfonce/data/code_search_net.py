@@ -11,7 +11,6 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,11 @@ from datasets import (
     load_dataset,
     load_dataset_builder,
 )
-from tree_sitter import Language, Node, Parser
+from tree_sitter import Node
 
 from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.english import is_english
-from st_softinfonce.data.languages import SURROUNDINGS
+from st_softinfonce.data.languages import parse_function
 
 logger = logging.getLogger(__name__)
 
@@ -405,20 +404,14 @@ class _Cleaner:
     """Removes comments, and Python's docstrings, from a function; None for code that does not parse."""
 
     def __init__(self, language: str) -> None:
-        grammar = import_module(f"tree_sitter_{language}")
-        self._parser = Parser(Language(grammar.language_php() if language == "php" else grammar.language()))
-        self._surroundings = SURROUNDINGS[language]
+        self._language = language
 
     def __call__(self, code: str) -> str | None:
         # Lone surrogates, which only an escape in JSON can bring about, are no text.
         if not code.strip() or _REMOVED in code or code != code.encode(errors="ignore").decode():
             return None
-        for before, after in self._surroundings:
-            data = f"{before}{code}\n{after}".encode()
-            root = self._parser.parse(data).root_node
-            if not root.has_error:
-                return _without(data, len(before.encode()), len(data) - len(after.encode()), _comments(root))
-        return None
+        parsed = parse_function(code, self._language)
+        return parsed and _without(parsed.data, parsed.start, parsed.end, _comments(parsed.root))
 
 
 def _comments(root: Node) -> list[tuple[int, int]]:

@@ -90,10 +90,15 @@ _RUN_IN = re.compile(
 # What is set off behind a colon: an example or a table.
 _SET_OFF = re.compile(r"(?<=:)[ \t]*\n(?=[ \t]{2,}\S)")
 _SIGNED_NAME = re.compile(r"%%(\w+)%%|\[\[([\w.#-]+)(?:\|[^\[\]]*)?\]\]")
-_BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]) (?=\w)")
+_BULLET = re.compile(r"\A(?:[-*+•]|\d+[.)]|#{1,6}) (?=\w)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\s]+")
 _SET_OFF_NAME = re.compile(r"(?:\([^()\n]*\))?[`*_]*(?:[ \t]*:(?!:)|[ \t]+(?:--?|\u2013|\u2014))\s+(?=\S)")
+_NEXT_LINE = re.compile(r"\n( *)(?=[^\s])")
 _PARAGRAPHS = 3
+_FOLLOWING = "\n\nX"
+_RUN = re.compile(r"([-=~*#^])\1\1")
+_SIGNS_OF_END = frozenset(":@\\#>`~")
+_SIGNS_OF_TODO = ("TODO", "FIXME", "XXX", "HACK", "NOTE TO SELF", "todo", "fixme")
 
 _ELEMENTS = (
     "address|article|aside|audio|base|blockquote|body|br|button|canvas|caption|cite|code|col|colgroup|datalist|dd|del|"
@@ -112,6 +117,20 @@ _CODE_SPAN = re.compile(r"`[^`]*`")
 _WORD = re.compile(r"\w+")
 
 
+def dedent(doc: str) -> str:
+    """Do what `inspect.cleandoc` does, at once where no line has less indent than the first below the first."""
+    line = doc.find("\n")
+    if line < 0 and "\t" not in doc:
+        return doc.lstrip()
+    begin = _NEXT_LINE.search(doc, line)
+    if begin is not None and "\t" not in doc:
+        margin = begin[1]
+        dedented = doc.replace(f"\n{margin}", "\n") if margin else doc
+        if not margin or len(doc) - len(dedented) == len(margin) * (doc.count("\n") - doc.count("\n\n")):
+            return dedented.lstrip(" ").strip("\n")
+    return inspect.cleandoc(doc)
+
+
 def make_query(doc: str) -> str:
     """Make the query of a documentation: its first paragraph as one line, without sections, tags and examples.
 
@@ -128,18 +147,17 @@ def make_query(doc: str) -> str:
     Returns:
         The query; empty if the documentation has no text before its first section.
     """
-    end = _END_OF_TEXT.search(doc)
-    text = doc if end is None else doc[: end.start()]
-    todo = _TODO.search(text)
-    text = text if todo is None else text[: todo.start()]
-    text = _TOOL.sub("", text)
-    text = _UNDERLINE.sub("", _without_signature(_QUOTE.sub("", text))).strip()
-    text = _TYPE.sub("", _LABEL.sub("", _HEADING.sub("", text)))
-    queries = map(_query_of, _PARAGRAPH.split(text, maxsplit=_PARAGRAPHS)[:_PARAGRAPHS])
-    first = next(queries)
+    start = len(doc) - len(doc.lstrip())
+    blank = _PARAGRAPH.search(doc, start)
+    if blank is not None:
+        # Most first paragraphs say it. A letter stands for those that follow.
+        queries = _queries_of(f"{doc[start : blank.start()]}{_FOLLOWING}")
+        if queries != [_FOLLOWING.strip()] and not is_remark(queries[0]):
+            return queries[0]
+    first, *others = _queries_of(doc)
     if not is_remark(first):
         return first
-    return next((query for query in queries if query and not is_remark(query)), first)
+    return next((query for query in others if query and not is_remark(query)), first)
 
 
 def without_name(doc: str, name: str) -> str:
@@ -177,7 +195,9 @@ def query_rule(query: str, min_tokens: int, max_tokens: int) -> str | None:
     words = _WORD.findall(query)
     if not words:
         return "query_too_short"
-    if _ADDRESS.search(query) or ("<" in query and HTML_ELEMENT.search(_CODE_SPAN.sub("", query))):
+    if ((":" in query or "." in query) and _ADDRESS.search(query)) or (
+        "<" in query and HTML_ELEMENT.search(_CODE_SPAN.sub("", query))
+    ):
         return "query_markup"
     if not is_latin(query):
         return "query_not_english"
@@ -198,19 +218,48 @@ def is_latin(text: str) -> bool:
     )
 
 
-def _query_of(paragraph: str) -> str:
+def _queries_of(doc: str) -> list[str]:
+    """The queries that the first paragraphs of a documentation make, as one line each."""
+    # Each rule is asked only where there is a sign that it needs.
+    if not _SIGNS_OF_END.isdisjoint(doc) or "---" in doc or "===" in doc:
+        end = _END_OF_TEXT.search(doc)
+        doc = doc if end is None else doc[: end.start()]
+    todo = _TODO.search(doc) if any(map(doc.__contains__, _SIGNS_OF_TODO)) else None
+    doc = _TOOL.sub("", doc if todo is None else doc[: todo.start()])
+    if ">" in doc:
+        doc = _QUOTE.sub("", doc)
+    if "(" in doc:
+        doc = _without_signature(doc)
+    doc = _UNDERLINE.sub("", doc).strip() if _RUN.search(doc) else doc.strip()
+    if doc.startswith("#"):
+        doc = _HEADING.sub("", doc)
+    if ":" in doc:
+        doc = _LABEL.sub("", doc)
+    if doc.startswith(("[", "{", "(", "`")):
+        doc = _TYPE.sub("", doc)
+    return list(map(_query_of, _PARAGRAPH.split(doc, maxsplit=_PARAGRAPHS)[:_PARAGRAPHS]))
+
+
+def _query_of(text: str) -> str:
     """The query that a paragraph makes."""
-    line = paragraph.find("\n")
-    item = _LIST.search(paragraph, line + 1) if line >= 0 else None
-    text = paragraph if item is None else paragraph[: item.start()]
-    text = _SET_OFF.split(inspect.cleandoc(text), maxsplit=1)[0]
+    line = text.find("\n")
+    item = _LIST.search(text, line + 1) if line >= 0 else None
+    text = text if item is None else text[: item.start()]
+    if ":" in text:
+        text = _SET_OFF.split(inspect.cleandoc(text), maxsplit=1)[0]
     if "`" in text or "]_" in text:
         text = _FOOTNOTE.sub("", _REFERENCE.sub(r"\1", _ROLE.sub(r"\1", text)))
-    text = _SIGNED_NAME.sub(lambda name: name[1] or name[2], text)
-    text = _AUTOLINK.sub("", _MARKDOWN_LINK.sub(r"\1", text))
+    if "%%" in text or "[[" in text:
+        text = _SIGNED_NAME.sub(lambda name: name[1] or name[2], text)
+    if "](" in text:
+        text = _MARKDOWN_LINK.sub(r"\1", text)
+    if ":" in text:
+        text = _AUTOLINK.sub("", text)
     if "**" in text:
         text = _STRONG.sub(r"\1", text)
-    query = _BULLET.sub("", _UNPRINTABLE.sub(" ", text).strip())
+    query = " ".join(text.split())
+    query = query if query.isprintable() else _UNPRINTABLE.sub(" ", query).strip()
+    query = _BULLET.sub("", query)
     query = _RUN_IN.sub("", query) if query.endswith(":") else query
     return without_remarks(query)
 

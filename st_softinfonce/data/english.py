@@ -46,6 +46,7 @@ _VERBS_ALSO = (
     "execute expand format generate import indicate invoke move normalize notify open parse perform prepare "
     "print remove represent reset start stop test transform update"
 ).split()
+IMPERATIVES = frozenset(_VERBS + _VERBS_ALSO)
 _BEGIN = frozenset(
     [*_VERBS, *(f"{verb}es" if verb.endswith(("s", "sh", "ch", "x")) else f"{verb}s" for verb in _VERBS + _VERBS_ALSO)]
 )

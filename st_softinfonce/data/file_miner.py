@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from st_softinfonce._checks import check_count
 from st_softinfonce.data.deadline import Deadline, TimeLimitError
 from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.english import english_score, load_identifier
 from st_softinfonce.data.languages import load_miners
-from st_softinfonce.data.languages.base import FoundFunction, GarbageError, LanguageMiner
-from st_softinfonce.data.minhash import band_keys
+from st_softinfonce.data.languages.base import FoundFunction, GarbageError, ParsedFile
 from st_softinfonce.data.reading import read_source
 from st_softinfonce.data.remarks import is_remark
 
 _COUNTS = ("min_query_tokens", "max_query_tokens", "min_code_lines", "max_file_bytes", "max_archive_bytes")
+# Ten times what source takes.
+_CALM_SECONDS = 0.1
+_CALM_SECONDS_A_BYTE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,7 @@ class MiningOptions:
             )
 
 
-@dataclass(frozen=True)
-class MinedFunction:
+class MinedFunction(NamedTuple):
     """A function that is fit for a row.
 
     Args:
@@ -59,7 +61,6 @@ class MinedFunction:
         query: Its query; empty if it has none and is only a candidate.
         code: Its code.
         key: The same for functions of one language whose code differs in white space alone.
-        bands: Its `band_keys`, as bytes.
         score_index: Where its query's score stands in the file's `scores`; None for a candidate.
         line: The line on which it begins, from 1.
     """
@@ -68,7 +69,6 @@ class MinedFunction:
     query: str
     code: str
     key: bytes
-    bands: bytes = b""
     score_index: int | None = None
     line: int = 0
 
@@ -111,36 +111,37 @@ class FileMiner:
         self._options = options
         load_identifier()  # not in the time of the first file
 
-    def mine(self, place: str, language: str) -> MinedFile:
+    def mine(self, place: str, language: str, safe_bytes: float = math.inf) -> MinedFile | None:
         """Mine a file.
 
         Args:
             place: Where it is.
             language: Its language.
+            safe_bytes: What is larger is given up where it does not parse, or not as fast as source does.
 
         Returns:
-            What was found.
+            What was found; None for a file that is given up.
         """
-        miner = self._miners[language]
+        miner, seconds = self._miners[language], self._options.seconds_per_file
         rule, text = read_source(Path(place), miner, self._options.max_file_bytes)
         if rule is not None:
             return MinedFile(rule)
+        is_safe = len(text) <= safe_bytes
+        deadline = Deadline(seconds, len(text))
+        quickly = deadline if is_safe else Deadline(_CALM_SECONDS + _CALM_SECONDS_A_BYTE * len(text))
         try:
-            file = self._functions(text, language, miner, Deadline(self._options.seconds_per_file, len(text)))
+            parsed = miner.parse(text, quickly)
+            if not is_safe and (parsed.has_error or quickly.is_over):
+                return None
+            return self._functions(parsed, language, deadline)
         except TimeLimitError:
-            return MinedFile("time_limit")
+            return MinedFile("time_limit") if is_safe else None
         except GarbageError:
-            return MinedFile("garbage")
+            return MinedFile("garbage") if is_safe else None
         except (MemoryError, RecursionError):
             return MinedFile("crashed")
-        keys = band_keys([function.code for function in file.functions])
-        file.functions = [
-            replace(function, bands=row.tobytes()) for function, row in zip(file.functions, keys, strict=True)
-        ]
-        return file
 
-    def _functions(self, text: str, language: str, miner: LanguageMiner, deadline: Deadline) -> MinedFile:
-        parsed = miner.parse(text, deadline)
+    def _functions(self, parsed: ParsedFile, language: str, deadline: Deadline) -> MinedFile:
         file = MinedFile(has_error=parsed.has_error)
         for function in parsed.functions:
             deadline.check()

@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from st_softinfonce.data.english import EnglishFilter
 from st_softinfonce.data.file_miner import FileMiner, MinedFile, MinedFunction, MiningOptions
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
 from st_softinfonce.data.languages.base import LanguageMiner
+from st_softinfonce.data.minhash import band_keys
 from st_softinfonce.data.mining_report import MiningReport
 from st_softinfonce.data.workers import WorkerPool
 
@@ -204,9 +205,9 @@ class Mining:
         _tell(self.counts, self._sources, self._miners)
 
     def _batch(self, rows: list[_Row]) -> pa.RecordBatch:
-        values, keys, bands = zip(*rows, strict=True)
+        values, keys = zip(*rows, strict=True)
         columns = list(zip(*values, strict=True))
-        self._index.add(np.frombuffer(b"".join(bands), dtype=np.uint32).reshape(len(rows), -1), columns[2])
+        self._index.add(band_keys(columns[1]), columns[2])
         self._keys.append(np.array([int.from_bytes(key[:8], "big") >> 1 for key in keys], dtype=np.int64))
         arrays = [pa.array(column, kind) for column, kind in zip(columns, _ROWS.types, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=_ROWS)
@@ -243,7 +244,7 @@ class Mining:
                 else:
                     counts.candidates_kept += 1
                 texts = (function.query, function.code, source.language, source.path, function.name, *place)
-                yield (*texts, function.line), function.key, function.bands
+                yield (*texts, function.line), function.key
             for rule, count in file.dropped.items():
                 counts.functions_dropped[rule] += count
 
@@ -254,7 +255,7 @@ class Mining:
             if function.score_index is None or are_english[function.score_index]:
                 yield function
             elif self._options.undocumented:
-                yield replace(function, query="")
+                yield function._replace(query="")
             else:
                 file.drop("query_not_english")
 
@@ -290,28 +291,20 @@ class Mining:
                 yield from zip(job, mined, strict=True)
 
     def _alone(self, pool: WorkerPool) -> Callable[[list[tuple[str, str]]], list[MinedFile]]:
-        """What mines the files of a job in this process, but for the large ones, which nothing here could stop."""
+        """What mines the files of a job in this process, but for the large ones that a parser stumbles over."""
         seconds = self._options.seconds_per_file
-        most_bytes = _SAFE_BYTES if seconds is None else _SAFE_BYTES * min(seconds, 1)
+        most_bytes = int(_SAFE_BYTES if seconds is None else _SAFE_BYTES * min(seconds, 1))
         miner = FileMiner(list(self._miners), self._options)
 
         def mine(job: list[tuple[str, str]]) -> list[MinedFile]:
-            begun = {place: pool.begin([(place, language)]) for place, language in job if _size(place) > most_bytes}
-            return [
-                begun[place].result()[0] if place in begun else miner.mine(place, language) for place, language in job
-            ]
+            found = [(file, miner.mine(*file, most_bytes)) for file in job]
+            begun = [pool.begin([file]) if mined is None else mined for file, mined in found]
+            return [mined if isinstance(mined, MinedFile) else mined.result()[0] for mined in begun]
 
         return mine
 
 
-def _size(place: str) -> int:
-    try:
-        return Path(place).stat().st_size
-    except (OSError, ValueError):
-        return 0  # reading it will say why
-
-
-_Row = tuple[tuple[str | int, ...], bytes, bytes]  # values, key, bands
+_Row = tuple[tuple[str | int, ...], bytes]  # values, key
 
 
 def _parts(files: Iterable[tuple[SourceFile, MinedFile]]) -> Iterator[list[tuple[SourceFile, MinedFile]]]:
@@ -371,7 +364,7 @@ def _tell(counts: MiningReport, sources: list[Source], miners: dict[str, Languag
         logger.warning(
             "%d files or folders could not be wholly read or parsed: %s%s", len(counts.problems), named, more
         )
-    if not counts.functions_kept:
+    if not counts.functions_kept + counts.candidates_kept:
         known = " ".join(extension for extension, language in EXTENSIONS.items() if language in miners)
         remedy = (
             "Give other paths, or loosen the limits named by these rules."

@@ -54,23 +54,32 @@ _TEXTS = (
 )
 _LICENSE_TEXTS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _TEXTS)
 
-# What people and package managers write for licences, beside SPDX's own names in any case.
-_ALIASES = {
-    "mit license": "MIT", "the mit license": "MIT", "expat": "MIT", "expat license": "MIT",
-    "apache": "Apache-2.0", "apache 2": "Apache-2.0", "apache 2.0": "Apache-2.0", "apache2": "Apache-2.0",
-    "apache-2": "Apache-2.0", "apache license 2.0": "Apache-2.0", "apache software license": "Apache-2.0",
-    "apache license, version 2.0": "Apache-2.0", "the apache license, version 2.0": "Apache-2.0",
-    "the apache software license, version 2.0": "Apache-2.0", "apache license version 2.0": "Apache-2.0",
-    "bsd 3-clause": "BSD-3-Clause", "3-clause bsd": "BSD-3-Clause", "new bsd": "BSD-3-Clause",
-    "bsd-3": "BSD-3-Clause", "bsd 3-clause license": "BSD-3-Clause", "3-clause bsd license": "BSD-3-Clause",
-    "new bsd license": "BSD-3-Clause", "modified bsd": "BSD-3-Clause", "bsd-2": "BSD-2-Clause",
-    "bsd 2-clause": "BSD-2-Clause", "simplified bsd": "BSD-2-Clause", "bsd license": "BSD",
-    "isc license (iscl)": "ISC", "python software foundation license": "PSF-2.0", "psf": "PSF-2.0",
-    "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0", "mpl 2.0": "MPL-2.0", "mpl-2": "MPL-2.0",
-    "the unlicense (unlicense)": "Unlicense", "zlib/libpng license": "Zlib",
-}  # fmt: skip
-# `GPL-2+` as Debian writes it, and `GNU Lesser General Public License v2 or later (LGPLv2+)` as classifiers do.
-_GNU = re.compile(r"(?:gnu .*\()?([al]?gpl)-?v?(\d)(?:\.(\d))?(\+?)\)?", re.IGNORECASE)
+# What people and package managers write for licences, beside SPDX's own names, in lower case and without
+# fillers. `BSD` alone may be any of several, and stays.
+_NAMES = {
+    "MIT": "mit; expat; mit/x11; x11/mit; mit x11; mit/expat; expat/mit; mit expat",
+    "Apache-2.0": "apache; apache 2; apache 2.0; apache2; apache2.0; apache software; apache software 2.0; asl 2.0;"
+    " asl2",
+    "BSD-3-Clause": "bsd 3 clause; bsd 3clause; 3 clause bsd; three clause bsd; new bsd; modified bsd; revised bsd;"
+    " bsd new; bsd 3; bsd3",
+    "BSD-2-Clause": "bsd 2 clause; bsd 2clause; 2 clause bsd; two clause bsd; simplified bsd; freebsd; bsd 2; bsd2",
+    "BSD": "bsd",
+    "ISC": "isc; isc iscl",
+    "PSF-2.0": "psf; psf 2; psfl; python software foundation",
+    "MPL-2.0": "mpl 2.0; mpl 2; mpl2; mpl2.0; mozilla public 2.0; mozilla public 2.0 mpl 2.0",
+    "EPL-2.0": "epl 2; epl2; eclipse public 2.0; eclipse public 2.0 epl 2.0",
+    "BSL-1.0": "boost software 1.0; boost software 1.0 bsl 1.0",
+    "CC0-1.0": "cc0; cc0 1.0 universal; cc0 1.0 universal public domain dedication",
+    "Unlicense": "unlicense; unlicense unlicense",
+    "Zlib": "zlib; zlib/libpng",
+}
+_ALIASES = {alias.strip(): name for name, aliases in _NAMES.items() for alias in aliases.split(";")}
+_FILLERS = re.compile(r"\b(?:the|licen[cs]e|version)\b|[,()]|(?:(?<=\s)|(?<=pl))v(?=\.?\s?\d)\.?")
+# `GPL-2+` as Debian writes it, `GNU GPLv3`, and the classifiers' `GNU General Public License v2 or later (GPLv2+)`.
+_GNU = re.compile(
+    r"(?:gnu )?(?:([al]?)gpl|(?:(lesser|library|affero) )?general public)(?: [al]?gpl)? ?(\d)(?:\.(\d))?"
+    r"(?: ?(\+|or later|or newer|or any later)| only)?(?: [al]?gpl ?[\d.]+\+?)?"
+)
 
 
 @dataclass(frozen=True)
@@ -205,11 +214,13 @@ def to_spdx(name: str) -> str:
         The SPDX expression; the name as it is if it is not known.
     """
     name = _line(name)
-    if name.lower() in _ALIASES:
-        return _ALIASES[name.lower()]
-    gnu = _GNU.fullmatch(name)
+    plain = " ".join(_FILLERS.sub(" ", name.lower().replace("-", " ")).split())
+    if plain in _ALIASES:
+        return _ALIASES[plain]
+    gnu = _GNU.fullmatch(plain)
     if gnu is not None:
-        return f"{gnu[1].upper()}-{gnu[2]}.{gnu[3] or '0'}-{'or-later' if gnu[4] else 'only'}"
+        kind = gnu[1] or {"lesser": "l", "library": "l", "affero": "a"}.get(gnu[2] or "", "")
+        return f"{kind.upper()}GPL-{gnu[3]}.{gnu[4] or '0'}-{'or-later' if gnu[5] else 'only'}"
     parts = re.split(r"(?:\s+(or|and)\s+|\s*(\|{1,2})\s*)(?![^(]*\))", name, flags=re.IGNORECASE)
     parts = [part for part in parts if part]
     if len(parts) > 1:

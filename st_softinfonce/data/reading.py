@@ -51,9 +51,9 @@ def read_source(file: Path, miner: LanguageMiner, max_bytes: int) -> tuple[str |
         return "binary", ""
     if _is_generated(data[:_HEAD_BYTES]):
         return "generated", ""
-    if len(data) > _LONG_LINE:
+    if _has_long_line(data):
         lengths = list(map(len, data.splitlines()))
-        if max(lengths) > _LONG_LINE and 2 * sum(length for length in lengths if length > _LONG_LINE) > len(data):
+        if 2 * sum(length for length in lengths if length > _LONG_LINE) > len(data):
             return "minified", ""
     try:
         text = miner.decode(data)
@@ -61,6 +61,16 @@ def read_source(file: Path, miner: LanguageMiner, max_bytes: int) -> tuple[str |
     except (UnicodeError, LookupError):
         return "undecodable", ""
     return None, text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _has_long_line(data: bytes) -> bool:
+    start = 0
+    while len(data) - start > _LONG_LINE:
+        end = data.rfind(b"\n", start, start + _LONG_LINE + 1)
+        if end < 0:
+            return True
+        start = end + 1
+    return False
 
 
 def _is_generated(head: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _THIS = r"(?:(?:This|The) (?:method|function|routine|helper) |Method |Function |It )?"
 _IS = rf"(?:{_THIS}[Ii]s )?"
@@ -47,15 +48,54 @@ _KINDS = {
     "template": r"(?:Describe|Insert|Enter) .*\bhere[.!]?$|Description of the (?:[Mm]ethod|[Ff]unction)\b|DOCUMENT ME"
     r"|\(?[Nn]on-[Jj]avadoc|Auto-?generated (?:method|javadoc)|No (?:description|documentation)\b",
     # `libxml2 fails to escape comments`, where it is the function that would have no subject.
-    "other subject": rf"(?!(?:this|it|that|there|true|false|nil|whether|if|when|(?:{_VERBS})(?:s|es)?)\b)"
+    "other subject": rf"[:`'\"]?(?!(?:this|it|that|there|true|false|nil|whether|if|when|(?:{_VERBS})(?:s|es)?)\b)"
     rf"[a-z][a-z0-9.'-]*(?: (?!(?:{_JOINS})\b)[\w.'<>=-]+){{0,5}}"
     r" (?:is|are|was|were|fails?|doesn't|isn't|aren't|cannot|can't|has|have)\b",
+    "heading": r"(?:Other|Some|More|Misc\w*|Various|Internal|Public|Private|Protected|Helper|Utility|Class|Instance"
+    r"|Static|Singleton|Convenience|Common|Shared|Abstract|Compatibility|Template|These)"
+    r"(?: (?!for\b|to\b|of\b)[\w-]+){0,2} (?:methods|functions|helpers|accessors|getters|setters|callbacks|hooks)\b",
+    "example": r"[\w.:]+[!?]?\(.*(?:[,(\[{]$|\)\s*(?:#\s*)?(?:=+>|->|\u2192))",
+    "purpose": r"To (?:make|keep|avoid|prevent|support|simplify|ease|satisfy|reduce|save|work around|get around)\b"
+    r"(?![^.]*,)|(?:Useful|Handy|Helpful|Convenient)(?: only| mainly| mostly)? (?:for|when|if|in)\b"
+    r"|(?:Needed|Required|Necessary)(?: only)? (?:to|because|since|so|as|when|if)\b"
+    r"|(?:Pulled|Split|Factored|Broken|Moved|Extracted|Separated) (?:out|here|because|so|since|for)\b"
+    r"|(?:Modell?ed|Inspired|Based|Patterned) (?:after|by|on)\b(?![^.]*,)"
+    r"|(?:Override|Overwrite|Redefine) (?:this|it|me)(?: method| function)?"
+    r"(?: (?:in|to|if|when|with|so)\b|[.!]|$)"
+    r"|[Tt]his is (?:the|an?) (?:form|case|place|point|part|bit|trick|hack)\b"
+    r"|This (?:code|block|section|line|happens|means|(?:class|module|file) (?:is|was|has|contains|provides))\b"
+    r"|Overridden (?:because|for|since)\b|Because\b|Due to\b|[^,]{1,80}\bmust be \w+ (?:\w+ ){0,4}because\b"
+    r"|(?:A )?[Ww]ork(?:s|ing)?[ -]?arounds?\b|(?:Bug ?fix|Fix(?:es)?) (?:for|issue|bug|#)",
+    "history": r"(?:Added|Introduced|Renamed) (?:in|by|from|since|because)\b|Formerly\b|Previously\b"
+    r"|(?:As of|Prior to|Starting (?:from|with|in)|Since) (?:version\b|v?\d|[A-Z]\w+(?: \w+){0,2} v?\d)"
+    r"|(?:On|In|With) [A-Z]\w+ v?\d+\.[\dx.]*\+?[ ,]|(?:[A-Z]\w+ ){1,3}overrides? this\b"
+    r"|.{1,80} (?:has|have) been (?:extracted|moved|split|pulled|factored)\b",
+    "writer": r"I(?:'m|'ve|'d| (?:don't|think|am|guess|hate|wish|know|would|need|want|have|was|hope|believe|could|can"
+    r"|did|suspect|suppose|added|left))\b|Let's\b|(?:Why|How come)\b.*\?$"
+    r"|We(?:'re|'ve| (?:also|assume|only|never|always|still|prefer|rely|expect|avoid|know|think|hope|are|have|can|may"
+    r"|might))\b"
+    r"|(?:Perhaps|Not sure|Hm+|Ugh|Oops|Sorry|Ideally|Unfortunately|Obviously|Luckily|Sadly|Apparently)\b",
+    "assumption": r"Assum(?:e|es|ing)\b(?![^.]*(?:,|\band \w+s\b))"
+    r"|(?:All|Any|The|An?|This)(?: (?!method\b|function\b|that\b|which\b)[\w'-]+){1,5}"
+    r" should (?:have been|already|never)\b"
+    r"|(?:Every|Each)(?: [\w'-]+){1,4} (?:must|should|needs? to|has to)\b",
+    "others": r"(?:[Ss]ome|[Mm]any|[Mm]ost|[Ss]everal|These|Those)(?: (?!that\b|which\b)[\w'.-]+){0,8}"
+    r" (?:are|were|do|don't|need|have|aren't|may|can|must|should|will)\b"
+    r"|By default,? (?:those|these|we|this|it(?: is|'s))\b|Do nothing (?:if|when|unless)\b(?!.*[,;])"
+    rf"|{_THIS}(?:[Aa]ccepts?|[Tt]akes?) (?:the same|any|no|optional) (?:\w+ )?(?:arguments?|options?|param\w*)\b"
+    r"|(?:The )?(?:[Ss]ubclass(?:es)?|[Ii]mplementations|[Ii]mplement[oe]rs?|[Uu]sers|[Cc]lients|[Pp]lugins"
+    r"|[Cc]allers?) (?:can|may|must|should|needs?|will|are|have|wants?|expects?)\b(?!.* to )",
+    # The subject is not the function.
+    "lack": r"(?:The|An?)(?: (?!method\b|function\b|that\b|which\b|who\b|to\b)[\w'-]+){1,5}"
+    r" (?:doesn't|don't|isn't|aren't|can't|cannot|won't|didn't)\b"
+    r"|[A-Z]\w*(?:\.|::)[\w.:]+ (?:is not|isn't|does not|doesn't)\b",
     "announcement": r"(?=.*:$).*\b(?:equivalent|shorthand|same|short|alias)\b",
 }
 _REMARK = re.compile("|".join(_KINDS.values()))
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"']? +(?=[A-Z`\"'(])")
 
 
+@lru_cache(maxsize=8)
 def is_remark(text: str) -> bool:
     """Find out whether the first sentence of a text is a remark.
 
@@ -75,7 +115,7 @@ def without_remarks(text: str) -> str:
     Returns:
         Its sentences from the first on that is no remark; all of them if there is none.
     """
-    start = 0
+    start = 0 if is_remark(text) else len(text)
     while start < len(text):
         end = _SENTENCE_END.search(text, start)
         if _REMARK.match(text, start, len(text) if end is None else end.start()) is None:

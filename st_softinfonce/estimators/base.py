@@ -10,7 +10,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,9 +21,8 @@ from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.treatments import Treatment
 
 Compares = Literal["queries", "documents", "positives", "scores"]
-COMPARES: tuple[Compares, ...] = ("queries", "documents", "positives", "scores")
-# What an estimator of texts can compare.
-COMPARES_TEXTS: tuple[Compares, ...] = ("queries", "documents", "positives")
+COMPARES: tuple[Compares, ...] = get_args(Compares)
+COMPARES_TEXTS = COMPARES[:3]
 
 # One row a text. A tuple is for rows of several parts; parts may be tuples again.
 Representation = Tensor | tuple[Any, ...]
@@ -94,8 +93,8 @@ class SimilarityEstimator(ABC):
         """Compare every query with every candidate.
 
         Args:
-            queries: ``(n, ...)`` representations, possibly only some rows of the batch: of the queries, or of their
-                positives when comparing positives. A tuple where :meth:`represent` returns one.
+            queries: ``(n, ...)`` representations of some of the queries, or of their positives when comparing
+                positives. A tuple where :meth:`represent` returns one.
             candidates: ``(m, ...)`` representations: all the candidates of the batch or, for the direction from
                 document to query, some of them. What depends on all of them belongs into :meth:`for_batch`.
 
@@ -128,11 +127,7 @@ class SimilarityEstimator(ABC):
         return self
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the options worth reading in a model card, as JSON primitives.
-
-        Returns:
-            Option names and values; by default the public attributes that are numbers, texts, bools or ``None``.
-        """
+        """Return the options worth reading in a model card; by default the public attributes of JSON's primitives."""
         return {
             name: value
             for name, value in vars(self).items()
@@ -141,16 +136,7 @@ class SimilarityEstimator(ABC):
 
 
 def check_estimator(estimator: object, source: str) -> SimilarityEstimator:
-    """Refuse an object that does not keep the contract, naming what is missing.
-
-    Args:
-        estimator: The object to check.
-        source: Who made it, for the message: a name and its distribution, or "estimator".
-
-    Raises:
-        TypeError: It is not a SimilarityEstimator, or is an ``nn.Module`` as well.
-        ValueError: ``treatment`` or ``compares`` is missing or not allowed.
-    """
+    """Refuse what is no SimilarityEstimator (TypeError) or lacks an attribute (ValueError), made by ``source``."""
     if not isinstance(estimator, SimilarityEstimator):
         raise TypeError(
             f"{source} must be the name of an estimator or a SimilarityEstimator, got {type(estimator).__name__}. "
@@ -173,12 +159,7 @@ def check_estimator(estimator: object, source: str) -> SimilarityEstimator:
 
 
 def checked_representation(estimator: SimilarityEstimator, column: TextColumn) -> Representation:
-    """Ask for a representation ``(n, ...)`` of ``n`` texts, or a tuple of such.
-
-    Raises:
-        ValueError: The result holds something else than tensors, has not one row a text, is on another device, is
-            sparse, or requires a gradient.
-    """
+    """Ask for a representation ``(n, ...)`` of ``n`` texts, or a tuple of such; raise a ValueError for another."""
     source = f"{estimator.name}.represent()"
     with torch.no_grad():
         representation = estimator.represent(column)
@@ -187,11 +168,7 @@ def checked_representation(estimator: SimilarityEstimator, column: TextColumn) -
 
 
 def checked_similarity(estimator: SimilarityEstimator, queries: Representation, candidates: Representation) -> Tensor:
-    """Ask for the similarities ``(n, m)`` of representations ``(n, ...)`` and ``(m, ...)``.
-
-    Raises:
-        ValueError: The result is not a floating-point tensor of that shape, or requires a gradient.
-    """
+    """Ask for the similarities ``(n, m)``; raise a ValueError for anything else than such a frozen tensor."""
     with torch.no_grad():
         similarity = estimator.similarity(queries, candidates)
     shape = (count_rows(queries), count_rows(candidates))
@@ -208,13 +185,7 @@ def checked_similarity(estimator: SimilarityEstimator, queries: Representation, 
 def bound_to_batch(
     estimator: SimilarityEstimator, candidates: Representation, known: Tensor | None = None
 ) -> SimilarityEstimator:
-    """Ask for the estimator of a batch; refuse an answer that is no estimator by a TypeError.
-
-    Args:
-        estimator: The estimator to ask.
-        candidates: ``(m, ...)`` representations.
-        known: ``(m,)`` bool, or ``None``.
-    """
+    """Ask for the estimator of a batch, as :meth:`~SimilarityEstimator.for_batch`; refuse another by a TypeError."""
     with torch.no_grad():
         bound = estimator.for_batch(candidates) if known is None else estimator.for_batch(candidates, known)
     if not isinstance(bound, SimilarityEstimator):
@@ -248,11 +219,7 @@ def count_rows(representation: Representation) -> int:
 
 
 def join_rows(parts: Sequence[Representation], padding: Padding) -> Representation:
-    """Put representations of several columns (or devices) below each other: ``(n_k, ...)`` each.
-
-    Args:
-        parts: The representations.
-        padding: What fills up narrower parts; ``None`` when all must be equally wide.
+    """Put representations of several columns ``(n_k, ...)`` below each other, narrower ones filled with ``padding``.
 
     Raises:
         ValueError: The parts differ in width and ``padding`` is ``None``.
@@ -278,15 +245,8 @@ def join_rows(parts: Sequence[Representation], padding: Padding) -> Representati
 def leaving_no_trace(estimator: SimilarityEstimator, model: nn.Module) -> Iterator[None]:
     """Ask an estimator without letting it change training.
 
-    Random numbers that it draws, a seed that it sets, and gradients that it turns off do not show afterwards. A model
-    that it leaves in another mode (training, evaluation) is an error.
-
-    Args:
-        estimator: Who is asked, for the message.
-        model: The model in training.
-
-    Raises:
-        RuntimeError: The model's mode has changed.
+    Random numbers that it draws, a seed that it sets, and gradients that it turns off do not show afterwards. To leave
+    the model in training in another mode (train, eval) is a RuntimeError.
     """
     modes = [module.training for module in model.modules()]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

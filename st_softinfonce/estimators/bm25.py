@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from rank_bm25 import BM25Okapi
 from torch import Tensor
 from typing_extensions import override
 
-from st_softinfonce._checks import check_choice, check_not_negative, check_share, is_number
+from st_softinfonce._checks import check_choice, check_not_negative, check_positive, check_share
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
+from st_softinfonce.estimators.overlap import find_tokens, sum_over_shared
 from st_softinfonce.estimators.text_column import TextColumn
-from st_softinfonce.estimators.words import Vocabulary, split_content_words, split_words, word_ids
+from st_softinfonce.estimators.words import Vocabulary, name_of, split_content_words, split_words, word_ids
 from st_softinfonce.treatments import Soften
 
 TOKENS = ("content", "all")
@@ -36,12 +36,6 @@ class _Statistics:
     tokens: Tensor  # (t,) ascending; of equal ones only the first counts
     idf: Tensor  # (t,)
     average_length: Tensor  # (), in tokens
-
-    def to(self, device: torch.device) -> _Statistics:
-        if self.tokens.device == device:
-            return self
-        dtype = _score_dtype(device)
-        return _Statistics(self.tokens.to(device), self.idf.to(device, dtype), self.average_length.to(device, dtype))
 
 
 class BM25Estimator(SimilarityEstimator):
@@ -66,10 +60,6 @@ class BM25Estimator(SimilarityEstimator):
         tokens: ``"content"`` counts whole words without stop words, single letters and punctuation: in a small batch
             a comma or the piece "##s" is rare, and would make queries similar. ``"all"`` counts every token (or word)
             as it is, as for the paper's numbers, and so do columns without a tokenizer and a function of your own.
-
-    Shape:
-        Representations are ids ``(n, length)`` int64, -1 where there is no content. Similarities are ``(n, m)``
-        float64 (float32 on a device without it).
 
     Raises:
         ValueError: An option is out of range.
@@ -96,11 +86,7 @@ class BM25Estimator(SimilarityEstimator):
     ) -> None:
         self.k1 = check_not_negative("k1", k1, "Between 1.2 and 2 is usual.")
         self.b = check_share("b", b, zero=True, hint="0.75 is usual.")
-        if average_length is not None and not (is_number(average_length) and average_length > 0):
-            raise ValueError(
-                f"average_length must be a finite number of tokens above 0, got {average_length!r}. None takes the "
-                "mean over the batch."
-            )
+        self.average_length = None if average_length is None else check_positive("average_length", average_length)
         check_choice("compares", compares, COMPARES_TEXTS)
         check_choice("tokens", tokens, TOKENS)
         if _is_of_a_model(tokenizer) or not (tokenizer in (None, "words") or callable(tokenizer)):
@@ -109,14 +95,13 @@ class BM25Estimator(SimilarityEstimator):
                 f"tokenizer must be None, 'words' or a function from a text to a list of strings, got {got}. None "
                 "takes the token ids of the model in training."
             )
-        self.average_length = None if average_length is None else float(average_length)
         self.compares = compares
         self.tokenizer = tokenizer
         self.tokens = tokens
-        self._vocabularies: dict[int, tuple[Any, Vocabulary]] = {}
+        self._vocabularies: dict[Any, Vocabulary] = {}  # of each tokenizer
         self._statistics: _Statistics | None = None
         self._documents: _Documents | None = None
-        self._corpus: _Corpus | None = None
+        self._corpus: tuple[list[str], float] | None = None  # texts and epsilon
 
     @classmethod
     def from_corpus(
@@ -138,8 +123,7 @@ class BM25Estimator(SimilarityEstimator):
                 default the tokenizer of the first batch. The corpus is counted as soon as the model's is known.
             k1: As in ``rank_bm25``, with its default.
             b: As in ``rank_bm25``, with its default.
-            epsilon: As in ``rank_bm25``: the idf of a token in more than half of the texts is this share of the
-                mean idf, instead of negative.
+            epsilon: The idf of a token in more than half of the texts is this share of the mean idf.
             compares: As for the class.
             tokens: As for the class.
 
@@ -163,7 +147,7 @@ class BM25Estimator(SimilarityEstimator):
                 f"texts must hold at least one text that is not empty, got {len(corpus)} without. Give the queries of "
                 "the training data."
             )
-        estimator._corpus = _Corpus(corpus, epsilon)
+        estimator._corpus = corpus, epsilon
         if of_a_model:
             estimator._count_corpus(tokenizer)
         return estimator
@@ -179,7 +163,8 @@ class BM25Estimator(SimilarityEstimator):
         documents = self._documents
         if documents is None or documents.of is not candidates:
             documents = self._weigh(candidates)[1]
-        return documents.score(queries)
+        groups = torch.split(queries, _QUERIES_AT_A_TIME)
+        return torch.cat([sum_over_shared(group, documents.tokens, documents.weight) for group in groups])
 
     @override
     def for_batch(self, candidates: Tensor, known: Tensor | None = None) -> BM25Estimator:
@@ -191,13 +176,14 @@ class BM25Estimator(SimilarityEstimator):
     def get_config_dict(self) -> dict[str, Any]:
         config: dict[str, Any] = {"k1": self.k1, "b": self.b, "compares": self.compares, "statistics": "batch"}
         if self._corpus is not None:
-            config |= {"statistics": "corpus", "corpus_size": len(self._corpus.texts), "epsilon": self._corpus.epsilon}
+            texts, epsilon = self._corpus
+            config |= {"statistics": "corpus", "corpus_size": len(texts), "epsilon": epsilon}
         elif self.average_length is not None:
             config["average_length"] = self.average_length
         if self.tokenizer is None:
             config["tokens"] = self.tokens
         else:
-            config["tokenizer"] = self.tokenizer if isinstance(self.tokenizer, str) else _name(self.tokenizer)
+            config["tokenizer"] = self.tokenizer if isinstance(self.tokenizer, str) else name_of(self.tokenizer)
         return config
 
     def _ids(self, column: TextColumn) -> Tensor:
@@ -213,33 +199,56 @@ class BM25Estimator(SimilarityEstimator):
 
     def _vocabulary(self, tokenizer: Any, device: torch.device) -> Vocabulary:
         """Read a tokenizer's vocabulary once, and keep it on the device."""
-        known, vocabulary = self._vocabularies.get(id(tokenizer), (None, None))
-        if known is not tokenizer or vocabulary is None:
-            vocabulary = Vocabulary.of(tokenizer)
-        vocabulary = vocabulary.to(device)
-        self._vocabularies[id(tokenizer)] = (tokenizer, vocabulary)  # with itself, so that its id stays its own
-        return vocabulary
+        vocabulary = self._vocabularies.get(tokenizer) or Vocabulary.of(tokenizer)
+        self._vocabularies[tokenizer] = vocabulary.to(device)
+        return self._vocabularies[tokenizer]
 
     def _weigh(self, candidates: Tensor, known: Tensor | None = None) -> tuple[_Statistics, _Documents]:
-        """Compute what each token of each candidate adds to the score of a query that has it once."""
-        if self._statistics is not None:
-            self._statistics = self._statistics.to(candidates.device)
-        return _Documents.weigh(
-            candidates, self._statistics, known, k1=self.k1, b=self.b, average_length=self.average_length
-        )
+        """Compute what each token of each candidate ``(m, length)`` adds to the score of a query that has it once.
+
+        By the corpus's statistics, or else by those of the candidates that are known.
+        """
+        device = candidates.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        texts = candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1)
+        ordered = texts.sort(dim=1).values
+        first = torch.ones_like(ordered, dtype=torch.bool)  # of a document's equal tokens
+        first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        first &= ordered >= 0
+        length = (texts >= 0).sum(dim=1, keepdim=True)
+        if self._statistics is None:
+            number = len(texts) if known is None else known.sum()
+            tokens = texts.flatten().sort().values  # (t,), with repeats
+            holding = torch.zeros(tokens.numel(), dtype=dtype, device=device)
+            holding.scatter_add_(0, torch.searchsorted(tokens, ordered).flatten(), first.flatten().to(dtype))
+            idf = torch.log((number - holding + 0.5) / (holding + 0.5))
+            average = length.sum().to(dtype) / number
+            if self.average_length is not None:
+                average.fill_(self.average_length)
+            statistics = _Statistics(tokens, idf, average)
+        else:
+            idf, average = self._statistics.idf.to(device, dtype), self._statistics.average_length.to(device, dtype)
+            statistics = self._statistics = _Statistics(self._statistics.tokens.to(device), idf, average)
+        place, present = find_tokens(statistics.tokens, ordered)
+        count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
+        relative_length = length / statistics.average_length.clamp(min=_TINY)
+        saturation = count + self.k1 * (1 - self.b + self.b * relative_length)
+        weight = statistics.idf[place] * (self.k1 + 1) * count / saturation
+        return statistics, _Documents(candidates, ordered, weight.masked_fill(~(first & present), 0.0))
 
     def _count_corpus(self, tokenizer: Any) -> None:
         assert self._corpus is not None
         if tokenizer is None:
             raise ValueError("tokenizer is None: a corpus can only be counted with the tokenizer of the model.")
-        column = TextColumn.from_texts(self._corpus.texts, tokenizer)
+        texts, epsilon = self._corpus
+        column = TextColumn.from_texts(texts, tokenizer)
         documents = [[token for token in row if token >= 0] for row in self._ids(column).tolist()]
         if not any(documents):
             raise ValueError(
                 f"texts hold no token that {type(tokenizer).__name__} knows, in {len(documents)} texts: is it the "
                 "tokenizer of the model in training?"
             )
-        okapi = BM25Okapi(documents, k1=self.k1, b=self.b, epsilon=self._corpus.epsilon)
+        okapi = BM25Okapi(documents, k1=self.k1, b=self.b, epsilon=epsilon)
         idf: Mapping[int, float] = dict(sorted(okapi.idf.items()))
         self._statistics = _Statistics(
             torch.tensor(list(idf), dtype=torch.int64),
@@ -250,71 +259,11 @@ class BM25Estimator(SimilarityEstimator):
 
 @dataclass(frozen=True)
 class _Documents:
-    """Documents without a size that depends on the data: reading one would wait for the device.
-
-    Tokens and what each adds to a score are both ``(m, length)``; of a document's equal tokens only the first does.
-    """
+    """Documents without a size that depends on the data: reading one would wait for the device."""
 
     of: Tensor
-    tokens: Tensor
-    weight: Tensor
-
-    @classmethod
-    def weigh(
-        cls,
-        candidates: Tensor,
-        statistics: _Statistics | None,
-        known: Tensor | None = None,
-        *,
-        k1: float,
-        b: float,
-        average_length: float | None,
-    ) -> tuple[_Statistics, _Documents]:
-        """Weigh documents ``(m, length)`` by the statistics given, or else by those of the known ones among them."""
-        dtype = _score_dtype(candidates.device)
-        texts = candidates if known is None else candidates.masked_fill(~known.unsqueeze(1), -1)
-        ordered = texts.sort(dim=1).values
-        first = torch.ones_like(ordered, dtype=torch.bool)  # of a document's equal tokens
-        first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-        first &= ordered >= 0
-        length = (texts >= 0).sum(dim=1, keepdim=True)
-        if statistics is None:
-            number = len(texts) if known is None else known.sum()
-            tokens = texts.flatten().sort().values  # (t,), with repeats
-            holding = torch.zeros(tokens.numel(), dtype=dtype, device=tokens.device)
-            place = torch.searchsorted(tokens, ordered)
-            holding.scatter_add_(0, place.flatten(), first.flatten().to(dtype))
-            idf = torch.log((number - holding + 0.5) / (holding + 0.5))
-            statistics = _Statistics(tokens, idf, length.sum().to(dtype) / number)
-            if average_length is not None:
-                statistics.average_length.fill_(average_length)
-        place, present = _find(statistics.tokens, ordered)
-        count = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
-        relative_length = length / statistics.average_length.clamp(min=_TINY)
-        weight = statistics.idf[place] * (k1 + 1) * count / (count + k1 * (1 - b + b * relative_length))
-        return statistics, cls(candidates, ordered, weight.masked_fill(~(first & present), 0.0))
-
-    def score(self, queries: Tensor) -> Tensor:
-        """Sum up the weights of every query's tokens: ``(n, m)``."""
-        return torch.cat([self._score_group(group) for group in torch.split(queries, _QUERIES_AT_A_TIME)])
-
-    def _score_group(self, queries: Tensor) -> Tensor:
-        vocabulary = queries.flatten().sort().values  # (terms,): small, its repeats stay in it unused
-        terms = vocabulary.numel()
-        place, known = _find(vocabulary, self.tokens)
-        place = place.masked_fill(~known, terms)
-        counts = torch.zeros(terms + 1, len(queries), dtype=self.weight.dtype, device=self.weight.device)
-        term = torch.searchsorted(vocabulary, queries)
-        row = torch.arange(len(queries), device=queries.device).unsqueeze(1)
-        ones = torch.ones((), dtype=counts.dtype, device=counts.device).expand(term.numel())
-        counts.view(-1).scatter_add_(0, (term * len(queries) + row).flatten(), ones)
-        return F.embedding_bag(place, counts, per_sample_weights=self.weight, mode="sum").T
-
-
-@dataclass(frozen=True)
-class _Corpus:
-    texts: list[str]
-    epsilon: float
+    tokens: Tensor  # (m, length)
+    weight: Tensor  # (m, length), what each adds to a score; of a document's equal tokens only the first does
 
 
 # Divides by an average length that is 0, when every count is 0 too. Normal in float32 as well.
@@ -324,17 +273,3 @@ _TINY = 1e-37
 def _is_of_a_model(tokenizer: object) -> bool:
     """Whether it is a tokenizer of transformers (which is callable too) or of tokenizers."""
     return hasattr(tokenizer, "encode_batch") or hasattr(tokenizer, "convert_ids_to_tokens")
-
-
-def _name(tokenizer: object) -> str:
-    return getattr(tokenizer, "__qualname__", type(tokenizer).__name__)
-
-
-def _score_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _find(vocabulary: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Find tokens in an ascending vocabulary: their places (of the same shape), and whether they are in it."""
-    place = torch.searchsorted(vocabulary, tokens).clamp(max=vocabulary.numel() - 1)
-    return place, (vocabulary[place] == tokens) & (tokens >= 0)

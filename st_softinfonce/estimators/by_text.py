@@ -23,23 +23,20 @@ class ByText(Generic[Value]):
     """Anything a user knows about texts: original text, id, package, label, found by a text's tokens.
 
     An estimator is given what the model in training reads of a text (:class:`TextColumn`), not the text. This finds
-    what belongs to it, by the ids that the model reads, on their device. Texts that the model reads alike (they
-    differ only beyond its truncation, say) but that have different values are left out, as nobody could tell which
-    it is; ``ambiguous`` counts them. If none of the first texts looked up is found, a warning says so: the texts, or
-    how they are preprocessed, are probably not those of the training data.
+    what belongs to it, by the ids that the model reads, on their device. If none of the first texts looked up is
+    found, a warning says so: the texts, or how they are preprocessed, are probably not those of the training data.
 
     Args:
         values: Text to value.
         model: The model in training: its tokenizer and maximum length decide what is read of a text.
-        role: Whether the texts are queries or documents: a Router model, and a multi-vector one, reads them
-            differently.
-        max_length: As given to the trainer, if it is, for all texts or by task: it decides where they are truncated.
-        prompt: The column's prompt as given to the trainer, if it is: it takes up length.
-        task: The column's task as given to the trainer's ``router_mapping``, if it is.
+        role: Whether the texts are queries or documents, which a Router or multi-vector model reads differently.
+        max_length: As for :meth:`TextColumn.as_read_by`, like ``prompt`` and ``task``: where texts are truncated.
+        prompt: Likewise.
+        task: Likewise.
 
     Attributes:
         values: The values that can be found, one a text; :meth:`index` returns places in this list.
-        ambiguous: How many texts were left out.
+        ambiguous: How many texts were left out, as the model reads them like another text of another value.
 
     Raises:
         ValueError: ``values`` is empty, or a text is not a string.
@@ -73,21 +70,20 @@ class ByText(Generic[Value]):
                 raise ValueError(
                     f"values must have texts as keys, got {text!r}. Turn it round if needed: text to value."
                 )
-        keys: list[Tensor] = []
+        keys: list[int] = []
         for start in range(0, len(texts), _CHUNK):
             column = TextColumn.as_read_by(
                 model, texts[start : start + _CHUNK], role=role, max_length=max_length, prompt=prompt, task=task
             )
-            keys.append(content_keys(column.key_ids).cpu())
-        place_of: dict[int, int] = {}
+            keys += content_keys(column.key_ids).tolist()
+        value_of: dict[int, Value] = {}
         ambiguous: set[int] = set()
-        found = list(values.values())
-        for place, key in enumerate(torch.cat(keys).tolist()):
-            if found[place_of.setdefault(key, place)] != found[place]:
+        for key, value in zip(keys, values.values(), strict=True):
+            if value_of.setdefault(key, value) != value:
                 ambiguous.add(key)
-        kept = sorted(key for key in place_of if key not in ambiguous)
-        self.values: list[Value] = [found[place_of[key]] for key in kept]
-        self.ambiguous = sum(key in ambiguous for key in torch.cat(keys).tolist())
+        kept = sorted(value_of.keys() - ambiguous)
+        self.values: list[Value] = [value_of[key] for key in kept]
+        self.ambiguous = sum(key in ambiguous for key in keys)
         # One key more, so that even an empty table has one to compare with.
         self._keys = torch.tensor([*kept, torch.iinfo(torch.int64).max], dtype=torch.int64)
         self._columns = 0
@@ -98,13 +94,9 @@ class ByText(Generic[Value]):
         return len(self.values)
 
     def index(self, column: TextColumn) -> Tensor:
-        """Find the texts of a column, on their device and without waiting for it.
+        """Return the place ``(n,)`` of each text's value in :attr:`values`, -1 where there is none.
 
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            ``(n,)`` int64: the place of each text's value in :attr:`values`, -1 where there is none.
+        It is found on the column's device and without waiting for it.
         """
         if self._keys.device != column.device:
             self._keys = self._keys.to(column.device)
@@ -115,14 +107,7 @@ class ByText(Generic[Value]):
         return index
 
     def of(self, column: TextColumn) -> list[Value | None]:
-        """Find the values of a column's texts. Waits for the device.
-
-        Args:
-            column: ``n`` texts.
-
-        Returns:
-            A value a text, ``None`` where there is none.
-        """
+        """Return the value of each of a column's texts, ``None`` where there is none. Waits for the device."""
         return [None if place < 0 else self.values[place] for place in self.index(column).tolist()]
 
     def _watch(self, index: Tensor) -> None:

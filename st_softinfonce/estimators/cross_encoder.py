@@ -27,9 +27,8 @@ class CrossEncoderEstimator(PairwiseEstimator):
     candidates are all irrelevant keeps weights near 1. The price is that two very relevant candidates are not told
     apart, which a weight has no use for.
 
-    The model is loaded at once, put into evaluation mode and frozen. It is a plain attribute of a plain object: the
-    trainer cannot replace, move, train or save it. It reads the texts as the model in training does, truncated and
-    maybe lower-cased, query first. :class:`PairwiseEstimator` says which pairs are scored.
+    The model is frozen and in evaluation mode, and a plain attribute: the trainer does not train or save it. It reads
+    the texts as the model in training does, query first. :class:`PairwiseEstimator` says which pairs are scored.
 
     Args:
         model: The cross-encoder: a name, a path, or an instance. It must give a pair one score.
@@ -61,10 +60,7 @@ class CrossEncoderEstimator(PairwiseEstimator):
         **model_options: Any,
     ) -> None:
         super().__init__(
-            compares=compares,
-            candidates_per_query=candidates_per_query,
-            shortlist=shortlist,
-            scores_kept=scores_kept,
+            compares=compares, candidates_per_query=candidates_per_query, shortlist=shortlist, scores_kept=scores_kept
         )
         check_count("batch_size", batch_size)
         self.encoder = load_teacher(model, CrossEncoder, model_options)

@@ -8,7 +8,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -31,7 +30,11 @@ from st_softinfonce.treatments import Distill, Soften, Treatment
 from st_softinfonce.vectors import RepresentationTable, content_keys
 
 Role = Literal["query", "document"]
-MISSES = ("encode", "ignore")
+# What becomes of a text that is not in the table.
+_CONSEQUENCES = {
+    "encode": "they are encoded as they come, which costs time",
+    "ignore": "they are treated as similar to nothing",
+}
 _ROLE_SEEDS = {"query": 1, "document": 2}
 _LOOK_EVERY = 100
 _TOLERATED_MISSES = 0.01
@@ -77,19 +80,19 @@ class EncoderEstimator(SimilarityEstimator):
         **model_options: Any,
     ) -> None:
         check_count("batch_size", batch_size)
-        check_choice("on_miss", on_miss, MISSES)
+        check_choice("on_miss", on_miss, tuple(_CONSEQUENCES))
         self.encoder = load_teacher(model, SentenceTransformer, model_options)
         self.batch_size = batch_size
         self.on_miss = on_miss
         self._teacher = describe_teacher(model, self.encoder)
         self._table_folder = table
         self._table: RepresentationTable | None = None
-        self._tokenizers: dict[int, tuple[Any, str]] = {}
-        self._batches = 0
+        self._fingerprints: dict[Any, str] = {}  # of each tokenizer
+        # Of columns looked up in a table that was filled before: their number, their texts, and those it lacks.
+        self._counts_misses = False
+        self._columns = 0
         self._texts = 0
-        self._missed: Tensor | None = None
-        self._warned_of_misses = False
-        self._filled_before = False
+        self._missed: Tensor | int = 0
 
     @override
     def attach(self, model: nn.Module) -> None:
@@ -98,10 +101,11 @@ class EncoderEstimator(SimilarityEstimator):
     @override
     def represent(self, column: TextColumn) -> Tensor:
         table = self._open_table(column.tokenizer)
-        seed = self._seed(column.role, column.tokenizer)
-        keys = content_keys(column.key_ids, seed)
+        keys = self._keys(column)
         vectors, found = table.look_up(keys)
-        self._count_misses(found, keys, seed)
+        if self._counts_misses:
+            # Unknown queries are empty texts; they are not misses.
+            self._count_misses(found | column.empty)
         if self.on_miss == "ignore":
             if vectors is None:
                 raise ValueError(
@@ -120,8 +124,7 @@ class EncoderEstimator(SimilarityEstimator):
 
     @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        device = queries.device.type
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(queries.device.type, enabled=False):
             similarity = queries.float() @ candidates.float().T
         return similarity if self.on_miss == "encode" else similarity.nan_to_num(nan=-torch.inf)
 
@@ -144,10 +147,8 @@ class EncoderEstimator(SimilarityEstimator):
         Args:
             dataset: The training (or evaluation) data: the query column first.
             model: The model in training: its tokenizer makes the keys.
-            max_length: As the training arguments' ``max_length``, if they have one: a number of tokens for all
-                columns, or one for each task.
-            prompts: As the training arguments' ``prompts`` for this dataset: one for all columns, or one a column.
-                They take up length.
+            max_length: As the training arguments' ``max_length``, if they have one.
+            prompts: As the training arguments' ``prompts`` for this dataset. They take up length.
             tasks: As the training arguments' ``router_mapping`` for this dataset: column to task.
             chunk_size: At least 1. Texts between two saves.
             show_progress: Whether to show a progress bar; ``None`` shows it in a terminal only.
@@ -168,22 +169,24 @@ class EncoderEstimator(SimilarityEstimator):
                     f"{option} must be those of one dataset, got some for each of {list(value)}. Call precompute() "
                     f"for each dataset in turn, with {option}={option}[name]."
                 )
-        work = self._columns_to_encode(dataset)
-        first: dict[int, str] = {}  # of each key, which tells roles apart
+        columns = self._columns_to_encode(dataset)
+        first: dict[int, str] = {}  # text of each key, which tells roles apart
         sharing: set[tuple[Role, str]] = set()
         hide = None if show_progress is None else not show_progress
-        with tqdm(total=sum(len(texts) for *_, texts in work), desc="Encoding", unit="text", disable=hide) as bar:
-            for name, role, texts in work:
+        with tqdm(total=sum(len(texts) for *_, texts in columns), desc="Encoding", unit="text", disable=hide) as bar:
+            for name, role, texts in columns:
+                prompt = prompts.get(name) if isinstance(prompts, Mapping) else prompts
+                task = (tasks or {}).get(name)
                 for start in range(0, len(texts), chunk_size):
                     chunk = texts[start : start + chunk_size]
-                    features = _host.preprocess_column(
-                        model, chunk, name, role == "query", prompts=prompts, tasks=tasks, max_length=max_length
+                    column = TextColumn.as_read_by(
+                        model, chunk, role=role, max_length=max_length, prompt=prompt, task=task
                     )
-                    column = TextColumn(features, _host.column_tokenizer(model, features), role=role)
-                    for key, text in zip(self._precompute_chunk(column, chunk), chunk, strict=True):
+                    for key, text in zip(self._add_new(column, chunk), chunk, strict=True):
                         if first.setdefault(key, text) != text:
                             sharing.add((role, text))
                     bar.update(len(chunk))
+        self._counts_misses = True
         if self._table is not None:
             self._table.compact()
         if sharing:
@@ -196,21 +199,6 @@ class EncoderEstimator(SimilarityEstimator):
     @override
     def get_config_dict(self) -> dict[str, Any]:
         return self._teacher | {"compares": self.compares, "vectors": "normalized" if self.normalize else "raw"}
-
-    def _open_table(self, tokenizer: Any) -> RepresentationTable:
-        if self._table is None:
-            identity = self._teacher | {
-                "normalize": self.normalize,
-                "teacher_prompts": {name: text for name, text in self.encoder.prompts.items() if text},
-                "teacher_default_prompt": self.encoder.default_prompt_name,
-                "teacher_max_length": self.encoder.max_seq_length,
-                "teacher_dimension": self.encoder.truncate_dim or self.encoder.get_embedding_dimension(),
-                "teacher_modules": _modules_fingerprint(self.encoder),
-                "student_tokenizer": self._tokenizer_fingerprint(tokenizer),
-            }
-            self._table = RepresentationTable(self._table_folder, identity)
-            self._filled_before = len(self._table) > 0
-        return self._table
 
     def _columns_to_encode(self, dataset: object) -> list[tuple[str, Role, list[str]]]:
         """Check a dataset, and list what is to be encoded: name, role and texts of each column."""
@@ -227,7 +215,7 @@ class EncoderEstimator(SimilarityEstimator):
                 f"dataset must have the column of the queries, then those of documents, got {names}: there is nothing "
                 f"to encode for the estimator {self.name!r}, which compares {self.compares}."
             )
-        work: list[tuple[str, Role, list[str]]] = []
+        columns: list[tuple[str, Role, list[str]]] = []
         for name in wanted:
             column = dataset[name]
             if isinstance(column, (Dataset, IterableDataset)):
@@ -247,14 +235,14 @@ class EncoderEstimator(SimilarityEstimator):
                         f"dataset[{name!r}][{row}] must be a text, got {text!r:.80}. Remove such rows, or, as for "
                         f"training, a column that is no text: dataset.remove_columns({name!r})."
                     )
-            work.append((name, "query" if name == names[0] else "document", texts))
-        return work
+            columns.append((name, "query" if name == names[0] else "document", texts))
+        return columns
 
-    def _precompute_chunk(self, column: TextColumn, texts: list[str]) -> list[int]:
-        """Encode the texts whose key is new, and return the keys of all."""
+    def _add_new(self, column: TextColumn, texts: list[str]) -> list[int]:
+        """Encode the original texts of a column whose keys the table lacks, save them, and return the keys of all."""
         table = self._open_table(column.tokenizer)
         device = self.encoder.device
-        keys = content_keys(column.key_ids, self._seed(column.role, column.tokenizer)).to(device)
+        keys = self._keys(column).to(device)
         found = table.look_up(keys)[1].tolist()
         numbers: list[int] = keys.tolist()
         first: dict[int, int] = {}
@@ -265,18 +253,43 @@ class EncoderEstimator(SimilarityEstimator):
             rows = list(first.values())
             table.add(keys[rows], self._encode([texts[row] for row in rows], column.role, device))
             table.save()
-        self._filled_before = True
         return numbers
 
-    def _seed(self, role: Role, tokenizer: Any) -> int:
-        """Tell roles apart, and tokenizers: equal ids are other texts to another one."""
-        return int(self._tokenizer_fingerprint(tokenizer), 16) % 2**60 + _ROLE_SEEDS[role]
+    def _keys(self, column: TextColumn) -> Tensor:
+        """Number each text by its content, its role, and its tokenizer: equal ids are other texts to another one."""
+        seed = int(self._fingerprint(column.tokenizer), 16) % 2**60 + _ROLE_SEEDS[column.role]
+        return content_keys(column.key_ids, seed)
 
-    def _tokenizer_fingerprint(self, tokenizer: Any) -> str:
-        if id(tokenizer) not in self._tokenizers:
-            # With the tokenizer, so that no other one gets its id.
-            self._tokenizers[id(tokenizer)] = (tokenizer, _vocabulary_fingerprint(tokenizer))
-        return self._tokenizers[id(tokenizer)][1]
+    def _fingerprint(self, tokenizer: Any) -> str:
+        if tokenizer not in self._fingerprints:
+            digest = hashlib.blake2b(digest_size=8)
+            for token, number in sorted({} if tokenizer is None else tokenizer.get_vocab().items()):
+                # Vocabularies of characters hold lone surrogates.
+                digest.update(f"{token}\0{number}\0".encode("utf-8", "surrogatepass"))
+            self._fingerprints[tokenizer] = digest.hexdigest()
+        return self._fingerprints[tokenizer]
+
+    def _open_table(self, tokenizer: Any) -> RepresentationTable:
+        if self._table is None:
+            # Pooling and the like change vectors without changing a weight.
+            modules = [
+                [name, type(module).__name__, module.get_config_dict()]
+                for name, module in self.encoder.named_modules()
+                if isinstance(module, Module)
+            ]
+            settings = json.dumps(modules, sort_keys=True, default=str).encode()
+            identity = self._teacher | {
+                "normalize": self.normalize,
+                "teacher_prompts": {name: text for name, text in self.encoder.prompts.items() if text},
+                "teacher_default_prompt": self.encoder.default_prompt_name,
+                "teacher_max_length": self.encoder.max_seq_length,
+                "teacher_dimension": self.encoder.truncate_dim or self.encoder.get_embedding_dimension(),
+                "teacher_modules": hashlib.blake2b(settings, digest_size=8).hexdigest(),
+                "student_tokenizer": self._fingerprint(tokenizer),
+            }
+            self._table = RepresentationTable(self._table_folder, identity)
+            self._counts_misses = len(self._table) > 0
+        return self._table
 
     def _encode(self, texts: list[str], role: Role, device: torch.device) -> Tensor:
         self.encoder.to(device)
@@ -297,29 +310,20 @@ class EncoderEstimator(SimilarityEstimator):
             )
         return half
 
-    def _count_misses(self, found: Tensor, keys: Tensor, seed: int) -> None:
-        """Count what a table that was filled before training lacks, and say so once: it may be for other data."""
-        if not self._filled_before or self._warned_of_misses:
-            return
-        # Unknown queries share the key of the empty text; they are not misses.
-        missed = (~found & (keys != _empty_key(seed))).sum()
-        self._missed = missed if self._missed is None else self._missed + missed
-        self._batches += 1
+    def _count_misses(self, found: Tensor) -> None:
+        """Say once that a table which was filled before training lacks texts: it may be for other data."""
+        self._missed = self._missed + (~found).sum()
+        self._columns += 1
         self._texts += found.numel()
-        if self._batches % _LOOK_EVERY != 1 or int(self._missed) <= _TOLERATED_MISSES * self._texts:
-            return
-        self._warned_of_misses = True
-        consequence = {
-            "encode": "they are encoded as they come, which costs time",
-            "ignore": "they are treated as similar to nothing",
-        }[self.on_miss]
-        warnings.warn(
-            f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
-            f"{consequence}. It was probably made for other data, or with another max_length or prompt: call "
-            "precompute(dataset, model) again.",
-            UserWarning,
-            stacklevel=2,
-        )
+        if self._columns % _LOOK_EVERY == 1 and int(self._missed) > _TOLERATED_MISSES * self._texts:
+            self._counts_misses = False
+            warnings.warn(
+                f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
+                f"{_CONSEQUENCES[self.on_miss]}. It was probably made for other data, or with another max_length or "
+                "prompt: call precompute(dataset, model) again.",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 class TrainedModelEstimator(EncoderEstimator):
@@ -374,27 +378,3 @@ class SimCSEEstimator(EncoderEstimator):
     treatment = Soften(alpha=1.3, beta=0.7, temperature=0.1)
     compares = "queries"
     normalize = True
-
-
-@lru_cache(maxsize=32)
-def _empty_key(seed: int) -> int:
-    return int(content_keys(torch.full((1, 1), -1), seed))
-
-
-def _vocabulary_fingerprint(tokenizer: Any) -> str:
-    vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
-    digest = hashlib.blake2b(digest_size=8)
-    for token, number in sorted(vocabulary.items()):
-        # Vocabularies of characters hold lone surrogates.
-        digest.update(f"{token}\0{number}\0".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
-
-
-def _modules_fingerprint(model: SentenceTransformer) -> str:
-    """Hash what the modules are set to: pooling and the like change vectors without changing a weight."""
-    settings: list[list[Any]] = [
-        [name, type(module).__name__, module.get_config_dict()]
-        for name, module in model.named_modules()
-        if isinstance(module, Module)
-    ]
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

@@ -29,10 +29,6 @@ class IdenticalEstimator(SimilarityEstimator):
         compares: ``"positives"`` finds copies of the positive document, mined negatives among them; ``"queries"``
             finds copies of the query; ``"documents"`` documents that are the query.
 
-    Shape:
-        Representations are 64-bit hashes ``(n,)`` of the token ids that the model reads. Similarities are ``(n, m)``
-        float32.
-
     Raises:
         ValueError: ``compares`` is not one of these.
 
@@ -53,7 +49,7 @@ class IdenticalEstimator(SimilarityEstimator):
 
     @override
     def represent(self, column: TextColumn) -> Tensor:
-        return content_keys(column.key_ids)
+        return content_keys(column.key_ids)  # (n,)
 
     @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
@@ -74,9 +70,6 @@ class KnownRelevanceEstimator(SimilarityEstimator):
         compares: ``"positives"``: a candidate is relevant if it is in the group of the query's own positive;
             ``"queries"``: if its query is in the group of the query.
         **options: ``max_length``, ``prompt`` and ``task`` as for :class:`ByText`.
-
-    Shape:
-        Representations are group numbers ``(n,)`` int64, -1 for none. Similarities are ``(n, m)`` float32.
 
     Raises:
         ValueError: ``group_of`` holds no group, or an option is out of range.
@@ -112,12 +105,11 @@ class KnownRelevanceEstimator(SimilarityEstimator):
     def represent(self, column: TextColumn) -> Tensor:
         if self._numbers.device != column.device:
             self._numbers = self._numbers.to(column.device)
-        return self._numbers[self._by_text.index(column)]  # -1 is the last
+        return self._numbers[self._by_text.index(column)]  # (n,); a text that is not found has the last, -1
 
     @override
     def similarity(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        same = queries.unsqueeze(1) == candidates
-        return (same & (candidates >= 0)).float()
+        return ((queries.unsqueeze(1) == candidates) & (candidates >= 0)).float()
 
 
 class SelfEstimator(SimilarityEstimator):

@@ -43,10 +43,6 @@ class MixtureEstimator(SimilarityEstimator):
         temperatures: Above 0, one each, in units of the part's similarity. By default those of the parts' own
             treatments, if all are ``Soften``.
 
-    Shape:
-        Representations are tuples of the parts' representations. Similarities are ``(n, m)`` in the widest of the
-        parts' dtypes, at least float32.
-
     Raises:
         ValueError: An option is out of range, an estimator is unknown, or the estimators compare different things.
 
@@ -82,23 +78,21 @@ class MixtureEstimator(SimilarityEstimator):
                 f"temperatures must be given, one for each of {len(self.parts)} estimators: {own} has no temperature "
                 "of its own (its treatment is not Soften)."
             )
-        self.temperatures = (
-            [part.temperature for part in softening]
-            if temperatures is None
-            else _one_each("temperatures", temperatures, len(self.parts))
-        )
-        shares = [1.0] * len(self.parts) if weights is None else _one_each("weights", weights, len(self.parts))
-        self.shares = [weight / math.fsum(shares) for weight in shares]
+        own_temperatures = [part.temperature for part in softening]
+        self.temperatures = self._one_each("temperatures", own_temperatures if temperatures is None else temperatures)
+        weights = self._one_each("weights", [1.0] * len(self.parts) if weights is None else weights)
+        self.shares = [weight / math.fsum(weights) for weight in weights]
         self.compares = self.parts[0].compares
         self.padding = tuple(part.padding for part in self.parts)
         # Of parts that are not softened, the settings that the paper found best (its Figure 3).
-        alphas = [t.alpha if isinstance(t := part.treatment, Soften) else 1.3 for part in self.parts]
-        betas = [t.beta if isinstance(t := part.treatment, Soften) else 0.7 for part in self.parts]
-        self.treatment = Soften(
-            alpha=math.fsum(share * alpha for share, alpha in zip(self.shares, alphas, strict=True)),
-            beta=math.fsum(share * beta for share, beta in zip(self.shares, betas, strict=True)),
-            temperature=1.0,
+        settings = [
+            (t.alpha, t.beta) if isinstance(t := part.treatment, Soften) else (1.3, 0.7) for part in self.parts
+        ]
+        alpha, beta = (
+            math.fsum(share * value for share, value in zip(self.shares, values, strict=True))
+            for values in zip(*settings, strict=True)
         )
+        self.treatment = Soften(alpha=alpha, beta=beta, temperature=1.0)
 
     @override
     def attach(self, model: nn.Module) -> None:
@@ -111,16 +105,15 @@ class MixtureEstimator(SimilarityEstimator):
 
     @override
     def similarity(self, queries: Any, candidates: Any) -> Tensor:
-        total: Tensor | None = None
+        total: Tensor | float = 0.0
         for part, rows, columns, share, temperature in zip(
             self.parts, queries, candidates, self.shares, self.temperatures, strict=True
         ):
             similarity = checked_similarity(part, rows, columns)
             if similarity.dtype in (torch.float16, torch.bfloat16):
                 similarity = similarity.float()
-            scaled = similarity * (share / temperature)
-            total = scaled if total is None else total + scaled
-        assert total is not None
+            total = total + similarity * (share / temperature)
+        assert isinstance(total, Tensor)  # there is a part
         return total
 
     @override
@@ -139,9 +132,7 @@ class MixtureEstimator(SimilarityEstimator):
             ],
         }
 
-
-def _one_each(name: str, values: Sequence[float], count: int) -> list[float]:
-    values = list(values)
-    if len(values) != count:
-        raise ValueError(f"{name} must hold one number for each of {count} estimators, got {values!r}.")
-    return [check_positive(name, value) for value in values]
+    def _one_each(self, name: str, values: Sequence[float]) -> list[float]:
+        if len(values) != len(self.parts):
+            raise ValueError(f"{name} must hold one number for each of {len(self.parts)} estimators, got {values!r}.")
+        return [check_positive(name, value) for value in values]

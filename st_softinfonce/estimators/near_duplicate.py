@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +9,7 @@ from typing_extensions import override
 
 from st_softinfonce._checks import check_choice, check_count
 from st_softinfonce.estimators.base import COMPARES_TEXTS, Compares, SimilarityEstimator
+from st_softinfonce.estimators.overlap import sum_over_shared
 from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.treatments import Mask
 from st_softinfonce.vectors import content_keys
@@ -39,10 +38,6 @@ class NearDuplicateEstimator(SimilarityEstimator):
         compares: ``"positives"`` finds copies of the positive document, explicit hard negatives among them;
             ``"queries"`` finds copies of the query; ``"documents"`` texts that quote the query.
 
-    Shape:
-        Representations are hashes ``(n, length)`` int64, each once a row, -1 where there is none. Similarities are
-        ``(n, m)`` float32.
-
     Raises:
         ValueError: An option is out of range.
 
@@ -66,6 +61,7 @@ class NearDuplicateEstimator(SimilarityEstimator):
 
     @override
     def represent(self, column: TextColumn) -> Tensor:
+        """Hash the shingles of each text: ``(n, length)`` int64, each once a row, -1 where there is none."""
         ids = column.content_ids
         content = ids >= 0
         # Content moves to the front, so that padding, prompts and special tokens do not tell two texts apart.
@@ -84,26 +80,7 @@ class NearDuplicateEstimator(SimilarityEstimator):
         sizes = (candidates >= 0).sum(dim=1)  # (m,)
         parts = []
         for rows in torch.split(queries, _ROWS_AT_A_TIME):
-            shared = _count_shared(rows, candidates)  # (rows, m)
+            shared = sum_over_shared(rows, candidates)  # (rows, m)
             union = (rows >= 0).sum(dim=1, keepdim=True) + sizes - shared
             parts.append(shared / union.clamp(min=1))
         return torch.cat(parts)
-
-    @override
-    def get_config_dict(self) -> dict[str, Any]:
-        return {"size": self.size, "compares": self.compares}
-
-
-def _count_shared(rows: Tensor, others: Tensor) -> Tensor:
-    """Count the shingles that each row shares with each of the others: ``(rows, others)`` float32."""
-    # The rows' own shingles are the vocabulary, whose size is known without waiting for the device. Its repeats and
-    # -1 are never found: a search returns the first of equal entries, and -1 is masked below.
-    vocabulary = rows.flatten().sort().values  # (terms,)
-    terms = vocabulary.numel()
-    holds = torch.zeros(terms + 1, len(rows), device=rows.device)  # the last row is of what no row has
-    row = torch.arange(len(rows), device=rows.device).unsqueeze(1).expand_as(rows)
-    ones = torch.ones((), device=rows.device).expand(terms)
-    holds.view(-1).scatter_add_(0, (torch.searchsorted(vocabulary, rows) * len(rows) + row).flatten(), ones)
-    place = torch.searchsorted(vocabulary, others).clamp(max=terms - 1)
-    place = place.masked_fill((vocabulary[place] != others) | (others < 0), terms)
-    return F.embedding_bag(place, holds, mode="sum").T

@@ -7,9 +7,9 @@ import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -29,10 +29,6 @@ from st_softinfonce.estimators.base import (
 from st_softinfonce.estimators.registry import get_estimator
 from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.treatments import Treatment, as_treatments
-from st_softinfonce.vectors import content_keys
-
-# Identifies a text: the number of its tokenizer and role, and a hash of its tokens.
-_Key = tuple[int, int]
 
 
 class PairwiseEstimator(SimilarityEstimator):
@@ -90,11 +86,10 @@ class PairwiseEstimator(SimilarityEstimator):
             raise ValueError(
                 f"shortlist must compare texts, got {self.shortlist.name!r}, which compares the model's scores."
             )
-        # Keys and token ids of the texts, and what the cheap estimator represents.
-        self.padding = (None, -1, self.shortlist.padding)
-        self._kinds: list[tuple[Any, str]] = []
-        self._scores: OrderedDict[tuple[_Key, _Key], float] = OrderedDict()
-        self._batch: _Shortlist | None = None
+        self.padding = (0, self.shortlist.padding)
+        self._scores: OrderedDict[int, float] = OrderedDict()  # by the hash of both texts, which is smaller than they
+        # Of the batch: the cheap estimator, what it represents of each different text, and those texts.
+        self._batch: tuple[SimilarityEstimator, Representation, list[str]] | None = None
 
     @classmethod
     def from_function(
@@ -147,55 +142,46 @@ class PairwiseEstimator(SimilarityEstimator):
 
     @override
     def represent(self, column: TextColumn) -> Representation:
-        if column.tokenizer is None:
-            raise ValueError(f"tokenizer is None: {self.name} needs the texts, which only a tokenizer can decode.")
-        kinds = [tokenizer is column.tokenizer and role == column.role for tokenizer, role in self._kinds]
-        if not any(kinds):
-            self._kinds.append((column.tokenizer, column.role))
-            kinds.append(True)
-        keys = content_keys(column.content_ids)
-        keys = torch.stack([torch.full_like(keys, kinds.index(True)), keys], dim=1)
-        return keys, column.content_ids, checked_representation(self.shortlist, column)
+        # The texts as numbers of their characters (n, longest), 0 after the last: so they can be gathered.
+        characters = np.array(column.texts, dtype=np.str_).view(np.int32).reshape(len(column), -1)
+        return torch.from_numpy(characters).to(column.device), checked_representation(self.shortlist, column)
 
     @override
     def for_batch(self, candidates: Any, known: Tensor | None = None) -> SimilarityEstimator:
-        keys, ids, representations = candidates
-        usable = _not_empty(ids) if known is None else _not_empty(ids) & known
-        first: dict[_Key, int] = {}
-        for row, (key, chosen) in enumerate(zip(_keys(keys), usable.tolist(), strict=True)):
-            if chosen:
-                first.setdefault(key, row)
-        rows = torch.tensor(list(first.values()), dtype=torch.int64, device=keys.device)
-        texts = map_rows(lambda part: part[rows], representations)
+        characters, representations = candidates
+        usable = [True] * len(characters) if known is None else known.tolist()
+        first: dict[str, int] = {}
+        for place, text in enumerate(_texts(characters)):
+            if text and usable[place]:
+                first.setdefault(text, place)
+        rows = torch.tensor(list(first.values()), dtype=torch.int64, device=characters.device)
+        of_texts = map_rows(lambda part: part[rows], representations)
         bound = copy.copy(self)
-        bound._batch = _Shortlist(
-            bound_to_batch(self.shortlist, texts) if first else self.shortlist,
-            texts,
-            (keys[rows], ids[rows]),
-            {key: number for number, key in enumerate(first)},
-        )
+        bound._batch = bound_to_batch(self.shortlist, of_texts) if first else self.shortlist, of_texts, list(first)
         return bound
 
     @override
     def similarity(self, queries: Any, candidates: Any) -> Tensor:
         if self._batch is None:
             return self.for_batch(candidates).similarity(queries, candidates)
-        (query_keys, query_ids, query_rows), (keys, *_) = queries, candidates
-        texts = self._batch.numbers
-        numbers = [texts.get(key, -1) for key in _keys(keys)]  # of each candidate
-        scores = torch.full((len(query_keys), len(texts) + 1), self.not_scored)  # the last: for no text of the batch
-        if texts and len(query_keys):
-            filled, asked = _not_empty(query_ids).tolist(), set(numbers)
+        texts = self._batch[2]
+        number_of = {text: number for number, text in enumerate(texts)}
+        numbers = [number_of.get(text, -1) for text in _texts(candidates[0])]
+        query_texts = _texts(queries[0])
+        scores = torch.full((len(query_texts), len(texts) + 1), self.not_scored)  # the last is for no text of these
+        if texts and query_texts:
+            asked = set(numbers)
             chosen = [
                 (row, number)
-                for row, choice in enumerate(self._choose(query_rows))
+                for row, choice in enumerate(self._choose(queries[1]))
                 for number in choice
-                if filled[row] and number in asked
+                if query_texts[row] and number in asked
             ]
             if chosen:
+                pairs = [(query_texts[row], texts[number]) for row, number in chosen]
                 rows, places = zip(*chosen, strict=True)
-                scores[rows, places] = torch.tensor(self._scores_of(chosen, query_keys, query_ids))
-        return scores[:, numbers].to(query_keys.device)
+                scores[rows, places] = torch.tensor(self._scores_of(pairs))
+        return scores[:, numbers].to(queries[0].device)
 
     @override
     def get_config_dict(self) -> dict[str, Any]:
@@ -207,7 +193,8 @@ class PairwiseEstimator(SimilarityEstimator):
     def _choose(self, queries: Representation) -> list[list[int]]:
         """Number each query's most similar texts of the batch."""
         assert self._batch is not None
-        cheap = checked_similarity(self._batch.estimator, queries, self._batch.representations)
+        estimator, representations, _ = self._batch
+        cheap = checked_similarity(estimator, queries, representations)
         if bool(cheap.isnan().any()):
             raise ValueError(f"shortlist {self.shortlist.name!r} of {self.name} returned nan. Take another estimator.")
         # A stable sort: of equally similar texts the same are chosen, however many rows are asked for at a time.
@@ -218,33 +205,30 @@ class PairwiseEstimator(SimilarityEstimator):
             for row in zip(values[:, :most].tolist(), numbers[:, :most].tolist(), strict=True)
         ]
 
-    def _scores_of(self, chosen: list[tuple[int, int]], keys: Tensor, ids: Tensor) -> list[float]:
-        """Score pairs of (row of the queries, number of the text), those never seen before in one call."""
-        assert self._batch is not None
-        query_keys, text_keys = _keys(keys), list(self._batch.numbers)
-        pairs = [(query_keys[row], text_keys[number]) for row, number in chosen]
-        scores = {pair: self._scores[pair] for pair in pairs if pair in self._scores}
-        missing = {pair: place for pair, place in zip(pairs, chosen, strict=True) if pair not in scores}
+    def _scores_of(self, pairs: list[tuple[str, str]]) -> list[float]:
+        """Score pairs of texts, those never seen before in one call."""
+        keys = [hash(pair) for pair in pairs]
+        found = {key: self._scores[key] for key in keys if key in self._scores}
+        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in found}
         if missing:
-            rows, numbers = zip(*missing.values(), strict=True)
+            queries, candidates = map(list, zip(*missing.values(), strict=True))
             with torch.no_grad():
-                texts = self._decode(keys, ids, rows), self._decode(*self._batch.texts, numbers)
-                new = dict(zip(missing, self._checked_scores(self.score(*texts), *texts), strict=True))
-            scores |= new
+                scores = self._checked_scores(self.score(queries, candidates), queries, candidates)
+            new = dict(zip(missing, scores, strict=True))
+            found |= new
             self._scores.update(new)
             while len(self._scores) > self.scores_kept:
                 self._scores.popitem(last=False)
-        return [scores[pair] for pair in pairs]
+        return [found[key] for key in keys]
 
     def _checked_scores(self, scores: object, queries: list[str], candidates: list[str]) -> list[float]:
-        asked = (
-            f"{self.name}.score() must return a floating-point tensor with one number for each of {len(queries)} pairs"
-        )
+        source = f"{self.name}.score()"
+        asked = f"{source} must return a floating-point tensor with one number for each of {len(queries)} pairs"
         if not isinstance(scores, Tensor):
             raise ValueError(f"{asked}, got {type(scores).__name__}.")
         if scores.shape != (len(queries),) or not scores.is_floating_point():
             raise ValueError(f"{asked}, got {scores.dtype} of shape {tuple(scores.shape)}.")
-        values: list[float] = without_gradient(scores, f"{self.name}.score()").tolist()
+        values: list[float] = without_gradient(scores, source).tolist()
         for value, query, candidate in zip(values, queries, candidates, strict=True):
             if math.isnan(value) or value == math.inf:
                 raise ValueError(
@@ -252,18 +236,6 @@ class PairwiseEstimator(SimilarityEstimator):
                     "never relevant."
                 )
         return values
-
-    def _decode(self, keys: Tensor, ids: Tensor, wanted: Sequence[int]) -> list[str]:
-        different = sorted(set(wanted))
-        kinds = keys[different, 0].tolist()
-        texts: dict[int, str] = {}
-        for kind in set(kinds):
-            places = [place for place, its in zip(different, kinds, strict=True) if its == kind]
-            content = ids[places]
-            features = {"input_ids": content.clamp(min=0), "attention_mask": content >= 0}
-            column = TextColumn(features, self._kinds[kind][0], special_ids=())
-            texts |= zip(places, column.texts, strict=True)
-        return [texts[place] for place in wanted]
 
 
 class _OfFunction(PairwiseEstimator):
@@ -286,19 +258,7 @@ class _OfFunction(PairwiseEstimator):
             ) from error
 
 
-@dataclass(frozen=True)
-class _Shortlist:
-    """The different texts of a batch: for the cheap estimator, to decode (keys and ids), and their numbers by key."""
-
-    estimator: SimilarityEstimator
-    representations: Representation
-    texts: tuple[Tensor, Tensor]
-    numbers: dict[_Key, int]
-
-
-def _keys(keys: Tensor) -> list[_Key]:
-    return [(kind, key) for kind, key in keys.tolist()]
-
-
-def _not_empty(ids: Tensor) -> Tensor:
-    return (ids >= 0).any(dim=1)
+def _texts(characters: Tensor) -> list[str]:
+    array = np.ascontiguousarray(characters.cpu().numpy())
+    texts: list[str] = array.view(f"U{array.shape[1]}").ravel().tolist()
+    return texts

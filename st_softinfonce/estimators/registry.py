@@ -9,16 +9,15 @@ import re
 import warnings
 from dataclasses import dataclass
 from importlib.abc import InspectLoader
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
-from importlib.util import find_spec, resolve_name
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # importing torch would take seconds, and a list of names needs none of it
     from st_softinfonce.estimators.base import SimilarityEstimator
 
 GROUP = "st_softinfonce.estimators"
-_MOST_REEXPORTS = 5
 
 
 class EstimatorWarning(UserWarning):
@@ -27,21 +26,13 @@ class EstimatorWarning(UserWarning):
 
 @dataclass(frozen=True)
 class EstimatorInfo:
-    """Where a named estimator comes from.
-
-    Attributes:
-        name: The name to ask for.
-        distribution: The installed distribution that registers it.
-        version: That distribution's version.
-        target: The object it names, ``module:attribute``.
-        summary: The first sentence of that object's docstring, read from its source; empty where there is none.
-    """
+    """Where a named estimator comes from."""
 
     name: str
-    distribution: str
-    version: str
-    target: str
-    summary: str
+    distribution: str  # the installed one that registers it
+    version: str  # of the distribution
+    target: str  # module:attribute
+    summary: str  # the first sentence of the target's docstring, read from its source; empty where there is none
 
 
 def list_estimators() -> dict[str, EstimatorInfo]:
@@ -116,18 +107,7 @@ def get_estimator(
 
 
 def describe_estimator(estimator: SimilarityEstimator) -> dict[str, Any]:
-    """Describe an estimator for a model card, as JSON primitives.
-
-    Args:
-        estimator: The estimator.
-
-    Returns:
-        Its name, the distribution that it comes from with its version (``None`` if it is in none), and its options.
-
-    Example:
-        >>> describe_estimator(get_estimator("bm25"))["estimator"]
-        'bm25'
-    """
+    """Describe an estimator for a model card: name, distribution with version (``None`` if it is in none), options."""
     return {
         "estimator": estimator.name,
         "estimator_version": _distribution_of(estimator),
@@ -206,31 +186,24 @@ def _duplicate(name: str, points: list[EntryPoint]) -> str:
 
 
 def _summary(target: str) -> str:
-    """Read the first sentence of an object's docstring from its source: importing it can take seconds, or fail."""
+    """Read the first sentence of an object's docstring from its module's source: an import can take seconds, or fail.
+
+    Empty if the object is made elsewhere or has no docstring.
+    """
     module, _, name = target.partition(":")
     try:
-        for _ in range(_MOST_REEXPORTS):
-            spec, source = _source(module)
-            nodes = list(ast.walk(ast.parse(source)))
-            for node in nodes:
-                if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
-                    first, *_ = (ast.get_docstring(node) or "").split("\n\n")
-                    return re.split(r"(?<=[.!?])\s+(?=[A-Z(])", " ".join(first.split()))[0]
-            imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-            found = [
-                (node, alias.name) for node in imports for alias in node.names if name in (alias.asname, alias.name)
-            ]
-            if not found:
-                break
-            node, name = found[0]
-            module = resolve_name("." * node.level + (node.module or ""), spec.parent)
+        nodes = ast.walk(ast.parse(_source(module)))
     except (ImportError, SyntaxError, ValueError) as error:
         return f"(cannot be read: {error})"
+    for node in nodes:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            paragraph, *_ = (ast.get_docstring(node) or "").split("\n\n")
+            return re.split(r"(?<=[.!?])\s+(?=[A-Z(])", " ".join(paragraph.split()))[0]
     return ""
 
 
-def _source(module: str) -> tuple[ModuleSpec, str]:
-    """Find a module and read its source without importing its packages, as ``find_spec(module)`` would."""
+def _source(module: str) -> str:
+    """Read a module's source without importing its packages, as ``find_spec(module)`` would."""
     top, *rest = module.split(".")
     spec = find_spec(top)
     for part in rest:
@@ -239,4 +212,4 @@ def _source(module: str) -> tuple[ModuleSpec, str]:
     if spec is None:
         raise ImportError(f"No module named {module!r}")
     source = spec.loader.get_source(spec.name) if isinstance(spec.loader, InspectLoader) else None
-    return spec, source or ""
+    return source or ""

@@ -35,9 +35,9 @@ def train_simcse(
         base_model: A name, a path, or an instance, which is copied before training. Needs dropout.
         output_dir: For the trainer's checkpoints.
         temperature: Above 0, of the cosine.
-        batch_size: At least 2. Queries a step; on one device.
-        epochs: Above 0. Passes over the queries.
-        learning_rate: Above 0.
+        batch_size: At least 2. Queries a step, on one device.
+        epochs: Passes over the queries.
+        learning_rate: Of the trainer.
         **training_arguments: Further ``SentenceTransformerTrainingArguments``.
 
     Returns:
@@ -49,8 +49,10 @@ def train_simcse(
     texts = list(dict.fromkeys(query for query in queries if query.strip()))
     if len(texts) < 2:
         raise ValueError(f"queries must hold at least 2 different texts, got {len(texts)}: give the training queries.")
-    model = copy.deepcopy(base_model) if isinstance(base_model, SentenceTransformer) else None
-    model = SentenceTransformer(os.fspath(base_model)) if model is None else model  # type: ignore[arg-type]
+    if isinstance(base_model, SentenceTransformer):
+        model = copy.deepcopy(base_model)
+    else:
+        model = SentenceTransformer(os.fspath(base_model))
     if not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         raise ValueError(
             "base_model has no dropout, which is all that tells a query from itself here. Take a transformer with "

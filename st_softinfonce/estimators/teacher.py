@@ -15,20 +15,7 @@ Teacher = TypeVar("Teacher", SentenceTransformer, CrossEncoder)
 
 
 def load_teacher(model: object, kind: type[Teacher], options: dict[str, object]) -> Teacher:
-    """Load a model, or take one that is loaded.
-
-    Args:
-        model: A name, a path, or an instance.
-        kind: The model's class.
-        options: For the class, when ``model`` is a name or a path.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: There are options for a model that is loaded.
-        TypeError: ``model`` is something else.
-    """
+    """Load a model of a class by its name or path, with options for the class, or take one that is loaded."""
     if isinstance(model, kind):
         if options:
             raise ValueError(f"options {sorted(options)} cannot be given with a model that is loaded.")
@@ -42,15 +29,10 @@ def load_teacher(model: object, kind: type[Teacher], options: dict[str, object])
 
 
 def freeze_teacher(teacher: nn.Module, student: nn.Module, name: str) -> None:
-    """Freeze a model, unless it is the model in training.
-
-    Args:
-        teacher: The model to freeze and put into evaluation mode.
-        student: The model in training.
-        name: The estimator's name, for the message.
+    """Freeze an estimator's model and put it into evaluation mode.
 
     Raises:
-        ValueError: They share a parameter. Nothing is frozen then.
+        ValueError: It shares a parameter with the model in training. Nothing is frozen then.
     """
     training = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in training for parameter in teacher.parameters()):

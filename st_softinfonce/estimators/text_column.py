@@ -52,8 +52,8 @@ class TextColumn:
             )
         self.tokenizer = tokenizer
         self.role = role
-        self.special_ids = frozenset(_special_ids(tokenizer) if special_ids is None else special_ids)
-        self._unknown_ids = _unknown_ids(tokenizer) if special_ids is None else frozenset()
+        special, unknown = _special_and_unknown_ids(tokenizer) if special_ids is None else (special_ids, ())
+        self.special_ids, self._unknown_ids = frozenset(special), frozenset(unknown)
         self._prompt_length = features.get("prompt_length")
         self.input_ids, self.attention_mask = _padded(features)
 
@@ -66,7 +66,7 @@ class TextColumn:
         max_length: int | None = None,
         role: Literal["query", "document"] = "query",
     ) -> TextColumn:
-        """Make a column of texts outside a training step, tokenized as a transformer's input.
+        """Make a column outside a training step, on the CPU, by a tokenizer alone.
 
         Args:
             texts: The texts, one row each.
@@ -75,7 +75,7 @@ class TextColumn:
             role: What the texts are.
 
         Returns:
-            A column of ``len(texts)`` rows on the CPU.
+            The column.
         """
         if hasattr(tokenizer, "encode_batch"):
             encodings = tokenizer.encode_batch(list(texts))
@@ -102,26 +102,22 @@ class TextColumn:
         prompt: str | None = None,
         task: str | None = None,
     ) -> TextColumn:
-        """Make a column of texts outside a training step, preprocessed as the trainer does it.
+        """Make a column outside a training step, on the model's device, preprocessed as the trainer does it.
 
         Args:
             model: The model in training.
             texts: The texts, one row each.
             role: What the texts are. A Router model without a ``task`` takes the route of that name.
-            max_length: As given to the trainer, if it is.
+            max_length: As given to the trainer, if it is: for all texts or by task.
             prompt: The column's prompt as given to the trainer, if it is.
             task: The column's task as given to the trainer's ``router_mapping``, if it is.
 
         Returns:
-            A column of ``len(texts)`` rows on the model's device.
+            The column.
         """
         if task is None and hasattr(model[0], "sub_modules"):
             task = role
-        name: str = role
-        tasks = None if task is None else {name: task}
-        features = _host.preprocess_column(
-            model, texts, name, role == "query", prompts=prompt, tasks=tasks, max_length=max_length
-        )
+        features = _host.preprocess_column(model, texts, role, prompt=prompt, task=task, max_length=max_length)
         moved = {
             key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in features.items()
         }
@@ -144,7 +140,7 @@ class TextColumn:
         """
         return self._mask_without(self.special_ids)
 
-    @property
+    @cached_property
     def key_ids(self) -> Tensor:
         """As :attr:`content_ids`, but with unknown tokens: two texts are the same if these are."""
         return self.input_ids.masked_fill(~self._mask_without(self.special_ids - self._unknown_ids), -1)
@@ -152,7 +148,7 @@ class TextColumn:
     @property
     def empty(self) -> Tensor:
         """Which texts ``(n,)`` have no token at all, not even an unknown one; bool."""
-        return ~self._mask_without(self.special_ids - self._unknown_ids).any(dim=1)
+        return (self.key_ids < 0).all(dim=1)
 
     def _mask_without(self, ids: frozenset[int]) -> Tensor:
         mask = self.attention_mask
@@ -215,25 +211,18 @@ def _padded(features: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return flat[(starts.unsqueeze(1) + columns).clamp(max=flat.numel() - 1)].masked_fill(~mask, 0), mask
 
 
-def _special_ids(tokenizer: Any) -> set[int]:
-    """Ids of the tokenizer's special tokens, the unknown token among them: they say nothing about a text."""
+def _special_and_unknown_ids(tokenizer: Any) -> tuple[set[int], set[int]]:
+    """Ids of special tokens, which say nothing about a text, and of the unknown token, which is one of them."""
     if tokenizer is None:
-        return set()
+        return set(), set()
     if hasattr(tokenizer, "all_special_ids"):
-        return set(tokenizer.all_special_ids)
-    ids = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    return ids | _unknown_ids(tokenizer)
-
-
-def _unknown_ids(tokenizer: Any) -> frozenset[int]:
-    if tokenizer is None:
-        return frozenset()
-    if hasattr(tokenizer, "all_special_ids"):
-        unknown = tokenizer.unk_token_id
+        special, unknown = set(tokenizer.all_special_ids), {tokenizer.unk_token_id}
     else:
+        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         token = getattr(tokenizer.model, "unk_token", None)
-        unknown = None if token is None else tokenizer.token_to_id(token)
-    return frozenset() if unknown is None else frozenset({unknown})
+        unknown = {None if token is None else tokenizer.token_to_id(token)}
+    unknown -= {None}
+    return special | unknown, unknown
 
 
 @lru_cache(maxsize=32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import string
 import unicodedata
@@ -36,15 +35,9 @@ _WORD = re.compile(r"\d+|[A-Z]+(?![^\W\dA-Z_])|[A-Z]?[^\W\dA-Z_]+")
 
 
 def split_words(text: str) -> list[str]:
-    """Split text or code into lower-cased words, at snake_case, camelCase and digits.
+    """Split text or code into lower-cased words in order, at snake_case, camelCase and digits.
 
     Punctuation is dropped. Digits are words of their own, so that ``utf8``, ``utf-8`` and ``UTF_8`` agree.
-
-    Args:
-        text: Prose, code, or both.
-
-    Returns:
-        The words in order, with repeats.
 
     Example:
         >>> split_words("parseHTTPResponse(raw_bytes2) # reads UTF-8")
@@ -56,11 +49,9 @@ def split_words(text: str) -> list[str]:
 
 
 def word_ids(texts: Iterable[str], split: Callable[[str], list[str]] = split_words) -> Tensor:
-    """Number the words of texts.
+    """Number the words of texts by a hash: the same in every process and on every device, so it can be gathered.
 
-    A word's number is a hash of its characters: the same in every process and on every device, whatever was seen
-    before, so that ids can be gathered and kept. Two of a million words share one with a probability of 1 in 10
-    million.
+    Two of a million words share one with a probability of 1 in 10 million.
 
     Args:
         texts: The texts, one row each.
@@ -78,7 +69,7 @@ def word_ids(texts: Iterable[str], split: Callable[[str], list[str]] = split_wor
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise ValueError(
                 f"tokenizer must return a list of strings for a text, got {type(words).__name__} from "
-                f"{_name(split)}: {str(words)[:40]!r}. Return text.split(), say, not the text."
+                f"{name_of(split)}: {str(words)[:40]!r}. Return text.split(), say, not the text."
             )
         rows.append([_word_id(word) for word in words])
     width = max((len(row) for row in rows), default=0)
@@ -112,16 +103,10 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Any) -> Vocabulary:
-        """Read a tokenizer's vocabulary.
+        """Read the vocabulary of a tokenizer of transformers, or of a ``tokenizers.Tokenizer``, on the CPU.
 
         Tokens of scripts that are written without spaces, or without capitals, are words of their own, as is what is
         only a part of a character (of UTF-8, in byte-level vocabularies).
-
-        Args:
-            tokenizer: A tokenizer of transformers, or a ``tokenizers.Tokenizer``.
-
-        Returns:
-            The vocabulary, on the CPU.
         """
         backend = tokenizer if hasattr(tokenizer, "encode_batch") else getattr(tokenizer, "backend_tokenizer", None)
         model = getattr(backend, "model", None)
@@ -173,30 +158,17 @@ class Vocabulary:
         )
 
     def to(self, device: torch.device) -> Vocabulary:
-        """Return it on a device.
-
-        Args:
-            device: Where to.
-
-        Returns:
-            The same object if it is there already.
-        """
+        """Return it on a device, the same object if it is there already."""
         if self.letters.device == device:
             return self
         return Vocabulary(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def words(self, ids: Tensor) -> Tensor:
-        """Put tokens together to words, without waiting for the device.
+        """Put tokens ``(n, length)`` together to words, without waiting for the device.
 
         A word is a run of letters and digits that the tokenizer has cut into pieces; case does not matter, except
         that a capital within a word begins another one. Stop words, single letters and digits, and whatever has no
-        letter or digit, are left out.
-
-        Args:
-            ids: ``(n, length)`` int64, -1 where there is no content.
-
-        Returns:
-            ``(n, length)`` int64: a hash of each word where it begins, -1 elsewhere.
+        letter or digit, are left out. Returned is a hash of each word where it begins, -1 elsewhere.
         """
         token = ids.clamp(min=0, max=self.letters.numel() - 1)
         count = self.count[token].masked_fill(ids < 0, 0)  # (n, length)
@@ -230,9 +202,9 @@ def _signed(number: int) -> int:
 
 @lru_cache(maxsize=2**18)
 def _word_id(word: str) -> int:
-    digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1  # 63 bits: a negative id is padding
+    return _hash_letters(word) % 2**63  # a negative id is padding
 
 
-def _name(split: Callable[[str], list[str]]) -> str:
+def name_of(split: object) -> str:
+    """Name a function that splits texts."""
     return getattr(split, "__qualname__", type(split).__name__)

@@ -6,23 +6,15 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from sentence_transformers.util import all_gather_with_grad, get_rank
 from torch import Tensor, nn
 
 from st_softinfonce import _host
-from st_softinfonce.estimators.base import (
-    Representation,
-    bound_to_batch,
-    checked_representation,
-    count_rows,
-    join_rows,
-    leaving_no_trace,
-)
+from st_softinfonce.estimators.base import Representation, bound_to_batch, count_rows, join_rows, leaving_no_trace
 from st_softinfonce.estimators.known import SelfEstimator
-from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.known_queries import KnownQueries
 from st_softinfonce.losses.input_watch import InputWatch
 from st_softinfonce.losses.judgement import Judge, Judgement, Represented
@@ -68,14 +60,14 @@ class InBatchLoss(nn.Module, ABC):
         self._watch = InputWatch()
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        """Compute the loss of one batch.
+        """Compute the mean loss of a batch's queries.
 
         Args:
             sentence_features: One dict of features a column: query, positive, and any number of negatives.
             labels: Without meaning here; a dataset that has them is named in a warning.
 
         Returns:
-            Mean over the batch's queries, a scalar.
+            A scalar.
 
         Raises:
             ValueError: There are fewer than two columns, or an estimator breaks its contract.
@@ -105,7 +97,7 @@ class InBatchLoss(nn.Module, ABC):
         if owner is not None and owner() is self:
             return cast(Asked, asked)
         self._watch.look(self.model, features, labels)
-        return Asked(self._represent(judge, features) for judge in self.judges)
+        return Asked(judge.represent(self.model, features, self.known_queries) for judge in self.judges)
 
     def keep_asked(self, features: Sequence[dict[str, Any]], asked: Asked) -> None:
         """Keep an answer for the next call with the same features.
@@ -114,10 +106,6 @@ class InBatchLoss(nn.Module, ABC):
         written into them by then, so the estimators could answer differently. As the host's own wrappers do, the
         answer is handed on in those dicts: it is put there after the model has run and taken out by :meth:`ask`, so
         that no module ever sees it.
-
-        Args:
-            features: One dict of features a column.
-            asked: What :meth:`ask` returned.
         """
         # A weak reference, as it may be copied with the features, and the loss must not be.
         features[0][_ASKED] = (weakref.ref(self), asked)
@@ -125,16 +113,15 @@ class InBatchLoss(nn.Module, ABC):
     def compute_loss_from_embeddings(
         self, embeddings: Sequence[Tensor], labels: Asked | Tensor | None = None
     ) -> Tensor:
-        """Compute the loss from the columns' embeddings.
+        """Compute the loss from the columns' embeddings ``(B, D)``.
 
         Args:
-            embeddings: ``(B, D)`` for each column: query, positive, and any number of negatives.
-            labels: What :meth:`ask` returned for the batch. It takes the place of the labels, which have no
-                meaning here, because the host's wrapper and cached losses pass nothing else on. Not needed where no
-                estimator compares texts.
+            embeddings: Those of the query, the positive, and any number of negatives.
+            labels: What :meth:`ask` returned for the batch, in the place of the labels because the host's wrapper and
+                cached losses pass nothing else on. Not needed where no estimator compares texts.
 
         Returns:
-            Mean over the batch's queries, a scalar.
+            A scalar.
 
         Raises:
             ValueError: There are fewer than two embeddings, or an estimator compares texts and was not asked.
@@ -148,41 +135,7 @@ class InBatchLoss(nn.Module, ABC):
 
     @abstractmethod
     def rows_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        """Compute the mean loss of some of the batch's rows, without a tensor larger than (rows, candidates).
-
-        Args:
-            batch: The whole batch: embeddings, and what the estimators say.
-            rows: ``(n,)``, the rows to compute.
-
-        Returns:
-            A scalar.
-        """
-
-    def _represent(self, judge: Judge, features: Sequence[dict[str, Any]]) -> Represented | None:
-        estimator = judge.estimator
-        if estimator.compares == "scores":
-            return None
-
-        def column(position: int) -> TextColumn:
-            role: Literal["query", "document"] = "document" if position else "query"
-            tokenizer = _host.column_tokenizer(self.model, features[position])
-            return TextColumn(features[position], tokenizer, role=role)
-
-        with leaving_no_trace(estimator, self.model):
-            if estimator.compares == "queries":
-                # An estimator of queries does not mind what documents are made of.
-                queries = checked_representation(estimator, column(0))
-                if self.known_queries is None or len(features) < 3:
-                    return Represented(queries, (queries,))
-                found = [self.known_queries.of(column(position)) for position in range(2, len(features))]
-                negatives = tuple(checked_representation(estimator, texts) for texts, _ in found)
-                return Represented(queries, (queries, *negatives), tuple(known for _, known in found))
-            documents = tuple(
-                checked_representation(estimator, column(position)) for position in range(1, len(features))
-            )
-            if estimator.compares == "positives":
-                return Represented(documents[0], documents)
-            return Represented(checked_representation(estimator, column(0)), documents)
+        """Compute the mean loss of some of the batch's rows ``(n,)``, in no tensor larger than (rows, candidates)."""
 
     def _collect(self, embeddings: list[Tensor], asked: object) -> Batch:
         """Bring together the columns, of all devices if asked for, and what the judges say of them."""
@@ -234,18 +187,13 @@ class InBatchLoss(nn.Module, ABC):
             if self.gather_across_devices:
                 columns = tuple(_host.gather_rows(column, estimator.padding) for column in columns)
             rows, candidates = columns[0], join_rows(columns[1:], estimator.padding)
-            known = self._known(represented, count_rows(columns[1]))
+            if masks := [mask.to(torch.uint8) for mask in represented.known]:
+                if self.gather_across_devices:
+                    masks = [_host.gather_rows(mask, None) for mask in masks]
+                known = torch.cat([masks[0].new_ones(count_rows(columns[1])), *masks]).bool()
         with leaving_no_trace(estimator, self.model):
             bound = estimator if takes_scores else bound_to_batch(estimator, candidates, known)
         return Judgement(judge, bound, rows, candidates, known, documents.size(0), self._watch)
-
-    def _known(self, represented: Represented, positives: int) -> Tensor | None:
-        if not represented.known:
-            return None
-        masks = [mask.to(torch.uint8) for mask in represented.known]
-        if self.gather_across_devices:
-            masks = [_host.gather_rows(mask, None) for mask in masks]
-        return torch.cat([masks[0].new_ones(positives), *masks]).bool()
 
 
 @dataclass(frozen=True)

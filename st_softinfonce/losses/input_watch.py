@@ -14,21 +14,7 @@ from st_softinfonce.estimators.base import SimilarityEstimator
 from st_softinfonce.estimators.text_column import TextColumn
 
 # Columns that mining writes beside the texts, and other usual names of what is no text to train on.
-_METADATA = frozenset(
-    {
-        "duplicate_group",
-        "language",
-        "license",
-        "line",
-        "name",
-        "package",
-        "path",
-        "repo",
-        "repository",
-        "url",
-        "version",
-    }
-)
+_METADATA = frozenset("duplicate_group language license line name package path repo repository url version".split())
 
 
 class InputWarning(UserWarning):

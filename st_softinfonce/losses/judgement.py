@@ -4,29 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from st_softinfonce import _host
 from st_softinfonce.estimators.base import (
     Representation,
     SimilarityEstimator,
     bound_to_batch,
+    checked_representation,
     checked_similarity,
     count_rows,
+    leaving_no_trace,
     map_rows,
 )
 from st_softinfonce.estimators.known import SelfEstimator
 from st_softinfonce.estimators.registry import get_estimator
+from st_softinfonce.estimators.text_column import TextColumn
 from st_softinfonce.functional import check_similarity
+from st_softinfonce.known_queries import KnownQueries
 from st_softinfonce.losses.input_watch import InputWatch
 from st_softinfonce.treatments import Treatment, as_treatments
 
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
-DIRECTIONS: tuple[Direction, ...] = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
-
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 OneOrSeveral = Treatment | Sequence[Treatment]
+
+
+@dataclass(frozen=True)
+class Represented:
+    """One estimator's representations of a batch's texts, on one device."""
+
+    queries: Representation  # of the column that takes the query's place
+    candidates: tuple[Representation, ...]  # of each column of candidates
+    known: tuple[Tensor, ...] = ()  # which texts of each column but the first can be judged (B,); empty: all
 
 
 @dataclass(frozen=True)
@@ -36,35 +49,43 @@ class Judge:
     estimator: SimilarityEstimator
     treatments: tuple[Treatment, ...]
 
+    def represent(
+        self, model: nn.Module, features: Sequence[dict[str, Any]], known_queries: KnownQueries | None
+    ) -> Represented | None:
+        """Have the estimator represent a batch's columns; ``None`` if it compares the model's embeddings."""
+        estimator = self.estimator
+        if estimator.compares == "scores":
+            return None
 
-@dataclass(frozen=True)
-class Represented:
-    """One estimator's representations of a batch's texts, on one device.
+        def column(place: int) -> TextColumn:
+            tokenizer = _host.column_tokenizer(model, features[place])
+            return TextColumn(features[place], tokenizer, role="document" if place else "query")
 
-    ``queries`` are those of the column that takes the query's place, ``candidates`` those of each column of
-    candidates. ``known`` tells, for each of these but the first, which of its texts can be judged ``(B,)``; empty
-    where all can.
-    """
-
-    queries: Representation
-    candidates: tuple[Representation, ...]
-    known: tuple[Tensor, ...] = ()
+        with leaving_no_trace(estimator, model):
+            if estimator.compares == "queries":
+                # An estimator of queries does not mind what documents are made of.
+                queries = checked_representation(estimator, column(0))
+                if known_queries is None:
+                    return Represented(queries, (queries,))
+                found = [known_queries.of(column(place)) for place in range(2, len(features))]
+                negatives = tuple(checked_representation(estimator, texts) for texts, _ in found)
+                return Represented(queries, (queries, *negatives), tuple(known for _, known in found))
+            documents = tuple(checked_representation(estimator, column(place)) for place in range(1, len(features)))
+            if estimator.compares == "positives":
+                return Represented(documents[0], documents)
+            return Represented(checked_representation(estimator, column(0)), documents)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one estimator says of a batch of N queries and M documents, the positives first.
-
-    ``queries`` and ``candidates`` are representations: of N queries (or their positives), and of the documents that
-    can be judged, M or the first of them. ``known`` tells which of those have a text to be judged by; ``None``: all.
-    """
+    """What one estimator says of a batch of N queries and M documents, the positives first."""
 
     judge: Judge
-    estimator: SimilarityEstimator
-    queries: Representation
-    candidates: Representation
-    known: Tensor | None
-    documents: int
+    estimator: SimilarityEstimator  # bound to the batch
+    queries: Representation  # of N queries, or their positives
+    candidates: Representation  # of the documents that can be judged, M or the first of them
+    known: Tensor | None  # which of those have a text to be judged by; None: all
+    documents: int  # M
     watch: InputWatch
 
     def blocks(
@@ -96,9 +117,7 @@ class Judgement:
         found: dict[Direction, tuple[Tensor, Tensor | None]] = {}
         for direction in directions:
             known: Tensor | None = None
-            if direction == "query_to_doc":
-                similarity, known = self._spread(one_way)
-            elif direction == "doc_to_query" or both_sides:
+            if direction == "doc_to_query" or (both_sides and direction != "query_to_doc"):
                 similarity = self._similarity(direction, rows, scores).scatter(1, rows.unsqueeze(1), of_positive)
                 similarity = self._checked(similarity, rows)
             elif direction == "query_to_query":
@@ -148,12 +167,7 @@ class Judgement:
 
 
 def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
-    """Read the estimators and their treatments from the arguments of these names.
-
-    Args:
-        estimator: As for :class:`SoftInfoNCELoss`, like the others.
-        treatment: Likewise.
-        treatments: Likewise.
+    """Read the estimators from the arguments of these names of :class:`SoftInfoNCELoss`.
 
     Returns:
         The estimators with their treatments, without those whose treatments have no effect.

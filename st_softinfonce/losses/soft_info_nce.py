@@ -1,11 +1,11 @@
-"""InfoNCE with treatments of its negatives: the one loss of this package, at once or with cached gradients."""
+"""InfoNCE with treatments of its negatives: the one loss of this package."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from sentence_transformers.util import cos_sim, dot_score, similarity_fct_name
@@ -20,14 +20,11 @@ from st_softinfonce.estimators.registry import describe_estimator
 from st_softinfonce.functional import soft_info_nce
 from st_softinfonce.known_queries import KnownQueries
 from st_softinfonce.losses.base import Batch, InBatchLoss
-from st_softinfonce.losses.cached import GradientCachedMixin
 from st_softinfonce.losses.judgement import DIRECTIONS, Direction, Judge, OneOrSeveral, read_judges
 from st_softinfonce.treatments import combine, describe_treatments
 
 PartitionMode = Literal["joint", "per_direction"]
-PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
 HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
-HARDNESS_MODES: tuple[HardnessMode | None, ...] = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
 # The blocks without positives: a softmax of their own would have no target.
 SAME_SIDE: tuple[Direction, ...] = ("query_to_query", "doc_to_doc")
 
@@ -125,14 +122,14 @@ class SoftInfoNCELoss(InBatchLoss):
         self.scale = check_positive("scale", scale)
         self.similarity_fct = similarity_fct
         self.directions = _checked_directions(directions)
-        check_choice("partition_mode", partition_mode, PARTITION_MODES)
+        check_choice("partition_mode", partition_mode, get_args(PartitionMode))
         if partition_mode == "per_direction" and set(self.directions) & set(SAME_SIDE):
             raise ValueError(
                 f"partition_mode='per_direction' needs directions that hold the positive pair, got {self.directions}: "
                 f"{' and '.join(SAME_SIDE)} never do. Use partition_mode='joint'."
             )
         self.partition_mode = partition_mode
-        check_choice("hardness_mode", hardness_mode, HARDNESS_MODES)
+        check_choice("hardness_mode", hardness_mode, (None, *get_args(HardnessMode)))
         self.hardness_mode = hardness_mode
         self.hardness_strength = check_not_negative("hardness_strength", hardness_strength)
         self._block_hooks: OrderedDict[int, Callable[[SoftInfoNCELoss, Block], None]] = OrderedDict()
@@ -147,14 +144,7 @@ class SoftInfoNCELoss(InBatchLoss):
     ) -> Self:
         """Make the loss as the paper has it: dot products at scale 1, and BM25 that counts every token.
 
-        Args:
-            model: The model to train; its vectors should not be normalised.
-            estimator: As for the class.
-            treatment: As for the class.
-            **options: Further options of the class.
-
-        Returns:
-            The loss.
+        The arguments are those of the class; the model's vectors should not be normalised.
         """
         if estimator == "bm25" and options.get("treatments") is None:
             estimator = BM25Estimator(tokens="all")
@@ -168,8 +158,10 @@ class SoftInfoNCELoss(InBatchLoss):
             for block in blocks:
                 hook(self, block)
         log_weights = [block.log_weights for block in blocks]
-        # Hardness comes after the treatments: what a mask has taken out stays out.
-        log_weights[0] = _sum(log_weights[0], self._hardness(batch, rows, similarity["query_to_doc"]))
+        if self.hardness_mode is not None and self.hardness_strength > 0:
+            # Hardness comes after the treatments: what a mask has taken out stays out.
+            harder, weighed = self._hardness(batch, rows, similarity["query_to_doc"]), log_weights[0]
+            log_weights[0] = harder if weighed is None else weighed + harder
         if self.partition_mode == "per_direction":
             losses = [
                 soft_info_nce(block.scores, bias, targets=block.targets, positives=rows)
@@ -177,7 +169,15 @@ class SoftInfoNCELoss(InBatchLoss):
             ]
             return torch.stack(losses).mean()
         scores = torch.cat([block.scores for block in blocks], dim=1)
-        bias = _side_by_side(log_weights, blocks)
+        bias = None
+        if any(weights is not None for weights in log_weights):
+            bias = torch.cat(
+                [
+                    torch.zeros_like(block.scores) if weights is None else weights.to(scores.dtype)
+                    for weights, block in zip(log_weights, blocks, strict=True)
+                ],
+                dim=1,
+            )
         targets = blocks[0].targets
         if targets is not None:
             targets = nn.functional.pad(targets, (0, scores.size(1) - targets.size(1)))
@@ -212,25 +212,19 @@ class SoftInfoNCELoss(InBatchLoss):
             blocks.append(Block(direction, scores, *combine(judgements, rows), rows))
         return blocks
 
-    def _hardness(self, batch: Batch, rows: Tensor, similarity: Tensor) -> Tensor | None:
+    def _hardness(self, batch: Batch, rows: Tensor, similarity: Tensor) -> Tensor:
         """Compute what is added to the scores of hard negatives (Lan et al. 2025, Eq. 5): ``(rows, M)``."""
-        if self.hardness_mode is None or self.hardness_strength == 0:
-            return None
         # Columns are blocks of all queries' positives, then of all queries' first negatives, and so on.
         columns = torch.arange(similarity.size(1), device=similarity.device)
         own = columns % batch.queries.size(0) == rows.unsqueeze(1)  # (rows, M): the query's positive and negatives
         positive = columns == rows.unsqueeze(1)
         chosen = {"in_batch_negatives": ~own, "hard_negatives": own & ~positive, "all_negatives": ~positive}
-        return (self.hardness_strength * similarity.detach()).masked_fill(~chosen[self.hardness_mode], 0.0)
+        return (self.hardness_strength * similarity.detach()).masked_fill(~chosen[str(self.hardness_mode)], 0.0)
 
     def register_block_hook(self, hook: Callable[[SoftInfoNCELoss, Block], None]) -> RemovableHandle:
-        """Have a function called with every block of candidates, before hardness is added; it must not change it.
+        """Have ``hook(loss, block)`` called with every block of candidates, before hardness is added.
 
-        Args:
-            hook: ``hook(loss, block)``.
-
-        Returns:
-            A handle whose ``remove()`` ends it.
+        It must not change the block. The ``remove()`` of the handle that is returned ends it.
         """
         handle = RemovableHandle(self._block_hooks)
         self._block_hooks[handle.id] = hook
@@ -241,12 +235,9 @@ class SoftInfoNCELoss(InBatchLoss):
         described = [
             {**describe_estimator(judge.estimator), "treatment": describe_treatments(judge.treatments)}
             for judge in self.judges
-        ]
-        judged: dict[str, Any] = {"estimators": described} if len(described) > 1 else {"estimator": None}
-        if len(described) == 1:
-            judged = described[0]
+        ] or [{"estimator": None}]
         return {
-            **judged,
+            **(described[0] if len(described) == 1 else {"estimators": described}),
             "scale": self.scale,
             "similarity_fct": similarity_fct_name(self.similarity_fct),
             "directions": list(self.directions),
@@ -279,48 +270,6 @@ class SoftInfoNCELoss(InBatchLoss):
 """
 
 
-class CachedSoftInfoNCELoss(GradientCachedMixin, SoftInfoNCELoss):
-    """:class:`SoftInfoNCELoss` with cached gradients, for batches larger than the memory allows.
-
-    The same loss and gradients for the memory of ``mini_batch_size`` texts, at the price of embedding every text
-    twice (GradCache, Gao et al. 2021). Rows are scored and judged ``mini_batch_size`` at a time.
-
-    Args:
-        model: The model to train; not one of StaticEmbedding, which has no mini-batches.
-        estimator: As for :class:`SoftInfoNCELoss`.
-        treatment: As for :class:`SoftInfoNCELoss`.
-        mini_batch_size: At least 1. Texts embedded, and rows scored, at a time.
-        mini_batch_num_tokens: At least 1, in tokens; embed as many texts at a time as stay below it, instead of
-            ``mini_batch_size``. Rows are still scored ``mini_batch_size`` at a time.
-        show_progress_bar: Show the progress within each batch.
-        **options: The other options of :class:`SoftInfoNCELoss`.
-
-    Raises:
-        ValueError: As :class:`SoftInfoNCELoss`, or the model embeds with a StaticEmbedding.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        estimator: str | SimilarityEstimator | None = "bm25",
-        treatment: OneOrSeveral | None = None,
-        *,
-        mini_batch_size: int = 32,
-        mini_batch_num_tokens: int | None = None,
-        show_progress_bar: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(model, estimator, treatment, **options)
-        self._set_mini_batches(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
-
-    @override
-    def get_config_dict(self) -> dict[str, Any]:
-        return super().get_config_dict() | {
-            "mini_batch_size": self.mini_batch_size,
-            "mini_batch_num_tokens": self.mini_batch_num_tokens,
-        }
-
-
 def _checked_directions(directions: Sequence[Direction]) -> tuple[Direction, ...]:
     chosen = (directions,) if isinstance(directions, str) else tuple(directions)
     unknown = [direction for direction in chosen if direction not in DIRECTIONS]
@@ -347,19 +296,3 @@ def _check_known_queries(known_queries: object, judges: Sequence[Judge]) -> None
             f"known_queries are for estimators that compare queries, got {compared or None}: those judge mined "
             "negatives by their own text. Leave known_queries out."
         )
-
-
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return other if one is None else one if other is None else one + other
-
-
-def _side_by_side(log_weights: Sequence[Tensor | None], blocks: Sequence[Block]) -> Tensor | None:
-    if all(weights is None for weights in log_weights):
-        return None
-    return torch.cat(
-        [
-            torch.zeros_like(block.scores) if weights is None else weights.to(block.scores.dtype)
-            for weights, block in zip(log_weights, blocks, strict=True)
-        ],
-        dim=1,
-    )

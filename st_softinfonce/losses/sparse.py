@@ -47,11 +47,12 @@ class _AsksFirst(_Wrapper):
 class SoftSpladeLoss(_AsksFirst, SpladeLoss):
     """The host's ``SpladeLoss`` around :class:`SoftInfoNCELoss`: weighted negatives plus FLOPS regularisation.
 
+    With ``estimator=None`` it equals that around the host's ``SparseMultipleNegativesRankingLoss``.
+
     Args:
         model: A ``SparseEncoder``.
-        loss: The ranking loss, usually ``SoftInfoNCELoss.paper(model)``: dot products at scale 1, as for the host's
-            ``SparseMultipleNegativesRankingLoss``, which it equals with ``estimator=None``.
-        *args: The regularisers and their weights, as for ``SpladeLoss``.
+        loss: The ranking loss, usually ``SoftInfoNCELoss.paper(model)``: dot products at scale 1.
+        *args: As for ``SpladeLoss``.
         **options: Likewise.
 
     Raises:
@@ -60,28 +61,8 @@ class SoftSpladeLoss(_AsksFirst, SpladeLoss):
 
 
 class CachedSoftSpladeLoss(_AsksFirst, CachedSpladeLoss):
-    """The host's ``CachedSpladeLoss`` around :class:`SoftInfoNCELoss`: embeddings in mini-batches.
-
-    Args:
-        model: A ``SparseEncoder``.
-        loss: The ranking loss, usually ``SoftInfoNCELoss.paper(model)``; not a cached one.
-        *args: The regularisers, their weights and the mini-batches, as for ``CachedSpladeLoss``.
-        **options: Likewise.
-
-    Raises:
-        TypeError: ``loss`` is not one of this package.
-    """
+    """As :class:`SoftSpladeLoss`, around a loss that is not cached, with the host's embeddings in mini-batches."""
 
 
 class SoftCSRLoss(_AsksFirst, CSRLoss):
-    """The host's ``CSRLoss`` around :class:`SoftInfoNCELoss`: weighted negatives plus reconstruction.
-
-    Args:
-        model: A ``SparseEncoder`` with a ``SparseAutoEncoder``.
-        loss: The ranking loss, usually ``SoftInfoNCELoss.paper(model)``.
-        *args: The weights of the parts, as for ``CSRLoss``.
-        **options: Likewise.
-
-    Raises:
-        TypeError: ``loss`` is not one of this package.
-    """
+    """As :class:`SoftSpladeLoss`, for a ``SparseEncoder`` with a ``SparseAutoEncoder``: plus reconstruction."""

@@ -20,7 +20,7 @@ from st_softinfonce.data.code_search_net import (
     load_code_search_net,
     source_fingerprint,
 )
-from st_softinfonce.tasks.retrieval import MAIN_SCORE, CodeRetrieval
+from st_softinfonce.tasks.retrieval import CodeRetrieval
 from st_softinfonce.tasks.tables import DEFAULT_PROMPT, check_prompt, make_metadata, make_table
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class CodeSearchNetMRR(CodeRetrieval):
             hashlib.sha256(json.dumps([prompt, content], sort_keys=True).encode()).hexdigest()[:40],
             subsets=chosen,
             split=_SPLIT,
-            main_score=MAIN_SCORE,
+            main_score=self.main_score,
             prompt=prompt,
             description="Find the function of a documentation among all candidates of its language in CodeSearchNet.",
             path="CodeSearchNet" if is_folder else os.fspath(directory_or_hub_id),
@@ -91,15 +91,7 @@ class CodeSearchNetMRR(CodeRetrieval):
         self._read: dict[str, RetrievalSplitData] = {}
 
     def table(self, subset: str, split: str) -> RetrievalSplitData:
-        """Return the tables of one language, read on first use.
-
-        Args:
-            subset: The language.
-            split: `test`.
-
-        Returns:
-            Corpus, queries and relevance.
-        """
+        """Return the tables of one language, read on first use; the split is `test`."""
         if split != _SPLIT:
             raise ValueError(f"split={split!r} is not in CodeSearchNetMRR: pass {_SPLIT!r}.")
         if subset not in self._read:

@@ -19,14 +19,13 @@ from st_softinfonce._retrieval import (
     texts,
 )
 from st_softinfonce.tasks.retrieval import CodeRetrieval
-from st_softinfonce.tasks.tables import DEFAULT_PROMPT, check_arguments, fingerprint, make_metadata, make_table
+from st_softinfonce.tasks.tables import DEFAULT_PROMPT, check_arguments, make_table
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import PromptDict
 
 OWN, SAME_DOC, RELATED = 3, 2, 1
 MAX_GROUP = 20
-MAIN_SCORE = "ndcg_at_10"
 
 _QUALIFIER = re.compile(r"[.#:/\\]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z][a-z\d]*|[^\W\d_A-Za-z]\w*")
@@ -53,6 +52,7 @@ class GradedCodeRetrieval(CodeRetrieval):
     counts every grade as right.
     """
 
+    main_score: ClassVar[str] = "ndcg_at_10"
     own_grade: ClassVar[int] = OWN
     duplicate_grade: ClassVar[int] = SAME_DOC
 
@@ -144,16 +144,14 @@ def graded_task_from_pairs(
     tables = {
         language: make_table(queries[language], documents[language], relevant[language], {}) for language in languages
     }
-    metadata = make_metadata(
+    return GradedCodeRetrieval.of_tables(
         name,
-        fingerprint(tables, prompt),
-        subsets=tables if "language" in pairs.column_names else ["default"],
+        tables,
+        by_language="language" in pairs.column_names,
         split=split,
-        main_score=MAIN_SCORE,
         prompt=prompt,
         description=description or "Rank the code that a query asks for first, related code next, all else below.",
     )
-    return GradedCodeRetrieval(metadata, {language: {split: table} for language, table in tables.items()})
 
 
 def _rows(argument: str, table: Dataset, queries: list[str]) -> list[_Row]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,10 +17,12 @@ import mteb
 import numpy as np
 import pytrec_eval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from rank_bm25 import BM25Okapi
+from tqdm import tqdm
 
 from st_softinfonce._checks import check_count
+from st_softinfonce._retrieval import LAST_RANK
 from st_softinfonce.estimators.words import split_words
 from st_softinfonce.tasks.retrieval import CodeRetrieval
 
@@ -109,10 +113,10 @@ def evaluate_rows(
     """Evaluate a model with MTEB, and keep the reciprocal rank of every row.
 
     Args:
-        model: Whatever `mteb.evaluate` takes.
-        task: A task of this package.
-        batch_size: Texts encoded at a time.
-        show_progress: As for `evaluate_and_keep`.
+        model: As for `evaluate_and_keep`, like the others.
+        task: Likewise.
+        batch_size: Likewise.
+        show_progress: Likewise.
 
     Returns:
         What `mteb.evaluate` returns, and what `reciprocal_ranks` does.
@@ -125,16 +129,7 @@ def bm25_rows(task: CodeRetrieval, *, split: str | None = None) -> RowRanks:
     """Search with BM25 over words instead of a model: what any model should beat.
 
     Words are split at `snake_case`, `camelCase` and digits, and lower-cased; the rest is `rank_bm25.BM25Okapi`.
-
-    Args:
-        task: A task of this package.
-        split: The split; not needed where the task has one.
-
-    Returns:
-        What `reciprocal_ranks` returns.
-
-    Raises:
-        ValueError: `split` is needed or unknown.
+    Arguments, result and errors are those of `reciprocal_ranks`.
     """
     split = _one_split(task, split)
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
@@ -144,9 +139,11 @@ def bm25_rows(task: CodeRetrieval, *, split: str | None = None) -> RowRanks:
         matrix = BM25Okapi([split_words(text) or [""] for text in table["corpus"]["text"]])
         ids = table["corpus"]["id"][:]
         found[subset] = {split: {}}
-        for query, text in zip(table["queries"]["id"], table["queries"]["text"], strict=True):
+        queries = dict(zip(table["queries"]["id"], table["queries"]["text"], strict=True))
+        for query, text in tqdm(queries.items(), desc="Searching by BM25", disable=None):
             scores = matrix.get_scores(split_words(text)).tolist()
-            found[subset][split][query] = dict(zip(ids, scores, strict=True))
+            best = heapq.nlargest(LAST_RANK, zip(scores, ids, strict=True))  # all would not fit in memory
+            found[subset][split][query] = {document: score for score, document in best}
     return reciprocal_ranks(task, found, split=split)
 
 
@@ -158,14 +155,17 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: ArrayLike, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
+def mean_interval(
+    values: ArrayLike | list[NDArray[np.float64]], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Interval:
     """Return the mean of per-query numbers, or of their differences between two systems, and its bootstrap interval.
 
     Queries are drawn with replacement, the same ones for all seeds, and seeds as whole blocks. So few seeds vary too
-    little when they are drawn, by (S - 1) / S: their means are spread by sqrt(S / (S - 1)) first.
+    little when they are drawn, by (S - 1) / S: their means are spread by sqrt(S / (S - 1)) first. Several languages
+    are drawn each by itself, and count equally.
 
     Args:
-        values: `(queries,)`, or `(seeds, queries)` of several trainings.
+        values: `(queries,)`, or `(seeds, queries)` of several trainings, or a list of such arrays, one a language.
         level: Of the interval, between 0 and 1.
         draws: Bootstrap samples, at least 1.
         seed: Of the draws.
@@ -183,19 +183,32 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95, draws: int = 2000, 
     check_count("draws", draws)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level!r}: give e.g. 0.95.")
-    block = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if block.ndim > 2 or block.size == 0 or not np.isfinite(block).all():
-        raise ValueError(f"values must be finite numbers (queries,) or (seeds, queries), got shape {block.shape}.")
-    seeds, queries = block.shape
-    mean = float(block.mean())
-    if seeds > 1:
-        block = block + (block.mean(axis=1, keepdims=True) - mean) * (np.sqrt(seeds / (seeds - 1)) - 1)
-    generator = np.random.default_rng(seed)
-    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)  # (draws, seeds)
-    of_queries = generator.multinomial(queries, np.full(queries, 1 / queries), size=draws)  # (draws, queries)
-    means = ((of_seeds @ block) * of_queries).sum(axis=1) / block.size
+    blocks = values if isinstance(values, list) and values and np.ndim(values[0]) == 2 else [values]
+    mean, means = 0.0, np.zeros(draws)
+    for number, table in enumerate(blocks):
+        block = np.atleast_2d(np.asarray(table, dtype=np.float64))
+        if block.ndim > 2 or block.size == 0 or not np.isfinite(block).all():
+            raise ValueError(f"values must be finite numbers (queries,) or (seeds, queries), got shape {block.shape}.")
+        of_seeds, of_queries = _drawn(*block.shape, draws, seed, number)
+        mean += float(block.mean()) / len(blocks)
+        if len(block) > 1:
+            own = block.mean(axis=1, keepdims=True)
+            block = block + (own - own.mean()) * (np.sqrt(len(block) / (len(block) - 1)) - 1)
+        means += ((of_seeds @ block) * of_queries).sum(axis=1) / (block.size * len(blocks))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _drawn(seeds: int, queries: int, draws: int, seed: int, block: int) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+    """Draw how often each seed and each query is in each sample: `(draws, seeds)` and `(draws, queries)`.
+
+    Kept, since tables of many systems ask for the same samples, and drawing them takes nearly all of the time.
+    """
+    generator = np.random.default_rng([seed, block])
+    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    of_queries = generator.multinomial(queries, np.full(queries, 1 / queries), size=draws)
+    return of_seeds, of_queries.astype(np.int16)
 
 
 def ndcg_at_10(

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from mteb import TaskMetadata
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from typing_extensions import Self
 
 from st_softinfonce._retrieval import (
     check_same_languages,
@@ -34,8 +35,6 @@ from st_softinfonce.tasks.tables import (
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import PromptDict
     from mteb.timing import TimingStack
-
-MAIN_SCORE = "mrr_at_1000"
 
 
 class CodeRetrieval(AbsTaskRetrieval):
@@ -61,6 +60,8 @@ class CodeRetrieval(AbsTaskRetrieval):
         seed: mteb seeds `random`, NumPy and torch globally with it, here and in every evaluation.
     """
 
+    main_score: ClassVar[str] = "mrr_at_1000"
+    """The score that stands for all."""
     own_grade: ClassVar[int] = 1
     """The grade of a row's own code."""
     duplicate_grade: ClassVar[int] = 1
@@ -73,16 +74,23 @@ class CodeRetrieval(AbsTaskRetrieval):
         self._tables = tables
         super().__init__(seed=seed)
 
+    @classmethod
+    def of_tables(
+        cls, name: str, tables: Mapping[str, RetrievalSplitData], *, by_language: bool, split: str, **described: Any
+    ) -> Self:
+        """Make a task of one split from the tables of each language; `described` is for its metadata."""
+        metadata = make_metadata(
+            name,
+            fingerprint(tables, described["prompt"]),
+            subsets=tables if by_language else ["default"],
+            split=split,
+            main_score=cls.main_score,
+            **described,
+        )
+        return cls(metadata, {language: {split: table} for language, table in tables.items()})
+
     def table(self, subset: str, split: str) -> RetrievalSplitData:
-        """Return the tables of one subset and split as they were made.
-
-        Args:
-            subset: One of `metadata.hf_subsets`.
-            split: One of `metadata.eval_splits`.
-
-        Returns:
-            Corpus, queries and relevance.
-        """
+        """Return the tables of a subset and split as they were made: corpus, queries and relevance."""
         return self._tables[subset][split]
 
     def load_data(self, num_proc: int | None = None, *, timer: TimingStack | None = None, **kwargs: Any) -> None:
@@ -120,15 +128,9 @@ class CodeRetrieval(AbsTaskRetrieval):
         qrels: Mapping[str, Mapping[str, int]],
         results: Mapping[str, Mapping[str, float]],
     ) -> dict[str, tuple[float, float]]:
-        """Return each row's strict and duplicates-aware reciprocal rank.
+        """Return each row's strict and duplicates-aware reciprocal rank, by row id, as `reciprocal_ranks` does.
 
-        Args:
-            table: The tables of a subset and split.
-            qrels: Query id to document id to grade.
-            results: Query id to document id to score.
-
-        Returns:
-            Row id to both numbers, as `reciprocal_ranks` returns them.
+        `qrels` has each query's grades by document, `results` the scores that were found.
         """
         own = {}
         right = {}
@@ -208,13 +210,11 @@ def task_from_pairs(
         language: make_table(queries[language], documents[language], relevant[language], duplicates[language])
         for language in queries
     }
-    metadata = make_metadata(
+    return CodeRetrieval.of_tables(
         name,
-        fingerprint(tables, prompt),
-        subsets=tables if "language" in pairs.column_names else ["default"],
+        tables,
+        by_language="language" in pairs.column_names,
         split=split,
-        main_score=MAIN_SCORE,
         prompt=prompt,
         description=description or "Find the code that a query asks for among all candidates of its language.",
     )
-    return CodeRetrieval(metadata, {language: {split: table} for language, table in tables.items()})

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from datasets import Dataset
@@ -39,11 +38,10 @@ def save_task(task: CodeRetrieval, folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"folder={os.fspath(folder)!r} is not empty: name a new one, or delete it first.")
-    subsets, splits = list(task.metadata.hf_subsets), list(task.metadata.eval_splits)
     contents = {}
     configs: dict[str, dict[str, str]] = {}
-    for split in splits:
-        tables = {subset: task.table(subset, split) for subset in subsets}
+    for split in task.metadata.eval_splits:
+        tables = {subset: task.table(subset, split) for subset in task.metadata.hf_subsets}
         contents[split] = _content(tables)
         for subset, table in tables.items():
             for part, rows in zip(_PARTS, (table["corpus"], table["queries"], _qrels(table)), strict=True):
@@ -106,19 +104,16 @@ def _qrels(table: RetrievalSplitData) -> Dataset:
 
 
 def _read(source: Path, subset: str, split: str) -> RetrievalSplitData:
-    corpus, queries, qrels = (_columns(source / _config(subset, part) / f"{split}.parquet") for part in _PARTS)
+    # Not by `Dataset.from_parquet`, which leaves a copy in the cache of `datasets`.
+    corpus, queries, qrels = (
+        pd.read_parquet(source / _config(subset, part) / f"{split}.parquet").to_dict("list") for part in _PARTS
+    )
     relevant: dict[str, dict[str, int]] = {}
     for query, document, grade in zip(qrels["query-id"], qrels["corpus-id"], qrels["score"], strict=True):
         relevant.setdefault(query, {})[document] = grade
     return RetrievalSplitData(
         corpus=Dataset.from_dict(corpus), queries=Dataset.from_dict(queries), relevant_docs=relevant, top_ranked=None
     )
-
-
-def _columns(file: Path) -> dict[str, list[Any]]:
-    # Not `Dataset.from_parquet`, which leaves a copy in the cache of `datasets`.
-    columns: dict[str, list[Any]] = pd.read_parquet(file).to_dict("list")
-    return columns
 
 
 def _content(tables: Mapping[str, RetrievalSplitData]) -> str:

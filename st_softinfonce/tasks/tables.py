@@ -54,17 +54,10 @@ def make_table(
     relevant: Mapping[str, Mapping[str, int]],
     duplicates: Mapping[str, Iterable[str]],
 ) -> RetrievalSplitData:
-    """Make mteb's tables of one split of one subset.
+    """Make mteb's tables of one split of one subset, of texts by id and the grades (at least 1) of each query.
 
-    Args:
-        queries: Query id to text.
-        documents: Document id to text: all candidates.
-        relevant: Query id to document id to grade, at least 1.
-        duplicates: Query id to further document ids that `mrr_at_1000_duplicates` counts as right. They become a
-            column of the queries, ids separated by spaces, which no model is shown.
-
-    Returns:
-        The tables.
+    The `duplicates` of a query are further document ids that `mrr_at_1000_duplicates` counts as right. They become a
+    column of the queries, ids separated by spaces, which no model is shown.
     """
     columns = {"id": list(queries), "text": list(queries.values())}
     if any(duplicates.values()):
@@ -88,11 +81,10 @@ def duplicates_of(table: RetrievalSplitData) -> dict[str, list[str]]:
 
 def fingerprint(tables: Mapping[str, RetrievalSplitData], prompt: str | PromptDict | None) -> str:
     """Hash all that a score depends on, whatever the order of the rows; an id is a hash of its text."""
-    content = {}
-    for subset, table in tables.items():
-        content[subset] = [sorted(table["corpus"]["id"]), table["relevant_docs"]]
-        further = duplicates_of(table)
-        content[subset] += [further] if further else []
+    content = {
+        subset: [sorted(table["corpus"]["id"]), table["relevant_docs"], *filter(None, [duplicates_of(table)])]
+        for subset, table in tables.items()
+    }
     return hashlib.sha256(json.dumps([prompt, content], sort_keys=True).encode()).hexdigest()[:40]
 
 
@@ -110,19 +102,8 @@ def make_metadata(
 ) -> InMemoryMetadata:
     """Describe a task to mteb.
 
-    Args:
-        name: The task's name without its fingerprint, which is appended.
-        revision: The fingerprint of its data, 40 hexadecimal digits.
-        subsets: Its languages; `default` alone where it knows none.
-        split: Its one split.
-        main_score: The score that stands for all.
-        prompt: For models that follow instructions.
-        description: One sentence.
-        path: Where the data came from, if not from memory.
-        **further: Fields in place of the defaults.
-
-    Returns:
-        The metadata.
+    `revision` is the fingerprint of its data, 40 hexadecimal digits, `subsets` are its languages, or `default` alone
+    where it knows none. `path` says where the data came from, if not from memory; `further` are more fields.
     """
     languages = list(subsets)
     fields: dict[str, Any] = {"license": "not specified", "bibtex_citation": "", "is_public": False} | further

@@ -238,7 +238,7 @@ class TestFromCorpus:
         ({"k1": "a"}, "k1 must be a finite number, at least 0, got 'a'"),
         ({"b": 1.5}, r"b must be in \[0, 1\], got 1.5"),
         ({"b": None}, r"b must be in \[0, 1\], got None"),
-        ({"average_length": 0}, "average_length must be a finite number of tokens above 0, got 0"),
+        ({"average_length": 0}, "average_length must be a finite number above 0, got 0"),
         ({"compares": "code"}, "compares must be one of .*, got 'code'"),
         ({"tokenizer": "word"}, r"tokenizer must be None, 'words' or a function .*, got 'word'"),
         ({"tokenizer": 3}, r"tokenizer must be None, 'words' or a function .*, got 3"),

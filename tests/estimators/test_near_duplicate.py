@@ -2,27 +2,13 @@
 
 import json
 import random
-from functools import partial
 
 import pytest
 import torch
 from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting
-from sentence_transformers import SentenceTransformerTrainingArguments
 
-from st_softinfonce import Mask, SoftInfoNCELoss, TextColumn, get_estimator
+from st_softinfonce import SoftInfoNCELoss, TextColumn, get_estimator
 from st_softinfonce.estimators import NearDuplicateEstimator
-
-arguments = partial(
-    SentenceTransformerTrainingArguments,
-    per_device_train_batch_size=8,
-    report_to="none",
-    save_strategy="no",
-    disable_tqdm=True,
-    use_cpu=True,
-)
-
-
-OFTEN = Mask(above=0.2)  # texts of these tests rarely are copies
 
 
 def random_texts(seed, count, vocabulary=6, longest=15):

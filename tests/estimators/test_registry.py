@@ -71,15 +71,15 @@ def test_bm25_is_registered_like_any_plugin():
 
 def test_listing_imports_nothing_and_reads_the_summaries(installed, tmp_path):
     (tmp_path / "package_plugin").mkdir()
-    (tmp_path / "package_plugin" / "__init__.py").write_text("from .inner import Long as Length\nraise ValueError\n")
-    (tmp_path / "package_plugin" / "inner.py").write_text("from length_plugin import Length as Long\n")
+    (tmp_path / "package_plugin" / "__init__.py").write_text("raise ValueError\n")
+    (tmp_path / "package_plugin" / "inner.py").write_text(PLUGIN)
     (tmp_path / "torn_plugin.py").write_text("def")
     summary = "How close in length, e.g. in tokens, two texts are."
     expected = {
         "length": ("length_plugin:Length", summary),
         "factory": ("length_plugin:make_length", ""),
-        "exported": ("package_plugin:Length", summary),
-        "inner": ("package_plugin.inner:Long", summary),
+        "inner": ("package_plugin.inner:Length", summary),
+        "elsewhere": ("package_plugin:Length", ""),
         "broken": ("broken_plugin:Broken", ""),
         "gone": ("gone.inner:Gone", "(cannot be read: No module named 'gone.inner')"),
         "torn": ("torn_plugin:Torn", "(cannot be read: invalid syntax"),

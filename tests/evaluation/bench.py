@@ -1,17 +1,15 @@
 """A small corpus, and a plan over it whose base model is on disk."""
 
 import json
-import sys
 
 import pyarrow.parquet as pq
+import torch
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tiny_models import make_word_tokenizer
 
 from evaluation.__main__ import main
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 VERBS = ["read", "write", "open", "close", "sort", "merge", "count", "find", "parse", "send"]
 NOUNS = ["file", "list", "number", "socket", "string", "lines", "bytes", "data", "value", "key"]
@@ -79,6 +77,20 @@ def write_corpus(folder, **splits):
     return folder
 
 
+def make_corpus(folder):
+    """A corpus of three packages."""
+    splits = {"train": make_pairs("one", 0, 40), "validation": make_pairs("two", 40, 25)}
+    return write_corpus(folder, **splits, test=make_pairs("three", 65, 25))
+
+
+def make_bench(folder, corpus):
+    """A plan over a corpus, whose base model is a tiny one on disk."""
+    torch.manual_seed(0)
+    model = SentenceTransformer(modules=[StaticEmbedding(make_word_tokenizer(), embedding_dim=16)], device="cpu")
+    model.save_pretrained(str(folder / "model"), create_model_card=False)
+    return Bench(folder, corpus, folder / "model")
+
+
 class Bench:
     """A plan's file, and what its commands leave."""
 
@@ -86,10 +98,6 @@ class Bench:
         self.folder, self.corpus = folder, corpus
         self.path, self.runs, self.results = folder / "tiny.toml", folder / "runs", folder / "results"
         self.path.write_text(PLAN.format(corpus=corpus, model=model))
-
-    @property
-    def content(self):
-        return tomllib.loads(self.path.read_text())
 
     def edit(self, *changes, add=""):
         text = self.path.read_text() + add

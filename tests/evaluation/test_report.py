@@ -26,6 +26,7 @@ def add(
     *,
     language="python",
     regime="random",
+    model="static",
     share=None,
     loss="SoftInfoNCELoss",
     others=(),
@@ -37,7 +38,7 @@ def add(
     key = f"{row}-{language}-{regime}-{share}-{seed}"
     settings = {
         "stage": "test",
-        "model": {"name": "static"},
+        "model": {"name": model},
         "language": language,
         "regime": {"name": regime},
         "row": {"name": row} | named | ({"options": options} if options else {}),
@@ -116,6 +117,15 @@ def test_a_row_with_hardness_is_compared_with_the_same_hardness(store):
     assert any(line.startswith("| soft-hard (against hardness) (python alone) |") for line in lines)
 
 
+def test_a_row_among_other_candidates_is_compared_with_infonce_among_the_same(store):
+    same_side = {"directions": ["query_to_doc", "query_to_query", "doc_to_doc"]}
+    for seed in (1, 2, 3):
+        add(store, "info-nce-same-side", seed, np.full(len(QUERIES), 0.9), loss=HOST, **same_side)
+        add(store, "gist", seed, np.full(len(QUERIES), 0.8), **same_side)
+    assert of(summary_of(store), "gist", "python")["difference"][METRIC]["mean"] == pytest.approx(-0.1)
+    assert of(summary_of(store), "info-nce-same-side", "python")["against"] == "info-nce"
+
+
 def test_rows_are_compared_with_infonce_in_the_regime_where_it_is_best(store):
     hard = np.random.default_rng(0).uniform(0.2, 0.8, len(QUERIES))
     assert not any("to_best" in entry for entry in summary_of(store)["entries"])
@@ -157,11 +167,21 @@ def test_the_readmes_table_has_gains_over_the_best_infonce_by_language_and_on_ot
                     gain = gains.get((row, language), 0.0)
                     add(store, row, seed, hard + gain, regime="mined-4", **options)
     write_json(tmp_path / "results" / "mined.json", summarise("mined", store, store.read()))
-    heads, _, distill, soft = readme_lines(tmp_path / "results")
-    assert heads.endswith("| points of MRR | languages | other queries |")
-    assert distill.split(" | ")[1:] == ["**+3.00 [+3.00, +3.00]**", "2 of 2 better, 0 worse", "+3.0 |"]
+    _, _, distill, soft = readme_lines(tmp_path / "results")
+    assert distill.split(" | ")[1:] == ["**+3.00 [+3.00, +3.00]**", "2 of 2 better, 0 worse", "+3.0", " |"]
     assert "| 0 of 2 better, 1 worse | -1.5 |" in soft
-    assert " **+3.00 [+3.00, +3.00]** (2 languages) |" in advice_lines(tmp_path / "results")[3]
+    assert " **+3.00 [+3.00, +3.00]** (2 languages) |" in advice_lines(tmp_path / "results")[4]
+    for plan, model, negatives in (("same_side", "static", "mined-4"), ("transformer", "minilm-2", "mined-2")):
+        with Store(tmp_path / plan) as store:
+            for seed in (1, 2):
+                add(store, "info-nce", seed, hard, loss=HOST, model=model)
+                add(store, "info-nce", seed, hard, loss=HOST, model=model, regime=negatives)
+                for row, gain in (("distill", 0.05), ("gist", 0.06)):
+                    add(store, row, seed, hard + gain, model=model, regime=negatives)
+        write_json(tmp_path / "results" / f"{plan}.json", summarise(plan, store, store.read()))
+    _, _, gist, distill, soft = readme_lines(tmp_path / "results")
+    assert "mask | **+6.00 [+6.00, +6.00]** | 1 of 1 better, 0 worse |  | **+6.00" in gist  # of the later plan alone
+    assert "| **+3.00 [+3.00, +3.00]** | 2 of 2 better, 0 worse | +3.0 | **+5.00" in distill  # more languages count
     lines = plan_lines("mined", json.loads((tmp_path / "results" / "mined.json").read_text()))
     assert sum(line.startswith("| row |") and line.endswith("| human-eval |") for line in lines) == 2
 
@@ -192,7 +212,7 @@ def test_tables_and_figure_are_made_of_runs_and_again_of_their_json(report, tmp_
     figure = (tmp_path / "results" / "tiny.svg").read_bytes()
     assert readme.startswith("# before\n<!-- results:begin -->\n")
     assert "<!-- results:end -->\nafter\n<!-- advice:begin -->" in readme
-    assert readme.count("not measured") == 3
+    assert readme.count("not measured") == 4
     assert "\nold\n" not in readme
     assert "Nothing is measured yet." in readme  # its table is of one plan alone
     assert "| soften | 4 | 1 | 2 | 1 |" in page

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tree_sitter import Parser, TreeCursor
+from tree_sitter import TreeCursor
 
 from graph_code_bert.syntaxes import (
     SYNTAXES,
@@ -24,8 +24,8 @@ from graph_code_bert.syntaxes import (
     Try,
     Update,
     check_language,
-    load_grammar,
 )
+from st_softinfonce.data import parse_function
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,11 @@ def extract_data_flow(code: str, language: str) -> DataFlow | None:
         [('b@0', 'a@4')]
     """
     syntax = SYNTAXES[check_language(language)]
-    data = code.encode(errors="replace")
-    parser = Parser(load_grammar(language))  # a new one in each call: parsers cannot be shared between threads
-    for before, after in syntax.wrappers:
-        wrapped = before.encode() + data + after.encode()
-        tree = parser.parse(wrapped)
-        if not tree.root_node.has_error:
-            begin = len(before)
-            root, words = _read_tree(tree.walk(), wrapped, syntax, begin, begin + len(data))
-            return _data_flow(root, words, wrapped, syntax) if words else None
-    return None
+    parsed = parse_function(code, language)
+    if parsed is None:
+        return None
+    root, words = _read_tree(parsed.root.walk(), parsed.data, syntax, parsed.start, parsed.end)
+    return _data_flow(root, words, parsed.data, syntax) if words else None
 
 
 def _data_flow(root: _Node, words: list[tuple[int, int]], data: bytes, syntax: Syntax) -> DataFlow:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from typing import Literal
-
-from tree_sitter import Language
 
 Reach = Literal["block", "function"]
 
@@ -110,8 +106,6 @@ class Syntax:
     """All that is particular to one language.
 
     Args:
-        module: Python module of its grammar.
-        grammar: Function of that module.
         variables: Kinds of nodes that are an occurrence of a variable.
         sigil: How many bytes before a variable's name are a word of their own.
         rules: What nodes of a kind do; of all others the children are read in order.
@@ -124,14 +118,11 @@ class Syntax:
         defaulted: Kinds of patterns that name a variable (``name``, ``left``) and a value to fall back on.
         sequences: Kinds of nodes that are assigned element by element.
         blank: Names that are no variable.
-        wrappers: What may have to stand around a piece of code before it parses.
     """
 
-    module: str
     variables: frozenset[str]
     rules: dict[str, Rule]
     ignored: frozenset[tuple[str, str]]
-    grammar: str = "language"
     sigil: int = 0
     ignored_children: frozenset[tuple[str, str]] = frozenset()
     ignored_kinds: frozenset[str] = frozenset()
@@ -141,11 +132,9 @@ class Syntax:
     defaulted: frozenset[str] = frozenset()
     sequences: frozenset[str] = frozenset()
     blank: frozenset[str] = frozenset()
-    wrappers: tuple[tuple[str, str], ...] = (("", ""),)
 
 
 _PYTHON = Syntax(
-    module="tree_sitter_python",
     variables=frozenset({"identifier"}),
     rules={
         "assignment": Assign(("left",)),
@@ -184,7 +173,6 @@ _PYTHON = Syntax(
 )
 
 _JAVASCRIPT = Syntax(
-    module="tree_sitter_javascript",
     variables=frozenset({"identifier", "shorthand_property_identifier", "shorthand_property_identifier_pattern"}),
     rules={
         "variable_declarator": Assign(("name",)),
@@ -227,11 +215,9 @@ _JAVASCRIPT = Syntax(
     accesses=frozenset({"member_expression", "subscript_expression"}),
     defaulted=frozenset({"assignment_pattern", "object_assignment_pattern"}),
     sequences=frozenset({"array_pattern", "array"}),
-    wrappers=(("", ""), ("class A {", "}"), ("(", ")"), ("({", "})")),
 )
 
 _GO = Syntax(
-    module="tree_sitter_go",
     variables=frozenset({"identifier"}),
     rules={
         "short_var_declaration": Assign(("left",), declares="block"),
@@ -274,7 +260,6 @@ _GO = Syntax(
 )
 
 _JAVA = Syntax(
-    module="tree_sitter_java",
     variables=frozenset({"identifier"}),
     rules={
         "variable_declarator": Assign(("name",), declares="block"),
@@ -335,12 +320,9 @@ _JAVA = Syntax(
     ),
     accesses=frozenset({"field_access", "array_access"}),
     defaulted=frozenset({"formal_parameter"}),
-    wrappers=(("", ""), ("class A {", "}")),
 )
 
 _PHP = Syntax(
-    module="tree_sitter_php",
-    grammar="language_php_only",
     variables=frozenset({"variable_name"}),
     sigil=1,
     rules={
@@ -376,11 +358,9 @@ _PHP = Syntax(
     accesses=frozenset({"member_access_expression", "nullsafe_member_access_expression", "subscript_expression"}),
     defaulted=frozenset({"simple_parameter", "property_promotion_parameter"}),
     sequences=frozenset({"list_literal", "array_creation_expression"}),
-    wrappers=(("", ""), ("class A {", "}")),
 )
 
 _RUBY = Syntax(
-    module="tree_sitter_ruby",
     variables=frozenset({"identifier", "instance_variable", "class_variable", "global_variable"}),
     rules={
         "assignment": Assign(("left",)),
@@ -443,17 +423,3 @@ def check_language(language: object) -> str:
     if not isinstance(language, str) or language not in SYNTAXES:
         raise ValueError(f"language must be one of {sorted(SYNTAXES)}, got {language!r}.")
     return language
-
-
-@cache
-def load_grammar(language: str) -> Language:
-    """Load a language's grammar.
-
-    Args:
-        language: One of :data:`SYNTAXES`.
-
-    Returns:
-        The grammar, the same object in every call.
-    """
-    syntax = SYNTAXES[language]
-    return Language(getattr(import_module(syntax.module), syntax.grammar)())

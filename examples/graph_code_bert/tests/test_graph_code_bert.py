@@ -158,28 +158,28 @@ def test_attention_follows_a_graph_made_by_hand(model):
 def test_without_nodes_it_is_plain_roberta(model, roberta, code):
     flow = extract_data_flow(code, "python")
     plain = plain_model(roberta).encode([code if flow is None else flow.text])
-    np.testing.assert_allclose(model.encode_document([code]), plain, atol=1e-6)
+    np.testing.assert_allclose(model.encode_document([code]), plain, atol=1e-5)
     # also beside a text that has nodes
-    np.testing.assert_allclose(model.encode_document([code, CODES[0]])[:1], plain, atol=1e-6)
+    np.testing.assert_allclose(model.encode_document([code, CODES[0]])[:1], plain, atol=1e-5)
 
 
 def test_queries_and_texts_without_a_task_are_plain_roberta(model, roberta):
     plain = plain_model(roberta).encode(CODES)
-    np.testing.assert_allclose(model.encode_query(CODES), plain, atol=1e-6)
-    np.testing.assert_allclose(model.encode(CODES), plain, atol=1e-6)
+    np.testing.assert_allclose(model.encode_query(CODES), plain, atol=1e-5)
+    np.testing.assert_allclose(model.encode(CODES), plain, atol=1e-5)
     assert np.abs(model.encode_document(CODES[:1]) - plain[:1]).max() > 1e-3
 
 
 def test_no_nodes_allowed_is_plain_roberta(roberta):
     without = make_model(roberta, data_flow_length=0)
     plain = plain_model(roberta).encode([extract_data_flow(code, "python").text for code in CODES[:3]])
-    np.testing.assert_allclose(without.encode_document(CODES[:3]), plain, atol=1e-6)
+    np.testing.assert_allclose(without.encode_document(CODES[:3]), plain, atol=1e-5)
 
 
 def test_an_embedding_does_not_depend_on_its_batch(model):
     together = model.encode_document(CODES)
     alone = np.concatenate([model.encode_document([code]) for code in CODES])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
     assert np.isfinite(together).all()
 
 
@@ -243,7 +243,7 @@ def test_it_is_saved_and_loaded_as_part_of_the_model(model, tmp_path):
     loaded = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
     assert type(loaded[0]) is GraphCodeBERT
     assert (loaded[0].language, loaded[0].data_flow_length) == ("python", 5)
-    np.testing.assert_allclose(loaded.encode_document(CODES), expected, atol=1e-6)
+    np.testing.assert_allclose(loaded.encode_document(CODES), expected, atol=1e-5)
     assert "GraphCodeBERT(" in repr(loaded)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
-from typing import cast
+from typing import NamedTuple, cast
+
+from tree_sitter import Language, Node, Parser
 
 from st_softinfonce.data.languages.base import LanguageMiner
 
@@ -27,7 +30,7 @@ SURROUNDINGS = {
     "javascript": (("", ""), ("(", ")"), ("({", "})"), ("class C {", "}")),
     "typescript": (("", ""), ("(", ")"), ("({", "})"), ("class C {", "}")),
     "go": (("", ""),),
-    "java": (("class C {", "}"),),
+    "java": (("class C {", "}"), ("", "")),
     "php": (("<?php ", ""), ("<?php class C {", "}")),
     "ruby": (("", ""),),
 }
@@ -58,3 +61,47 @@ def load_miners(languages: str | Iterable[str] | None = None) -> dict[str, Langu
         for name, (module, _) in _MODULES.items()
         if name in names
     }
+
+
+class ParsedFunction(NamedTuple):
+    """A function that was parsed: the root of its tree, the bytes of it, and where in these the function lies."""
+
+    root: Node
+    data: bytes
+    start: int
+    end: int
+
+
+def parse_function(code: str, language: str) -> ParsedFunction | None:
+    """Parse a function that stands alone, such as a method without its class, or any part of a program that parses.
+
+    Args:
+        code: The function.
+        language: One of python, javascript, typescript, go, java, php and ruby.
+
+    Returns:
+        What was parsed, with what had to be put around it; None where the code does not parse.
+
+    Raises:
+        ValueError: The language is not known.
+
+    Example:
+        >>> parsed = parse_function("f($x) { return $x; }", "php")
+        >>> parsed is None, parse_function("function f($x) { return $x; }", "php").root.type
+        (True, 'program')
+    """
+    if language not in SURROUNDINGS:
+        raise ValueError(f"language must be one of {sorted(SURROUNDINGS)}, got {language!r}.")
+    parser = Parser(_grammar(language))  # one a call, as parsers cannot be shared between threads
+    for before, after in SURROUNDINGS[language]:
+        data = f"{before}{code}\n{after}".encode(errors="replace")
+        root = parser.parse(data).root_node
+        if not root.has_error:
+            return ParsedFunction(root, data, len(before), len(data) - len(after))
+    return None
+
+
+@cache
+def _grammar(language: str) -> Language:
+    name = {"php": "language_php", "typescript": "language_typescript"}.get(language, "language")
+    return Language(getattr(import_module(f"tree_sitter_{language}"), name)())

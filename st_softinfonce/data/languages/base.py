@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from tree_sitter import Node
+from tree_sitter import Language, Node, Query
 
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
 
 _LONGEST_RUN = 1_000  # of signs that do not parse; more are no source
 
 
-@dataclass(frozen=True)
-class CleanCode:
+class CleanCode(NamedTuple):
     """A function's source without documentation and comments.
 
     Args:
@@ -28,8 +28,7 @@ class CleanCode:
     lines: int
 
 
-@dataclass(frozen=True)
-class FoundFunction:
+class FoundFunction(NamedTuple):
     """A function of a file, before the filters that all languages share.
 
     Args:
@@ -83,6 +82,19 @@ class LanguageMiner(Protocol):
             GarbageError: If it is no source.
             TimeLimitError: After the deadline.
         """
+
+
+@cache
+def load_grammar(grammar: Callable[[], object]) -> Language:
+    """Load a grammar."""
+    return Language(grammar())
+
+
+@cache
+def load_query(grammar: Callable[[], object], query: str) -> Query:
+    """Compile a query, which takes a hundredth of a second."""
+    compiled: Query = Query(load_grammar(grammar), query)
+    return compiled
 
 
 class GarbageError(Exception):

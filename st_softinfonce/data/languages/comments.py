@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,11 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from tree_sitter import Language, Node, Parser, Query, QueryCursor
+from tree_sitter import Node, Parser, Query, QueryCursor
 
 from st_softinfonce.data.deadline import NO_DEADLINE, Deadline
-from st_softinfonce.data.docstrings import without_name
-from st_softinfonce.data.languages.base import CleanCode, FoundFunction, ParsedFile, check_for_garbage
+from st_softinfonce.data.docstrings import dedent, without_name
+from st_softinfonce.data.languages.base import (
+    CleanCode,
+    FoundFunction,
+    ParsedFile,
+    check_for_garbage,
+    load_grammar,
+    load_query,
+)
 from st_softinfonce.data.languages.edits import REMOVED, apply_edits, clean_lines, count_lines
 from st_softinfonce.data.languages.markup import (
     TAG,
@@ -113,8 +119,7 @@ class CommentMiner:
     source_folders: frozenset[str] = frozenset({"src", "lib"})
 
     def __init__(self) -> None:
-        languages = [Language(grammar()) for grammar in self.grammars]
-        self._grammars = [(Parser(language), Query(language, self.query)) for language in languages]
+        self._parsers: dict[int, Parser] = {}
         # RDoc's `##` and `///` are signs too; more of them rule a line, or set a heading.
         sign, last = re.escape(self.line_sign or ""), re.escape((self.line_sign or " ")[-1])
         self._signs = re.compile(rf"{sign}(?:{last}{{0,2}}$|{last}(?!{last}))?")
@@ -146,7 +151,7 @@ class CommentMiner:
 
     def order(self, data: bytes) -> Iterable[int]:
         """Say in which order the `grammars` are tried on a file; the first that finds no error counts."""
-        return range(len(self._grammars))
+        return range(len(self.grammars))
 
     def name_of(self, data: bytes, node: Node) -> str:
         """Name a function or container, without what surrounds it."""
@@ -179,7 +184,10 @@ class CommentMiner:
         whole = data + self.closing if self.opening in data else data
         tried = []
         for index in self.order(data):
-            parser, query = self._grammars[index]
+            grammar = self.grammars[index]
+            if index not in self._parsers:
+                self._parsers[index] = Parser(load_grammar(grammar))
+            parser, query = self._parsers[index], load_query(grammar, self.query)
             root = deadline.parse(parser, whole).root_node
             tried.append((root, query, not root.has_error))
             if tried[-1][-1]:
@@ -317,9 +325,9 @@ class CommentMiner:
         if by_lines:
             lines = [line.lstrip() for line in comment.split("\n")]
             lines = [self._signs.sub("", line, count=1) for line in lines if self.pragma.match(line) is None]
-            doc = inspect.cleandoc("\n" + "\n".join(lines))
+            doc = dedent("\n" + "\n".join(lines))
         else:
-            doc = inspect.cleandoc(self.uncomment(comment))
+            doc = dedent(self.uncomment(comment))
         if not doc or is_of_another_kind(doc, is_first) or is_boxed(doc):
             return None
         text = clean_markup(before_tags(without_rulers(doc), self.tag, self.is_type_signed))

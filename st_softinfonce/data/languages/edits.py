@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # A NUL never occurs in a file that is mined, so this cannot be mistaken for source.
 REMOVED = "\0r\0"
+# Without these, no line ends in a blank or follows two line ends.
+_UNCLEAN = (REMOVED, "\n\n\n", " \n", "\t\n", "\f", "\v")
 
 
 def apply_edits(data: bytes, start: int, end: int, edits: list[tuple[int, int, str]]) -> str:
@@ -39,6 +41,13 @@ def clean_lines(text: str, indent: str) -> str:
     Returns:
         The lines; one of which nothing is left has gone.
     """
+    if text.isascii() and text[:1] != "\n" and not any(map(text.__contains__, _UNCLEAN)):
+        dedented = f"\n{text}".replace(f"\n{indent}", "\n") if indent else f"\n{text}"
+        # Each line has lost its indent, or is blank.
+        if not indent or len(dedented) == len(text) + 1 - len(indent) * (
+            dedented.count("\n") - dedented.count("\n\n")
+        ):
+            return dedented[1:].rstrip()
     lines: list[str] = []
     for line in text.split("\n"):
         removed = REMOVED in line
@@ -56,4 +65,4 @@ def clean_lines(text: str, indent: str) -> str:
 
 def count_lines(code: str) -> int:
     """Count the lines that are not blank."""
-    return sum(1 for line in code.split("\n") if line.strip())
+    return sum(map(bool, map(str.strip, code.split("\n"))))

@@ -7,6 +7,7 @@ import re
 import tree_sitter_go
 from tree_sitter import Node
 
+from st_softinfonce.data.english import IMPERATIVES
 from st_softinfonce.data.languages.comments import CommentMiner, text_of
 
 _RECEIVER = re.compile(r"[*(\s](\w+)\s*(?:\[[^\]]*\])?\s*\)$")
@@ -23,7 +24,10 @@ _PLAIN_WORD = re.compile(r"[A-Za-z][a-z]+|[A-Z]{2,4}")
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 # After one of them the name is the verb: `// SelectRows within a transaction.`
 _AFTER_VERB = re.compile(r"(?:using|within|with|without|in|into|on|from|to|by|for|as)\b")
+_OBJECT = re.compile(r"\s+(?:the|an?|its|all|each|every|any|this|that|these|those|whether|if|it|them|one|no|out|up)\b")
 _VERB = re.compile(r"(?!\w*ss\b)\w+s\b|(?:will|can|may|must|should|do|and|or|was|creates?)\b")
+
+_STEMS = frozenset(verb.removesuffix("e") for verb in IMPERATIVES)
 
 
 class Miner(CommentMiner):
@@ -75,11 +79,22 @@ class Miner(CommentMiner):
         begin = _BEGIN.match(doc)
         word = _PLAIN_WORD.fullmatch(name) is not None
         if begin is not None and begin["name"].lower() == name.lower():
-            if not word or begin[0].strip() != begin["name"] or _VERB.match(doc, begin.end()):
+            is_alone = begin[0].strip() == begin["name"]
+            if not word or not is_alone or _has_verb(name.lower(), doc, begin.end()):
                 rest = doc[begin.end() :]
-                if _AFTER_VERB.match(rest) and begin[0].strip() == begin["name"]:
+                if _AFTER_VERB.match(rest) and is_alone:
                     rest = f"{' '.join(_WORDS.findall(name)).lower()} {rest}"
                 doc = rest[:1].upper() + rest[1:]
         if not word and name.lower() in doc.lower():
             doc = _MENTION.sub(lambda mention: "it" if mention[1].lower() == name.lower() else mention[0], doc)
         return _DOC_LINK.sub(r"\1", doc)
+
+
+def _has_verb(name: str, doc: str, start: int) -> bool:
+    """Whether a verb follows a name; one that is a verb itself may have its object there (`Reset values`)."""
+    following = _VERB.match(doc, start)
+    if following is None or name not in IMPERATIVES:
+        return following is not None
+    word = following[0].lower()
+    is_verb = not word.endswith("s") or word.removesuffix("s").removesuffix("e") in _STEMS or word[:3] == name[:3]
+    return is_verb or _OBJECT.match(doc, following.end()) is not None
