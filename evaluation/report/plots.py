@@ -10,7 +10,15 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.report.tables import ALL, METHODS, METRIC, NAMES, headline_entries
+from evaluation.report.tables import (
+    ALL,
+    METHODS,
+    METRIC,
+    NAMES,
+    TRANSFORMER,
+    TRANSFORMER_PLACE,
+    headline_entries,
+)
 
 # As far from white as from black, in contrast: there is no background.
 INK = "#797979"
@@ -58,12 +66,16 @@ def plan_figure(summary: Mapping[str, Any]) -> Figure:
 def headline_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw the README's table: each method's gain over the best InfoNCE row, its mean and each language."""
     entries = headline_entries(summaries)
-    figure = Figure(figsize=(7.5, 0.9 + 0.36 * len(entries)), layout="constrained")
+    transformer = headline_entries(summaries, TRANSFORMER, TRANSFORMER_PLACE)
+    figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(entries)), layout="constrained")
     axis = figure.subplots()
-    for place, (entry, languages) in enumerate(entries.values()):
+    for place, (row, (entry, languages)) in enumerate(entries.items()):
         each = [100 * one["to_best"][METRIC]["mean"] for one in languages]
-        axis.plot(each, [place] * len(each), "|", color=INK, markersize=9, label="one language")
-        _interval(axis, entry, place, 0, "mean of languages, 95% interval", horizontal=True, which="to_best")
+        axis.plot(each, [place] * len(each), "|", color=INK, markersize=9, label="static embeddings: one language")
+        _interval(axis, entry, place, 0, "static embeddings: mean, 95% interval", horizontal=True, which="to_best")
+        if row in transformer:
+            small, label = transformer[row][0], "a small transformer: mean, 95% interval"
+            _interval(axis, small, place + 0.25, 1, label, horizontal=True, which="to_best")
     axis.axvline(0, color=INK, linewidth=0.8)
     axis.grid(axis="x")
     axis.set_yticks(range(len(entries)), [METHODS[row].replace("`", "") for row in entries])
