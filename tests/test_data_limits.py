@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from st_softinfonce.data import MiningReport, file_miner, mine_pairs, mining, workers
+from st_softinfonce.data import MiningReport, mine_pairs, mining, workers
 from st_softinfonce.data.file_miner import FileMiner, MiningOptions
 from st_softinfonce.data.languages import EXTENSIONS
 
@@ -44,7 +44,6 @@ def num_proc(request, monkeypatch):
     """Has all files mined by other processes: as large ones, or as some of many."""
     monkeypatch.setattr(workers, "_PROGRAM", PROGRAM)
     monkeypatch.setattr(mining, "_SAFE_BYTES", 0)
-    monkeypatch.setattr(file_miner, "_CALM_SECONDS", -1)
     monkeypatch.setattr(mining, "_FEW_FILES", 1)
     monkeypatch.setattr(mining, "cores", lambda: 2)
     return request.param
@@ -122,15 +121,8 @@ def test_processes_end_with_the_one_that_asks(tmp_path):
 def test_a_process_that_cannot_begin_is_no_files_fault(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_PROGRAM", "raise SystemExit(3)  # {path}")
     monkeypatch.setattr(mining, "_SAFE_BYTES", 0)
-    monkeypatch.setattr(file_miner, "_CALM_SECONDS", -1)
     with pytest.raises(RuntimeError, match=r"could not begin \(exit status 3\)"):
         mine_pairs(write(tmp_path, "a"))
-
-
-def test_large_files_that_parse_at_once_need_no_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_PROGRAM", "raise SystemExit(3)  # {path}")
-    (tmp_path / "a.py").write_text("".join(FUNCTION.format(f"f{number}") for number in range(1_000)))
-    assert len(mine_pairs(tmp_path, keep_duplicates=True)) == 1_000
 
 
 def mine(tmp_path, extension, text, seconds=10):

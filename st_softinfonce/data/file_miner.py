@@ -19,9 +19,6 @@ from st_softinfonce.data.reading import read_source
 from st_softinfonce.data.remarks import is_remark
 
 _COUNTS = ("min_query_tokens", "max_query_tokens", "min_code_lines", "max_file_bytes", "max_archive_bytes")
-# Ten times what source takes.
-_CALM_SECONDS = 0.1
-_CALM_SECONDS_A_BYTE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -111,33 +108,27 @@ class FileMiner:
         self._options = options
         load_identifier()  # not in the time of the first file
 
-    def mine(self, place: str, language: str, safe_bytes: float = math.inf) -> MinedFile | None:
+    def mine(self, place: str, language: str) -> MinedFile:
         """Mine a file.
 
         Args:
             place: Where it is.
             language: Its language.
-            safe_bytes: What is larger is given up where it does not parse, or not as fast as source does.
 
         Returns:
-            What was found; None for a file that is given up.
+            What was found.
         """
-        miner, seconds = self._miners[language], self._options.seconds_per_file
+        miner = self._miners[language]
         rule, text = read_source(Path(place), miner, self._options.max_file_bytes)
         if rule is not None:
             return MinedFile(rule)
-        is_safe = len(text) <= safe_bytes
-        deadline = Deadline(seconds, len(text))
-        quickly = deadline if is_safe else Deadline(_CALM_SECONDS + _CALM_SECONDS_A_BYTE * len(text))
+        deadline = Deadline(self._options.seconds_per_file, len(text))
         try:
-            parsed = miner.parse(text, quickly)
-            if not is_safe and (parsed.has_error or quickly.is_over):
-                return None
-            return self._functions(parsed, language, deadline)
+            return self._functions(miner.parse(text, deadline), language, deadline)
         except TimeLimitError:
-            return MinedFile("time_limit") if is_safe else None
+            return MinedFile("time_limit")
         except GarbageError:
-            return MinedFile("garbage") if is_safe else None
+            return MinedFile("garbage")
         except (MemoryError, RecursionError):
             return MinedFile("crashed")
 

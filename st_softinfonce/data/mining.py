@@ -291,17 +291,26 @@ class Mining:
                 yield from zip(job, mined, strict=True)
 
     def _alone(self, pool: WorkerPool) -> Callable[[list[tuple[str, str]]], list[MinedFile]]:
-        """What mines the files of a job in this process, but for the large ones that a parser stumbles over."""
+        """What mines the files of a job in this process, but for the large ones, which nothing here could stop."""
         seconds = self._options.seconds_per_file
-        most_bytes = int(_SAFE_BYTES if seconds is None else _SAFE_BYTES * min(seconds, 1))
+        most_bytes = _SAFE_BYTES if seconds is None else _SAFE_BYTES * min(seconds, 1)
         miner = FileMiner(list(self._miners), self._options)
 
         def mine(job: list[tuple[str, str]]) -> list[MinedFile]:
-            found = [(file, miner.mine(*file, most_bytes)) for file in job]
-            begun = [pool.begin([file]) if mined is None else mined for file, mined in found]
-            return [mined if isinstance(mined, MinedFile) else mined.result()[0] for mined in begun]
+            # A parser may take gigabytes in a tenth of a second, and cannot be stopped there.
+            begun = {place: pool.begin([(place, language)]) for place, language in job if _size(place) > most_bytes}
+            return [
+                begun[place].result()[0] if place in begun else miner.mine(place, language) for place, language in job
+            ]
 
         return mine
+
+
+def _size(place: str) -> int:
+    try:
+        return Path(place).stat().st_size
+    except (OSError, ValueError):
+        return 0  # reading it will say why
 
 
 _Row = tuple[tuple[str | int, ...], bytes]  # values, key

@@ -200,7 +200,7 @@ def work() -> None:
                     if seconds is not None:
                         faulthandler.dump_traceback_later(min(1.5 * seconds, _LONGEST), exit=True, file=nowhere)
                     try:
-                        answer: MinedFile | Exception | None = miner.mine(place, language)
+                        answer: MinedFile | Exception = miner.mine(place, language)
                     except Exception as error:
                         answer = error
                     faulthandler.cancel_dump_traceback_later()
