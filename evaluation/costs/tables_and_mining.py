@@ -158,7 +158,7 @@ def mine() -> dict[str, Any]:
         processes = against(
             lambda number: mine_pairs(copies / "two", keep_duplicates=True),
             lambda number: mine_pairs(copies / "two", keep_duplicates=True, num_proc=2),
-            1,
+            2,
         )
         peaks = [peak_memory(copies / size, copies / f"{size}-out") for size in ("one", "two")]
     return {

@@ -436,7 +436,15 @@ def _cost_lines(content: Mapping[str, Any]) -> list[str]:
         [f"looking {one['batch']} of {one['keys']:,} keys up", "reading those rows", _ratio(one)]
         for one in content["look_up"]
     ]
-    return [f"`{content['command']}`", "", *table(["what", "natural limit", "ratio (quartiles)"], rows)]
+    lines = [f"`{content['command']}`", "", *table(["what", "natural limit", "ratio (quartiles)"], rows)]
+    if "peak_mib" in mined:
+        one, two = mined["peak_mib"]
+        lines += [
+            "",
+            f"With two processes, mining is {mined['one_process_to_two']:.2f} times as fast. Writing its pairs takes "
+            f"{one:.0f} MiB at most, and {two:.0f} MiB for a folder of twice the size.",
+        ]
+    return lines
 
 
 def corpora_table(counts: Mapping[str, Any]) -> list[str]:
