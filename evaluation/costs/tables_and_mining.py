@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +28,11 @@ from datasets import Dataset
 from tree_sitter import Language, Parser
 
 from evaluation.costs.step_time import package_folder
-from evaluation.costs.timing import against
+from evaluation.costs.timing import against, processor_seconds
 from evaluation.runs.base_models import load_model
 from st_softinfonce import get_estimator
 from st_softinfonce.data import MiningReport, mine_pairs
+from st_softinfonce.data.languages import EXTENSIONS
 from st_softinfonce.vectors import RepresentationTable
 
 DIMENSIONS = 128
@@ -41,10 +40,6 @@ BATCH = 512
 MINED = "networkx"
 COPIES = 10
 ROUNDS = 5
-EXTENSIONS = {
-    "python": ".py", "javascript": ".js", "typescript": ".ts", "go": ".go", "java": ".java", "php": ".php",
-    "ruby": ".rb",
-}  # fmt: skip
 BUILT = "scipy"
 
 
@@ -112,37 +107,24 @@ def mine_against_parsing(language: str, folder: str) -> dict[str, Any]:
     parser = Parser(Language(grammar()))
     report = MiningReport()
 
-    def parse() -> None:
+    def parse(number: int) -> None:
         for base, _, names in os.walk(folder):
             if "tests" not in Path(base).parts:
                 for name in names:
-                    if name.endswith(EXTENSIONS[language]):
+                    if EXTENSIONS.get(Path(name).suffix) == language:
                         parser.parse(Path(base, name).read_bytes())
 
-    def run() -> None:
+    def run(number: int) -> None:
         mine_pairs(folder, languages=[language], report=report)
 
-    run()  # what is loaded once is no part of it
-    times = [(_processor_seconds(run), _processor_seconds(parse)) for _ in range(ROUNDS)]
-    low, ratio, high = statistics.quantiles([mined / parsed for mined, parsed in times], n=4, method="inclusive")
-    ours, limit = (statistics.median(column) for column in zip(*times, strict=True))
+    timed = against(run, parse, ROUNDS, processor_seconds)
     return {
         "language": language,
         "files_mined": report.files_mined,
         "functions_seen": report.functions_seen,
-        "functions_per_second": report.functions_seen / ours,
-        "ms": 1000 * ours,
-        "limit_ms": 1000 * limit,
-        "ratio": ratio,
-        "quartiles": [low, high],
+        "functions_per_second": report.functions_seen / timed["ms"] * 1000,
+        **timed,
     }
-
-
-def _processor_seconds(function: Callable[[], object]) -> float:
-    """The processor's time that a call takes, in this process and those that it has begun and ended."""
-    before = os.times()
-    function()
-    return sum(os.times()[:4]) - sum(before[:4])
 
 
 def mine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import time
@@ -12,11 +13,16 @@ import torch
 
 
 def take_turns(
-    functions: Mapping[str, Callable[[int], object]], rounds: int, *, warm_up: int = 1, device: str = "cpu"
+    functions: Mapping[str, Callable[[int], object]],
+    rounds: int,
+    *,
+    warm_up: int = 1,
+    device: str = "cpu",
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Time functions of the number of the round, in random order within a round, after rounds that do not count.
 
-    On ``"cuda"`` the device's own clock is read. Seconds by name, one a round.
+    On ``"cuda"`` the device's own clock is read, else ``clock`` or the wall's. Seconds by name, one a round.
     """
     for number in range(warm_up):
         for function in functions.values():
@@ -26,7 +32,7 @@ def take_turns(
     for number in range(rounds):
         generator.shuffle(order)
         for name in order:
-            times[name].append(_seconds(functions[name], number, device))
+            times[name].append(_seconds(functions[name], number, device, clock or time.perf_counter))
     return times
 
 
@@ -40,17 +46,27 @@ def ratios(times: Mapping[str, list[float]], limit: str) -> dict[str, dict[str, 
     return found
 
 
-def against(ours: Callable[[int], object], limit: Callable[[int], object], rounds: int) -> dict[str, Any]:
+def against(
+    ours: Callable[[int], object],
+    limit: Callable[[int], object],
+    rounds: int,
+    clock: Callable[[], float] | None = None,
+) -> dict[str, Any]:
     """Time one thing against its natural limit: :func:`ratios`, and the limit's own median ``limit_ms``."""
-    found = ratios(take_turns({"ours": ours, "limit": limit}, rounds), "limit")
+    found = ratios(take_turns({"ours": ours, "limit": limit}, rounds, clock=clock), "limit")
     return found["ours"] | {"limit_ms": found["limit"]["ms"]}
 
 
-def _seconds(function: Callable[[int], object], number: int, device: str) -> float:
+def processor_seconds() -> float:
+    """Read the processor's time of this process and of those that it has begun and ended."""
+    return sum(os.times()[:4])
+
+
+def _seconds(function: Callable[[int], object], number: int, device: str, clock: Callable[[], float]) -> float:
     if not device.startswith("cuda"):
-        start = time.perf_counter()
+        start = clock()
         function(number)
-        return time.perf_counter() - start
+        return clock() - start
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     begin.record()

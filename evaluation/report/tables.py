@@ -108,7 +108,7 @@ def readme_lines(folder: Path) -> list[str]:
         Lines of Markdown.
     """
     summaries = read_summaries(folder)
-    entries = headline_entries(summaries, HEADLINE, HEADLINE_PLACE)
+    entries = headline_entries(summaries)
     if not entries:
         return ["Nothing is measured yet."]
     transformer = headline_entries(summaries, TRANSFORMER, TRANSFORMER_PLACE)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from importlib import import_module
 from typing import NamedTuple, cast
 
-from tree_sitter import Language, Node, Parser
+from tree_sitter import Node, Parser
 
-from st_softinfonce.data.languages.base import LanguageMiner
+from st_softinfonce.data.languages.base import LanguageMiner, load_grammar
 
 # A new language is one line here and one module that holds a `Miner`.
 _MODULES = {
@@ -92,16 +91,12 @@ def parse_function(code: str, language: str) -> ParsedFunction | None:
     """
     if language not in SURROUNDINGS:
         raise ValueError(f"language must be one of {sorted(SURROUNDINGS)}, got {language!r}.")
-    parser = Parser(_grammar(language))  # one a call, as parsers cannot be shared between threads
+    grammar = {"php": "language_php", "typescript": "language_typescript"}.get(language, "language")
+    # One parser a call, as they cannot be shared between threads.
+    parser = Parser(load_grammar(getattr(import_module(f"tree_sitter_{language}"), grammar)))
     for before, after in SURROUNDINGS[language]:
         data = f"{before}{code}\n{after}".encode(errors="replace")
         root = parser.parse(data).root_node
         if not root.has_error:
             return ParsedFunction(root, data, len(before), len(data) - len(after))
     return None
-
-
-@cache
-def _grammar(language: str) -> Language:
-    name = {"php": "language_php", "typescript": "language_typescript"}.get(language, "language")
-    return Language(getattr(import_module(f"tree_sitter_{language}"), name)())
