@@ -664,6 +664,25 @@ Introduced in DOM Level 2.
 I don't know why this is needed
 Assumes that q is sorted
 Subclasses should call this method whenever it changes.
+Zip time is only stored with two seconds accuracy
+Masked arrays cannot be resized in place.
+The mail adapter does not need the pool to convert errors.
+Validators might influence others.
+PostgreSQL requires parentheses around compound datasets.
+It's funny to think of a result of an input.
+There is no consistent way to do this.
+We keep a copy of the raw token for initial communication
+Since the path separator is '/', they are no-ops.
+Called by the game when its window triggers.
+This only exists for testing.
+This method is needed because it must be called by yield.
+Passing statements as an array is deprecated.
+You should use add_all rather than add.
+If you are calling this in a plugin, use the loop.
+For machine-readable output.
+Maintained for backwards compatibility.
+Helper function used by read_tuple and read_set.
+Call before any resource loading starts
 """.strip().splitlines()
 NO_REMARKS = """
 Sums some of the headers sent by the client.
@@ -678,6 +697,14 @@ Based on the size, picks a buffer.
 Maybe shrink the stack used by it.
 The total that doesn't include taxes.
 Each element of the list, doubled.
+Fetches the orders that are not always paid.
+Checks this order cannot be resized.
+An array is returned for each order.
+The value that should be used by the order.
+Called by the loader, starts the download of it.
+Call when a stage is visible to push it to the front.
+For a given order, return its total.
+Always returns the total.
 """.strip().splitlines()
 
 

@@ -13,7 +13,15 @@ _VERBS = (
     "check|test|ensure|make|verify|assert|determine|see|tell|return|get|set|say|find|validate|confirm|decide|indicate|"
     "compute|do|report|detect|know|assume"
 )
+_DETERMINERS = "the|an?|this|that|all|any|every|each|its|given"
 _JOINS = "that|which|if|whether|when|where|what|how|who|as|while|so|because|but|or|and|to|for|whose|until|unless"
+# What the sentence is about, where it is not the function: `Masked arrays`, `The SQLite adapter`, never `Fetches the`.
+_SUBJECT = (
+    r"(?!(?:This|It|Does|Do|Don't|Can|Is|Are|Like|Unlike|Answers|Always|Never|Method|Function)\b)"
+    rf"(?!(?i:(?:{_VERBS})(?:s|es)?|{_JOINS})\b)(?:(?:The|An?|Our|Most|Many|All|Some) )?"
+    rf"(?!(?:{_DETERMINERS})\b)[`'\"]?\w[\w`'\".:#-]*"
+    rf"(?:(?<!\.) (?!(?:{_JOINS}|{_DETERMINERS}|why|you|method|function)\b)[\w`'.:#-]+){{0,4}}"
+)
 
 # What a remark begins with, by kind; a `$` is the end of the sentence.
 _KINDS = {
@@ -22,28 +30,47 @@ _KINDS = {
     "elsewhere": r"See (?!if\b|whether\b|how\b|what\b|which\b|that\b)|\([^()]*\)[.!]?$"
     r"|(?:Copied|Taken|Adapted|Borrowed|Ported) (?:and \w+ )?from\b"
     r"|The following (?:\w+ )?(?:methods?|functions?|code|two|three)\b",
-    "deprecation": r"(?:Deprecated|Obsolete)(?: (?:as of|since|in)\b|[.:,;]|$)|(?:Please )?[Uu]se\b.* instead\b"
-    rf"|{_THIS}[Ii]s (?:deprecated|obsolete|unused)\b|Unused\b"
+    "deprecation": r"(?:\w+ly )?(?:[Dd]eprecated|[Oo]bsolete)(?: (?:as of|since|in)\b|[.:,;]|$)"
+    r"|(?:Please )?[Uu]se\b.* instead\b"
+    rf"|{_THIS}[Ii]s (?:now )?(?:deprecated|obsolete|unused)\b|Unused\b"
+    r"|(?:Passing|Using|Calling|Use of)\b.* is (?:now )?(?:deprecated|obsolete)\b"
+    r"|(?:Docstring|Documentation) is inherited\b"
     rf"|{_THIS}(?:[Ss]hould|[Ww]ill|[Cc]an|[Mm]ay|[Tt]o) be removed\b"
     rf"|{_IS}(?:[Nn]ot|[Nn]ever|[Nn]o longer) (?:used|called|invoked|needed|supported|implemented)\b",
     "condition": rf"{_THIS}(?:[Ss]hould|[Mm]ust|[Mm]ay|[Cc]an|[Nn]eeds to|is to|has to)(?: only| not| never| always)*"
     r" be (?:only )?(?:called|invoked|used|overridden|implemented|accessed|reached)\b(?!.* to )"
-    rf"|{_IS}(?:[Mm]eant|[Ii]ntended) to be (?:called|used)\b|(?:Do not|Don't|Never) (?:call|use|invoke|override)\b"
+    rf"|{_THIS}(?:[Ww]ill|[Mm]ust|[Ss]hould) (?:only |always |never )?(?:be )?(?:called|invoked|run)\b(?!.* to )"
+    r"|(?:Must|Should|Needs? to|Has to|Have to) be\b(?!.* to |.*\?)"
+    rf"|{_IS}(?:[Mm]eant|[Ii]ntended) to be (?:called|used)\b|(?:Do not|Don't|Never)"
+    r" (?:call|use|invoke|override|require|import|rely|modify|edit|remove)\b"
+    r"|Call (?:before|after|when|once|at)\b(?!.* (?:to|so) )"
     r"|(?:The )?[Cc]allers? (?:must|should|has to|needs? to)\b"
     r"|[\w. ]{1,40} (?:must|needs?|should)(?: to)? be (?:held|locked)\b"
     r"|(?:The|An?|Any|All)(?: (?!is\b|are\b|method\b|function\b|that\b|which\b)[\w'-]+){1,6}"
     r" (?:must|needs? to|has to|have to)(?: not)? be\b",
     "user": r"(?:Internal|Private|Utility|Helper)(?: (?:use only|API|function|method|helper|use|utility))*"
     r"(?: for \S+)?[.!]$"
+    r"|(?:Maintained|Kept|Retained|Left|Provided|Exists)(?: only| here)* for\b(?!.*,)"
+    r"|[Ff]or (?!\w+ing\b|each\b|every\b|all\b|any\b|an?\b|the given\b)[^,:]{1,60}[.!]?$"
+    r"|(?:\w+ ){0,2}(?:[Mm]ethod|[Ff]unction|[Rr]outine|[Hh]elper|[Ee]ndpoint|[Cc]ode|[Pp]art) used"
+    r"(?: only| internally)? by (?!.*(?:,| to ))"
+    r"|(?:[Bb]ackwards?[ -])?[Cc]ompatibility (?:method|function|shim|layer|hack)[.!]?$"
     rf"|{_IS}(?:[Oo]nly )?(?:intended |meant |here |there )?"
-    r"[Ff]or (?:internal|testing|debugging|private|backwards?|compat\w*)\b(?!.*(?:[,:]| - ))"
+    r"[Ff]or (?:(?:internal|inspection|testing|debugging|private|backwards?|compat\w*|legacy|convenience"
+    r"|now|easier|simpler|better|faster)\b|\w+ reasons?\b)(?!.*(?:[,:]| - ))"
     rf"|{_IS}(?:only )?(?:[Uu]sed|[Cc]alled|[Ii]nvoked|[Nn]eeded|[Rr]equired)"
     r"(?: only| internally| directly| automatically)* (?:by|in|from|for(?! \w+ing))\b"
     rf"(?!.*(?:,|\b(?:{_WHEN})\b))",
-    "reason": r"We (?:want|need|have to|must|cannot|can't|could|do not|don't|should|used to|only need|won't"
+    "caller": rf"{_IS}(?:[Cc]alled|[Ii]nvoked) (?:by|from) (?!.*(?:[,:]| to ))",
+    "reason": r"We\b.*\b(?:so that|so|in case|because|to|for)\b"
+    r"|We (?:want|need|have to|must|cannot|can't|could|do not|don't|should|used to|only need|won't"
     r"|will not)\b"
     r"|(?:[Ff]or|[Ii]n|[Ss]ince|[Bb]ecause|[Aa]s) [^,]{1,60}, we\b|[Ss]o that\b|[Cc]urrently,? [a-z]"
-    r"|(?:The reason|This is (?:because|necessary|needed|required|an? hack|ugly))\b"
+    r"|The (?:reason|intent|idea|problem|trick|rationale|issue|catch|(?:best|preferred) way)\b.* (?:is|was|are)\b"
+    r"|This is (?:because|necessary|needed|required|an? hack|ugly)\b"
+    r"|(?:Since|Because|Although|Even though|Normally|Sometimes|Usually|On purpose|As few|As many|So)\b"
+    rf"|{_THIS}(?:only |just )?(?:exists\b|is (?:\w+ly )?(?:required|necessary|needed|provided|important)\b)"
+    r"(?![^.]*,)"
     r"|(?:[Dd]irty |[Uu]gly )?[Hh]ack\b",
     "template": r"(?:Describe|Insert|Enter) .*\bhere[.!]?$|Description of the (?:[Mm]ethod|[Ff]unction)\b|DOCUMENT ME"
     r"|\(?[Nn]on-[Jj]avadoc|Auto-?generated (?:method|javadoc)|No (?:description|documentation)\b",
@@ -51,11 +78,29 @@ _KINDS = {
     "other subject": rf"[:`'\"]?(?!(?:this|it|that|there|true|false|nil|whether|if|when|(?:{_VERBS})(?:s|es)?)\b)"
     rf"[a-z][a-z0-9.'-]*(?: (?!(?:{_JOINS})\b)[\w.'<>=-]+){{0,5}}"
     r" (?:is|are|was|were|fails?|doesn't|isn't|aren't|cannot|can't|has|have)\b",
+    # `Masked arrays cannot be resized`, `Dos time is only stored with two seconds accuracy`.
+    "fact": rf"{_SUBJECT} (?:(?:(?:does|do|is|are|can|will|may) not|(?:does|do|is|are|ca|wo)n't|cannot)\b(?! support)"
+    r"|(?:is|are|was|were|has|have|will) (?:only|always|already|never|usually|often|generally|sometimes|also|still"
+    r"|typically|normally|probably|just|actually|mostly|special|needed|required|necessary|important)\b"
+    r"|(?:was|were|got) (?:added|introduced|removed|fixed|renamed|changed) (?:to|in|from|since)\b"
+    r"|(?:is|are) (?:too|as|based|basically|considered|assumed|expected)\b"
+    r"|can (?:also|only|be|usually)\b|(?:may|might|could|would|should|must|needs? to)\b)"
+    r"|(?:[A-Z][a-z]*[A-Z]\w*|[A-Z]\w+ \d[\d.]*\+?) (?:requires|needs|expects|wants|allows|uses|throws|raises|ignores"
+    r"|treats|stores|deprecates|introduced|changed|removed|behaves|works|fails|likes|lets)\b"
+    r"|It(?:'s| is| isn't| was| doesn't| does not| will be| may| must| should| would| has| might)\b"
+    r"|There(?:'s| (?:is|are|was|were|should|must|may|might))\b|(?:These|Those|But|Here)\b"
+    r"|Not (?:all|every|quite|intended|generally|really|yet|strictly)\b",
+    "reader": r"You (?:should|must|might|may|need|have|do|don't|will|(?:can|could) (?:also|override|overwrite))\b"
+    r"|If (?:calling|they|you(?:'re| are| have| do| don't| need))\b"
+    r"|Only (?:use|call)\b(?:.* (?:this|it)\b|.* if you\b)|(?:Mostly|Mainly|Primarily) (?:used|for|called)\b"
+    r"|(?:Only used|Used (?:mostly|mainly|primarily))\b(?!.* to )",
     "heading": r"(?:Other|Some|More|Misc\w*|Various|Internal|Public|Private|Protected|Helper|Utility|Class|Instance"
     r"|Static|Singleton|Convenience|Common|Shared|Abstract|Compatibility|Template|These)"
     r"(?: (?!for\b|to\b|of\b)[\w-]+){0,2} (?:methods|functions|helpers|accessors|getters|setters|callbacks|hooks)\b",
     "example": r"[\w.:]+[!?]?\(.*(?:[,(\[{]$|\)\s*(?:#\s*)?(?:=+>|->|\u2192))",
-    "purpose": r"To (?:make|keep|avoid|prevent|support|simplify|ease|satisfy|reduce|save|work around|get around)\b"
+    "purpose": r"(?:This|It) (?:only |just |\w+ly )?"
+    r"(?:exists|(?:is|can be) (?:not|the only|an? \w+ hack|(?:\w+ly )?(?:useful|handy)))\b"
+    r"|To (?:make|keep|avoid|prevent|support|simplify|ease|satisfy|reduce|save|work around|get around)\b"
     r"(?![^.]*,)|(?:Useful|Handy|Helpful|Convenient)(?: only| mainly| mostly)? (?:for|when|if|in)\b"
     r"|(?:Needed|Required|Necessary)(?: only)? (?:to|because|since|so|as|when|if)\b"
     r"|(?:Pulled|Split|Factored|Broken|Moved|Extracted|Separated) (?:out|here|because|so|since|for)\b"
