@@ -112,14 +112,7 @@ def evaluate_rows(
 ) -> tuple[ModelResult, RowRanks]:
     """Evaluate a model with MTEB, and keep the reciprocal rank of every row.
 
-    Args:
-        model: As for `evaluate_and_keep`, like the others.
-        task: Likewise.
-        batch_size: Likewise.
-        show_progress: Likewise.
-
-    Returns:
-        What `mteb.evaluate` returns, and what `reciprocal_ranks` does.
+    Arguments are those of `evaluate_and_keep`. Returned is what `mteb.evaluate` and `reciprocal_ranks` return.
     """
     result, found = evaluate_and_keep(model, task, batch_size=batch_size, show_progress=show_progress)
     return result, reciprocal_ranks(task, found)
@@ -217,10 +210,7 @@ def ndcg_at_10(
     """Return the nDCG@10 of every query, whose mean mteb reports, rounded, as `ndcg_at_10`.
 
     Gains are the grades themselves, discounts are log2(rank + 1), as trec_eval computes them. Arguments and errors are
-    those of `reciprocal_ranks`.
-
-    Returns:
-        Subset to query id to nDCG@10.
+    those of `reciprocal_ranks`; returned are subset to query id to nDCG@10.
     """
     scores = {}
     for subset, table, results in _evaluated(task, predictions, split):
