@@ -25,6 +25,16 @@ __all__ = ["CalibrationReport", "calibrate", "make_treatment"]
 
 _RANDOM_PAIRS = 100_000
 _MOST_PASSES = 10
+# Of the table: what a row is called, the attribute of Effects, and its format.
+_ROWS = (
+    ("masked negatives", "masked", ".2%"),
+    ("softened negatives", "softened", ".2%"),
+    ("promoted negatives", "promoted", ".2%"),
+    ("share of the targets", "target", ".2%"),
+    ("mean weight", "weight_mean", ".4g"),
+    ("effective number of negatives", "effective_negatives", ".4g"),
+    ("queries without any of these", "untouched_queries", ".1%"),
+)
 # What the paper found best; for estimators whose own treatment is another.
 _PAPER = Soften(alpha=1.3, beta=0.7, temperature=1.0)
 
@@ -84,13 +94,10 @@ class CalibrationReport:
         return " and ".join(type(treatment).__name__ for treatment in self.treatments)
 
     def python(self, estimator: str | None = None) -> str:
-        """Return the lines of Python that train with what was fitted.
+        """Return the lines of Python that train with what was fitted; they need only a ``model``.
 
         Args:
             estimator: A Python expression of the estimator; by default its name.
-
-        Returns:
-            Lines that need only a ``model``; empty if nothing was fitted.
         """
         estimator = repr(self.estimator) if estimator is None else estimator
         used = ["SoftInfoNCELoss"] + ["get_estimator"] * ("get_estimator" in estimator)
@@ -105,48 +112,31 @@ class CalibrationReport:
             used += ["Discount", "RelevancePosterior"]
             lines += [
                 "# Weights by the probability of being relevant, for any batch size:",
-                f"posterior = {self.discount.posterior!r}",
-                f"loss = SoftInfoNCELoss(model, {estimator}, Discount(posterior))",
+                f"loss = SoftInfoNCELoss(model, {estimator}, {self.discount!r})",
             ]
         return "\n".join([f"from st_softinfonce import {', '.join(sorted(used))}", "", *lines]) if lines else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON primitives.
-
-        Returns:
-            The attributes, treatments as on a model card, and the posterior as ``RelevancePosterior(**it)`` takes it.
-        """
-        fitted = {"soften": self.soften, "discount": self.discount}
-        return {
-            **{name: getattr(self, name) for name in ("estimator", "batch_size", "batches", "softened_share")},
+        """Return the attributes as JSON primitives, with the posterior as ``RelevancePosterior(**it)`` takes it."""
+        return asdict(self) | {
             "treatments": [treatment.get_config_dict() for treatment in self.treatments],
-            **{name: treatment and treatment.get_config_dict() for name, treatment in fitted.items()},
-            "soften_problem": self.soften_problem,
-            "discount_problem": self.discount_problem,
             "posterior": self.posterior and asdict(self.posterior),
-            "effects": {name: asdict(effects) for name, effects in self.effects.items()},
             "advice": self.advice,
         }
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        names = {"treatments": self._asked, "discount": "report.discount"}
-        if self.soften is not None:
-            names["soften"] = f"report.soften, t={self.soften.temperature:.4g}"
-        shares = ("masked", "softened", "promoted")
-        rows = [
-            *((f"{name} negatives", [f"{getattr(e, name):.2%}" for e in self.effects.values()]) for name in shares),
-            ("share of the targets", [f"{e.target:.2%}" for e in self.effects.values()]),
-            ("mean weight", [f"{e.weight_mean:.4g}" for e in self.effects.values()]),
-            ("effective number of negatives", [f"{e.effective_negatives:.4g}" for e in self.effects.values()]),
-            ("queries without any of these", [f"{e.untouched_queries:.1%}" for e in self.effects.values()]),
-        ]
+        temperature = "" if self.soften is None else f", t={self.soften.temperature:.4g}"
+        names = {"treatments": self._asked, "soften": f"report.soften{temperature}", "discount": "report.discount"}
+        columns = [f"{names[key]:>24}" for key in self.effects]
         lines = [
             f"{self.estimator}: {self.batches} batches of {self.batch_size}, {self.batch_size - 1} negatives a query",
-            f"{'':32}" + "".join(f"{names[key]:>24}" for key in self.effects),
-            *(f"{name:32}" + "".join(f"{value:>24}" for value in values) for name, values in rows),
-            *(f"{treatment}" for treatment in self.treatments),
+            f"{'':32}{''.join(columns)}",
         ]
+        for title, name, form in _ROWS:
+            values = [f"{getattr(effects, name):{form}}" for effects in self.effects.values()]
+            lines.append(f"{title:32}" + "".join(f"{value:>24}" for value in values))
+        lines += map(str, self.treatments)
         if self.soften is None:
             lines.append(f"No Soften: {self.soften_problem}")
         else:
@@ -214,8 +204,18 @@ def calibrate(
     similarity = torch.cat([block.cpu() for _, block in shown])  # (batches * batch_size, batch_size)
     positives = torch.arange(batch_size).repeat(batches)
 
-    soften, soften_problem = _fitted_soften((*asked, judge.treatment, _PAPER), similarity, positives, softened_share)
-    discount, discount_problem = None, None
+    soften = soften_problem = discount = discount_problem = None
+    base = next(one for one in (*asked, judge.treatment, _PAPER) if isinstance(one, Soften))
+    temperature = temperature_for_share(
+        similarity, alpha=base.alpha, beta=base.beta, share=softened_share, positives=positives
+    )
+    if temperature is not None:
+        soften = replace(base, temperature=temperature)
+    else:
+        soften_problem = (
+            f"no temperature makes a difference with alpha={base.alpha:g} and beta={base.beta:g}: all negatives are "
+            f"equally similar, or {batch_size - 1} negatives are too few."
+        )
     try:
         discount = Discount(_fitted_posterior(judge, similarity, positives, prior))
     except ValueError as error:
@@ -253,28 +253,17 @@ def make_treatment(
     """Make a treatment by its name, and fit to the data what neither the options nor the estimator say.
 
     An estimator's own treatment of that kind is taken as it is, or with other options if it is ``Soften``. Otherwise
-    the temperature of ``Soften`` and the posterior of ``Discount`` are those of :func:`calibrate`.
-
-    Args:
-        name: Of the treatment's class, in lower case.
-        options: Of the treatment.
-        estimator: Whose similarities it is for.
-        pairs: As for :func:`calibrate`.
-        batch_size: As for :func:`calibrate`; made smaller if there are fewer pairs.
-        **reading: As for :func:`calibrate`.
-
-    Returns:
-        The treatment.
+    the temperature of ``Soften`` and the posterior of ``Discount`` are those of :func:`calibrate`, which takes the
+    same ``pairs``, ``batch_size`` (made smaller if there are fewer pairs) and ``reading``.
 
     Raises:
         ValueError: An option is out of range, or the data do not allow to fit it.
         TypeError: The treatment has no such option.
     """
     kind: Any = {"soften": Soften, "discount": Discount, "mask": Mask, "promote": Promote, "distill": Distill}[name]
-    unknown = set(options) - {field.name for field in fields(kind)}
-    if unknown:
-        names = ", ".join(field.name for field in fields(kind))
-        raise TypeError(f"options of {name} must be among {names}, got {', '.join(sorted(unknown))}.")
+    known = [field.name for field in fields(kind)]
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"options of {name} must be among {', '.join(known)}, got {', '.join(unknown)}.")
     own: Any = estimator.treatment
     if isinstance(own, kind) and (not options or kind is Soften):
         return cast(Treatment, replace(own, **options))
@@ -285,20 +274,6 @@ def make_treatment(
     if fitted is None:
         raise ValueError(f"no treatment {name!r} for {estimator.name!r}: {getattr(report, f'{name}_problem')}")
     return cast(Treatment, replace(fitted, **options))
-
-
-def _fitted_soften(
-    like: Sequence[Treatment], similarity: Tensor, positives: Tensor, share: float
-) -> tuple[Soften | None, str | None]:
-    """Give the first ``Soften`` of several treatments the temperature for a share, or say why there is none."""
-    base = next(treatment for treatment in like if isinstance(treatment, Soften))
-    temperature = temperature_for_share(similarity, alpha=base.alpha, beta=base.beta, share=share, positives=positives)
-    if temperature is not None:
-        return replace(base, temperature=temperature), None
-    return None, (
-        f"no temperature makes a difference with alpha={base.alpha:g} and beta={base.beta:g}: all negatives are "
-        f"equally similar, or {similarity.size(1) - 1} negatives are too few."
-    )
 
 
 def _fitted_posterior(

@@ -373,25 +373,21 @@ def temperature_for_share(
 ) -> float | None:
     """Find the temperature of :func:`negative_weights` that leaves a share of the negatives with a small weight.
 
-    The share first grows with the temperature and then falls to 0 as the weights even out. Of the temperatures that
-    reach the share the largest is taken: it softens the negatives that stand out, and not simply each row's largest.
-    If all large temperatures reach it (negatives of ``-inf`` make the others stand out at any temperature), the
-    smallest of those is taken; if none does (a large batch: the formula softens few of many), the one that comes
-    closest. It is searched on a grid and by bisection, and the host waits for the device.
+    The share first grows with the temperature and then falls to 0 as the weights even out. Found is where it first
+    crosses what is asked, coming from large temperatures: that softens the negatives that stand out, and not simply
+    each row's largest. If it nowhere does (a large batch: the formula softens few of many), the temperature that comes
+    closest is taken. The host waits for the device.
 
     Args:
         similarity: ``(N, M)``. The positive's entry is not read.
-        alpha: Above 0, as in :func:`negative_weights`.
-        beta: Above 0, likewise.
+        alpha: As in :func:`negative_weights`.
+        beta: Likewise.
         share: In (0, 1]. The share of all negatives to soften.
         below: In (0, 1]. A weight below this counts as softened.
         positives: Columns of the positives ``(N,)``.
 
     Returns:
         The temperature; ``None`` if none makes a difference: there are too few negatives, or all are equally similar.
-
-    Raises:
-        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
     """
     check_weighting(alpha=alpha, beta=beta, temperature=1.0, min_weight=1.0)
     check_share("share", share)
@@ -411,21 +407,18 @@ def temperature_for_share(
         )
         return int((weights < below).sum()) / (len(weights) * negatives)
 
-    grid = [spread * 10 ** (exponent / 10) for exponent in range(-30, 21)]
+    grid = [spread * 10 ** (exponent / 10) for exponent in range(20, -31, -1)]
     shares = [reached(temperature) for temperature in grid]
-    enough = [value >= share for value in shares]
-    if not any(enough):
-        most = max(shares)
-        return grid[shares.index(most)] if most > 0 else None
-    if all(enough):
-        return max(grid, key=lambda temperature: (-reached(temperature), temperature))
-    # The last place where the share falls below what is asked, or rises to it.
-    place = max(place for place in range(len(grid) - 1) if enough[place] != enough[place + 1])
-    low, high = grid[place], grid[place + 1]
+    enough = shares[0] >= share  # at the largest: where many are -inf, the others stand out at any temperature
+    place = next((place for place, found in enumerate(shares) if (found >= share) != enough), None)
+    if place is None:
+        closest = min(range(len(grid)), key=lambda place: abs(shares[place] - share))
+        return grid[closest] if shares[closest] > 0 else None
+    high, low = grid[place - 1], grid[place]
     for _ in range(30):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if (reached(middle) >= share) == enough[place] else (low, middle)
-    return low if enough[place] else high
+        high, low = (middle, low) if (reached(middle) >= share) == enough else (high, middle)
+    return high if enough else low
 
 
 def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight: float) -> None:
