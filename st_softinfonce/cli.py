@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -51,19 +51,16 @@ _Answer = tuple[Any, str, "str | None"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Instead of the process's own.
-
-    Returns:
-        The exit status: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
+    """Run the command line, with these arguments instead of the process's own, and return the exit status.
 
     Raises:
         SystemExit: After ``--help`` or ``--version``, or if the arguments cannot be parsed.
     """
     options = _parser().parse_args(arguments)
-    with warnings.catch_warnings(), _quiet_without_a_terminal():
+    if not sys.stderr.isatty():
+        # Keeps the progress bars of libraries out of logs and pipes; read when those are imported, later on.
+        os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+    with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
         try:
             # Libraries print too; in the output, that would spoil the JSON document.
@@ -136,7 +133,7 @@ def _inspect(options: argparse.Namespace) -> _Answer:
     """See which negatives are treated how, with their code.
 
     Goes through pairs in batches, as training does, and writes a page of what a treatment does to their negatives:
-    numbers, histograms, and the negatives treated most, each beside its query: your data's likely false negatives.
+    numbers, and the negatives treated most, each beside its query: your data's likely false negatives.
     """
     if options.output is None and not options.json:
         raise ValueError("inspect needs -o PAGE.html, --json, or both.")
@@ -176,15 +173,14 @@ def _calibrate(options: argparse.Namespace) -> _Answer:
 def _estimators(options: argparse.Namespace) -> _Answer:
     """List the estimators that are installed.
 
-    With the distribution that each comes from and what it compares. Give the name to SoftInfoNCELoss(model,
-    estimator=NAME) and to --estimator. Plugins are not imported for the list.
+    With the distribution and the class that each comes from. Give the name to SoftInfoNCELoss(model, estimator=NAME)
+    and to --estimator. Plugins are not imported for the list.
     """
     from st_softinfonce.estimators import list_estimators
 
     infos = list_estimators().values()
-    rows = [(info.name, f"{info.distribution} {info.version}", info.summary) for info in infos]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-    lines = [f"{name:{widths[0]}}  {source:{widths[1]}}  {summary}".rstrip() for name, source, summary in rows]
+    width = max((len(info.name) for info in infos), default=0)
+    lines = [f"{info.name:{width}}  {info.distribution} {info.version}  {info.target}" for info in infos]
     return [asdict(info) for info in infos], "\n".join(lines) or "No estimators are installed.", None
 
 
@@ -322,17 +318,3 @@ def _key_value(text: str) -> tuple[str, Any]:
 def _complain(message: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(f"st-softinfonce: {' '.join(message.split())}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _quiet_without_a_terminal() -> Iterator[None]:
-    """Keep the progress bars of the libraries out of logs and pipes; those of this package do so themselves."""
-    before = dict(os.environ)
-    if not sys.stderr.isatty():
-        # Read when those libraries are imported, later on.
-        os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

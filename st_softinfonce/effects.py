@@ -88,40 +88,29 @@ class EffectSums:
         total = weights.sum(dim=1, dtype=wide)  # (N,)
         squares = weights.square().sum(dim=1, dtype=wide).clamp(min=torch.finfo(wide).tiny)  # all may be masked
         rows = torch.full_like(total[0], len(negative))
-        sums = torch.stack(
-            [
-                rows,
-                negative.sum(dtype=wide),
-                (effect == _MASKED).sum(dtype=wide),
-                (effect == _SOFTENED).sum(dtype=wide),
-                (effect == _PROMOTED).sum(dtype=wide),
-                total.sum(),
-                (total.square() / squares).sum(),
-                torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide),
-                rows * holds_targets,
-                (effect == 0).all(dim=1).sum(dtype=wide),
-            ]
-        )
-        self._sums = sums if self._sums is None else self._sums + sums
+        sums = [
+            rows,
+            rows * holds_targets,
+            # The fields of Effects, in their order.
+            negative.sum(dtype=wide),
+            *((effect == kind).sum(dtype=wide) for kind in (_MASKED, _SOFTENED, _PROMOTED)),
+            total.sum(),
+            (total.square() / squares).sum(),
+            torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide),
+            (effect == 0).all(dim=1).sum(dtype=wide),
+        ]
+        self._sums = torch.stack(sums) if self._sums is None else self._sums + torch.stack(sums)
 
     def read(self) -> Effects | None:
         """Wait for the sums, return what they say, and start again from 0; ``None`` if there were no negatives."""
         if self._sums is None:
             return None
-        sums, self._sums = self._sums.tolist(), None
-        rows, negatives, masked, softened, promoted, weight, effective, target, targeted, untouched = sums
+        (rows, targeted, *totals), self._sums = self._sums.tolist(), None
+        negatives = totals[0]
         if negatives == 0:
             return None
-        return Effects(
-            negatives=negatives / rows,
-            masked=masked / negatives,
-            softened=softened / negatives,
-            promoted=promoted / negatives,
-            weight_mean=weight / negatives,
-            effective_negatives=effective / rows,
-            target=target / max(targeted, 1),
-            untouched_queries=untouched / rows,
-        )
+        divisors = (rows, negatives, negatives, negatives, negatives, rows, max(targeted, 1), rows)
+        return Effects(*(total / divisor for total, divisor in zip(totals, divisors, strict=True)))
 
 
 def effect_of(
@@ -135,17 +124,8 @@ def effect_of(
 
     A negative that has lost its weight is masked. One with more than a tenth of its positive's target is promoted, or
     taught if ``promotions`` (the targets without those of a teacher) does not say so. One of the others with a weight
-    below 0.9 is softened.
-
-    Args:
-        log_weights: As for :meth:`EffectSums.add`.
-        targets: Likewise.
-        positives: Likewise.
-        negative: Likewise.
-        promotions: ``(N, M)``; ``None``: all targets are promotions.
-
-    Returns:
-        ``(N, M)`` uint8, 0 or one more than the place in :data:`EFFECTS`.
+    below 0.9 is softened. The other arguments are those of :meth:`EffectSums.add`; without ``promotions`` all targets
+    are such. Returned is ``(N, M)`` uint8, 0 or one more than the place in :data:`EFFECTS`.
     """
 
     def notable(shares: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The table of representations by content: looked up on the device in training, memory-mapped on disk between runs."""
+"""The table of representations by content: looked up on the device in training, kept on disk between runs."""
 
 from __future__ import annotations
 
@@ -104,8 +104,9 @@ class RepresentationTable:
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
                     path.unlink()
-        if parts := self._read_parts(self.folder):
-            self._levels = [_Rows.merged(list(parts.values()))]  # a single part stays memory-mapped
+        # By their names: of vectors that two processes made for one key, every later run takes the same.
+        if parts := [self._read_part(path) for path in sorted(self.folder.glob(_PARTS))]:
+            self._levels = [_Rows.merged(parts)]
 
     def __len__(self) -> int:
         """Return the number of keys."""
@@ -170,35 +171,30 @@ class RepresentationTable:
         for path in list(self.folder.glob(_PARTS))[:1]:  # perhaps of a process that began after this one
             with contextlib.suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
                 self._check_origin(path, file.metadata())
-        self._write_part(self.folder, _Rows.merged(self._unsaved))
+        rows = _Rows.merged(self._unsaved)
+        path = self.folder / f"part-{uuid.uuid4().hex}.safetensors"
+        temporary = path.with_name(f".{path.name}")
+        metadata = {"format": FORMAT, "identity": json.dumps(self.identity), "checksum": rows.checksum()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"keys": rows.keys, "vectors": rows.vectors}, temporary, metadata)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise TableError(
+                f"table {self.folder}: {path.name} cannot be written ({error}). Make room or give another folder; "
+                "what was saved before is kept."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         self._unsaved = []
 
     def compact(self) -> None:
-        """Put all parts into one, in memory and on disk, where the next run maps it instead of loading it.
-
-        Raises:
-            TableError: As :meth:`save`, or a part is damaged.
-        """
-        self.save()
+        """Put what was added part by part into one run, which is the quickest to search."""
         if self._levels:
             self._levels = [_Rows.merged(self._levels)]
-        if self.folder is None or len(parts := self._read_parts(self.folder)) < 2:
-            return
-        self._write_part(self.folder, _Rows.merged(list(parts.values())))
-        # Only now, when all they hold is on the disk again, and only those: another process may have added more.
-        for path in parts:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-    def _read_parts(self, folder: Path) -> dict[Path, _Rows]:
-        while True:
-            paths = sorted(folder.glob(_PARTS))
-            try:
-                return {path: self._read_part(path) for path in paths}
-            except TableError:
-                # Another process may just have put them into one. A dangling link is listed still.
-                if set(paths) <= set(folder.glob(_PARTS)):
-                    raise
 
     def _read_part(self, path: Path) -> _Rows:
         if not path.is_file():
@@ -230,26 +226,6 @@ class RepresentationTable:
                     f"{_named(path)} was made with {name}={its!r}, this estimator has {name}={mine!r}. Give another "
                     "folder, or delete this one to build it again."
                 )
-
-    def _write_part(self, folder: Path, rows: _Rows) -> None:
-        """Write a part whole or not at all, making the folder."""
-        path = folder / f"part-{uuid.uuid4().hex}.safetensors"
-        temporary = path.with_name(f".{path.name}")
-        metadata = {"format": FORMAT, "identity": json.dumps(self.identity), "checksum": rows.checksum()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file({"keys": rows.keys, "vectors": rows.vectors}, temporary, metadata)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise TableError(
-                f"table {folder}: {path.name} cannot be written ({error}). Make room or give another folder; what "
-                "was saved before is kept."
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 @dataclass(frozen=True)
