@@ -9,9 +9,7 @@ from torch import Tensor
 
 from st_softinfonce.estimators.base import join_rows
 from st_softinfonce.estimators.by_text import ByText
-from st_softinfonce.estimators.text_column import TextColumn
-
-_CHUNK = 4096
+from st_softinfonce.estimators.text_column import TextColumn, columns_read_by
 
 
 class KnownQueries:
@@ -25,11 +23,12 @@ class KnownQueries:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
             mined from. Documents with different queries that the model reads alike count as not known.
         model: The model in training: its tokenizer makes both.
-        max_length: As for :meth:`TextColumn.as_read_by`, like the others: where texts are truncated.
-        prompt: The documents'.
-        task: The documents'.
-        query_prompt: The queries'.
-        query_task: The queries'.
+        max_length: As for :meth:`TextColumn.as_read_by`, like the others, which are those of the documents and of the
+            queries.
+        prompt: Likewise.
+        task: Likewise.
+        query_prompt: Likewise.
+        query_task: Likewise.
 
     Raises:
         ValueError: ``query_of`` is empty, or holds something else than texts.
@@ -64,17 +63,8 @@ class KnownQueries:
             raise ValueError(f"query_of must map documents to queries, texts both, got the query {bad!r}.")
         self._by_document = ByText(query_of, model, max_length=max_length, prompt=prompt, task=task)
         queries = self._by_document.values or [""]
-        columns = [
-            TextColumn.as_read_by(
-                model,
-                queries[start : start + _CHUNK],
-                role="query",
-                max_length=max_length,
-                prompt=query_prompt,
-                task=query_task,
-            )
-            for start in range(0, len(queries), _CHUNK)
-        ]
+        reading = {"role": "query", "max_length": max_length, "prompt": query_prompt, "task": query_task}
+        columns = columns_read_by(model, queries, **reading)
         ids = join_rows([column.content_ids.cpu() for column in columns], -1)
         assert isinstance(ids, Tensor)  # of tensors, not of tuples
         self._ids = ids

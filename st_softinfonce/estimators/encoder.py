@@ -158,8 +158,8 @@ class EncoderEstimator(SimilarityEstimator):
 
         Raises:
             TypeError: ``dataset`` is neither a Dataset nor a mapping.
-            ValueError: ``chunk_size`` is out of range, ``dataset`` holds several ones or something else than texts,
-                an option is for several datasets, or the encoder's vectors do not fit into half precision.
+            ValueError: ``dataset`` holds several ones or something else than texts, or the encoder's vectors do not
+                fit into half precision.
             TableError: The table was made by something else, is damaged, or cannot be written.
         """
         check_count("chunk_size", chunk_size)
@@ -169,10 +169,10 @@ class EncoderEstimator(SimilarityEstimator):
                     f"{option} must be those of one dataset, got some for each of {list(value)}. Call precompute() "
                     f"for each dataset in turn, with {option}={option}[name]."
                 )
-        columns = self._columns_to_encode(dataset)
         first: dict[int, str] = {}  # text of each key, which tells roles apart
         sharing: set[tuple[Role, str]] = set()
         hide = None if show_progress is None else not show_progress
+        columns = self._columns_to_encode(dataset)
         with tqdm(total=sum(len(texts) for *_, texts in columns), desc="Encoding", unit="text", disable=hide) as bar:
             for name, role, texts in columns:
                 prompt = prompts.get(name) if isinstance(prompts, Mapping) else prompts
@@ -220,13 +220,11 @@ class EncoderEstimator(SimilarityEstimator):
             column = dataset[name]
             if isinstance(column, (Dataset, IterableDataset)):
                 raise ValueError(
-                    f"dataset must be one dataset, got the {len(names)} datasets {names}. Call precompute() for each "
-                    "in turn."
+                    f"dataset must be one dataset, got the {len(names)} datasets {names}. Call precompute() for each."
                 )
             if isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
                 raise ValueError(
-                    f"dataset[{name!r}] must be a list of texts, got a {type(column).__name__}. Put a single text "
-                    "into a list."
+                    f"dataset[{name!r}] must be a list of texts, got a {type(column).__name__}. Put one into a list."
                 )
             texts = list(column)
             for row, text in enumerate(texts):

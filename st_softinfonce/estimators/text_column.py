@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from st_softinfonce import _host
+
+_AT_A_TIME = 4096
 
 
 class TextColumn:
@@ -73,15 +75,11 @@ class TextColumn:
             tokenizer: A tokenizer of transformers, or a ``tokenizers.Tokenizer``.
             max_length: Truncate to this many tokens, special tokens included.
             role: What the texts are.
-
-        Returns:
-            The column.
         """
         if hasattr(tokenizer, "encode_batch"):
-            encodings = tokenizer.encode_batch(list(texts))
             rows = [
                 [token for token, used in zip(encoding.ids, encoding.attention_mask, strict=True) if used]
-                for encoding in encodings
+                for encoding in tokenizer.encode_batch(list(texts))
             ]
         else:
             rows = tokenizer(list(texts), truncation=max_length is not None, max_length=max_length)["input_ids"]
@@ -111,9 +109,6 @@ class TextColumn:
             max_length: As given to the trainer, if it is: for all texts or by task.
             prompt: The column's prompt as given to the trainer, if it is.
             task: The column's task as given to the trainer's ``router_mapping``, if it is.
-
-        Returns:
-            The column.
         """
         if task is None and hasattr(model[0], "sub_modules"):
             task = role
@@ -173,10 +168,7 @@ class TextColumn:
 
         These are not the original texts: they are truncated, lower-cased and spaced as the model's tokenizer does it,
         and without prompt and special tokens. What belongs to the original text, such as an id, a package, a label or
-        the text itself, is found with ``ByText``.
-
-        Raises:
-            ValueError: There is no tokenizer to decode with.
+        the text itself, is found with ``ByText``. Without a tokenizer to decode with this is a ValueError.
         """
         if self.tokenizer is None:
             raise ValueError("tokenizer is None: texts can only be decoded with the tokenizer that made the ids.")
@@ -184,6 +176,12 @@ class TextColumn:
         decode = getattr(self.tokenizer, "decode_batch", None) or self.tokenizer.batch_decode
         decoded: list[str] = decode(rows)
         return decoded
+
+
+def columns_read_by(model: Any, texts: Sequence[str], **reading: Any) -> Iterator[TextColumn]:
+    """Make columns of many texts as :meth:`TextColumn.as_read_by` does, some thousands at a time."""
+    for start in range(0, len(texts), _AT_A_TIME):
+        yield TextColumn.as_read_by(model, texts[start : start + _AT_A_TIME], **reading)
 
 
 def _padded(features: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
