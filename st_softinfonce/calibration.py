@@ -183,11 +183,6 @@ def calibrate(
 
     Returns:
         The report; ``report.soften`` and ``report.discount`` are ready to pass to the loss.
-
-    Raises:
-        ValueError: An option is out of range, there are fewer pairs than a batch, or the estimator is unknown or
-            breaks its contract.
-        TypeError: ``treatment`` is no treatment.
     """
     judge = get_estimator(estimator)
     asked = (judge.treatment,) if treatment is None else as_treatments("treatment", treatment)
@@ -255,10 +250,6 @@ def make_treatment(
     An estimator's own treatment of that kind is taken as it is, or with other options if it is ``Soften``. Otherwise
     the temperature of ``Soften`` and the posterior of ``Discount`` are those of :func:`calibrate`, which takes the
     same ``pairs``, ``batch_size`` (made smaller if there are fewer pairs) and ``reading``.
-
-    Raises:
-        ValueError: An option is out of range, or the data do not allow to fit it.
-        TypeError: The treatment has no such option.
     """
     kind: Any = {"soften": Soften, "discount": Discount, "mask": Mask, "promote": Promote, "distill": Distill}[name]
     known = [field.name for field in fields(kind)]

@@ -42,9 +42,6 @@ class TreatmentStatisticsCallback(TrainerCallback):
     Args:
         trainer: The trainer that it is added to.
 
-    Raises:
-        ValueError: The trainer has no loss that treats negatives.
-
     Example::
 
         trainer.add_callback(TreatmentStatisticsCallback(trainer))

@@ -30,9 +30,6 @@ class KnownQueries:
         query_prompt: Likewise.
         query_task: Likewise.
 
-    Raises:
-        ValueError: ``query_of`` is empty, or holds something else than texts.
-
     Example:
         >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
         >>> from tokenizers import Tokenizer, models, pre_tokenizers

@@ -33,10 +33,6 @@ def add_mteb_results(
         after: The model's results: any number of tasks, splits and subsets.
         before: The results of the model that it was fine-tuned from, of the same data.
         metrics: What to show of each task's scores; the main score of a task that has none of them.
-
-    Raises:
-        ValueError: A result holds no scores, or `before` lacks a task, split or subset of `after`, or has it of
-            another revision of the data.
     """
     entries = dict(_entries("after", after))
     earlier = {} if before is None else dict(_entries("before", before))

@@ -103,10 +103,6 @@ class PairTexts:
         columns: The names of the two columns.
         queries: The texts of the first.
         documents: The texts of the second.
-
-    Raises:
-        ValueError: There are fewer than two columns, one holds something else than texts, not exactly one of
-            ``model`` and ``tokenizer`` is given, or an option names another column.
     """
 
     def __init__(
@@ -206,10 +202,6 @@ def batch_similarities(
     Yields:
         The rows of a batch, and their similarities ``(batch_size, batch_size)``; each row's positive is on the
         diagonal.
-
-    Raises:
-        ValueError: A number is out of range, there are fewer pairs than a batch, or the estimator breaks its
-            contract.
     """
     check_count("batch_size", batch_size, 2)
     check_count("batches", batches)

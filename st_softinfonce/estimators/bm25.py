@@ -72,9 +72,6 @@ class BM25Estimator(SimilarityEstimator):
             a comma or the piece "##s" is rare, and would make queries similar. ``"all"`` counts every token (or word)
             as it is, as for the paper's numbers, and so do columns without a tokenizer and a function of your own.
 
-    Raises:
-        ValueError: An option is out of range.
-
     Example:
         >>> ids = torch.tensor([[5, 6, -1], [5, 7, 8], [9, 10, 11]])
         >>> BM25Estimator().similarity(ids, ids)[0].argsort(descending=True).tolist()

@@ -35,9 +35,6 @@ class ByText(Generic[Value]):
         values: The values that can be found, one a text; :meth:`index` returns places in this list.
         ambiguous: How many texts were left out, as the model reads them like another text of another value.
 
-    Raises:
-        ValueError: ``values`` is empty, or a text is not a string.
-
     Example:
         >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
         >>> from tokenizers import Tokenizer, models, pre_tokenizers

@@ -38,10 +38,6 @@ class CrossEncoderEstimator(PairwiseEstimator):
         shortlist: As for :class:`PairwiseEstimator`.
         scores_kept: As for :class:`PairwiseEstimator`.
         **model_options: For ``CrossEncoder``, when ``model`` is a name or a path.
-
-    Raises:
-        ValueError: An option is out of range, or the model gives several labels.
-        TypeError: ``model`` is something else.
     """
 
     name = "cross-encoder"

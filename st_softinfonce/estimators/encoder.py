@@ -62,10 +62,6 @@ class EncoderEstimator(SimilarityEstimator):
         on_miss: ``"encode"`` encodes what is not in the table, for which every step waits for the device once;
             ``"ignore"`` never waits, and treats such a text as similar to nothing.
         **model_options: For ``SentenceTransformer``, when ``model`` is a name or a path.
-
-    Raises:
-        ValueError: An option is out of range, or the table was made by something else.
-        TypeError: ``model`` is something else.
     """
 
     normalize: bool
@@ -337,9 +333,6 @@ class TrainedModelEstimator(EncoderEstimator):
         model: The encoder: a name, a path, or an instance.
         normalize: Compare cosines, and distil, instead of comparing dot products and softening.
         **options: As for :class:`EncoderEstimator`.
-
-    Raises:
-        ValueError: As :class:`EncoderEstimator`.
     """
 
     name = "trained-model"
@@ -367,9 +360,6 @@ class SimCSEEstimator(EncoderEstimator):
     Args:
         model: The encoder: a name, a path, or an instance.
         **options: As for :class:`EncoderEstimator`.
-
-    Raises:
-        ValueError: As :class:`EncoderEstimator`.
     """
 
     name = "simcse"

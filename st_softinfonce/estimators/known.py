@@ -67,9 +67,6 @@ class KnownRelevanceEstimator(SimilarityEstimator):
         compares: ``"positives"``: a candidate is relevant if it is in the group of the query's own positive;
             ``"queries"``: if its query is in the group of the query.
         **options: ``max_length``, ``prompt`` and ``task`` as for :class:`ByText`.
-
-    Raises:
-        ValueError: ``group_of`` holds no group, or an option is out of range.
     """
 
     name = "known"

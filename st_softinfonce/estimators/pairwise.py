@@ -51,9 +51,6 @@ class PairwiseEstimator(SimilarityEstimator):
     Attributes:
         not_scored: Similarity of the candidates that are not chosen. By default -inf, which is "never relevant".
 
-    Raises:
-        ValueError: An option is out of range.
-
     Example:
         >>> from st_softinfonce.treatments import Soften
         >>> class SameLength(PairwiseEstimator):

@@ -42,9 +42,6 @@ def train_simcse(
 
     Returns:
         The trained encoder, in evaluation mode.
-
-    Raises:
-        ValueError: There are fewer than 2 different queries, or the model has no dropout.
     """
     texts = list(dict.fromkeys(query for query in queries if query.strip()))
     if len(texts) < 2:

@@ -28,9 +28,6 @@ class TextColumn:
         special_ids: Ids that are no content, instead of the tokenizer's special tokens.
         role: What the texts are, for an encoder that treats queries and documents differently.
 
-    Raises:
-        ValueError: The features hold no token ids.
-
     Example:
         >>> ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
         >>> column = TextColumn({"input_ids": ids, "attention_mask": (ids > 0).long()}, special_ids={0, 2, 3})

@@ -31,9 +31,7 @@ class InputWatch:
     def __init__(self) -> None:
         self._batches = 0
         self._warned: set[str] = set()
-        self._different: dict[
-            str, Tensor
-        ] = {}  # whether an estimator told any two negatives of the first batches apart
+        self._different: dict[SimilarityEstimator, Tensor] = {}  # whether each told any two negatives apart
 
     @property
     def is_due(self) -> bool:
@@ -68,19 +66,20 @@ class InputWatch:
             left_out |= ~known
         highest = similarity.masked_fill(left_out, -torch.inf).amax(dim=1)
         different = (highest > similarity.masked_fill(left_out, torch.inf).amin(dim=1)).any()
-        before = self._different.get(estimator.name)
-        self._different[estimator.name] = different if before is None else before | different
+        before = self._different.get(estimator)
+        self._different[estimator] = different if before is None else before | different
 
     def _name_the_indifferent(self) -> None:
-        for name, different in list(self._different.items()):
+        for estimator, different in list(self._different.items()):
             if different.device.type != "cpu" and not self.is_due:
                 return
-            del self._different[name]
+            del self._different[estimator]
             if not bool(different):
                 self._warn(
-                    f"The estimator {name!r} found all negatives equally similar in the first {self._FIRST_BATCHES} "
-                    "batches, so that it has no effect. Check what it reads: its texts are those of the model "
-                    "in training, decoded (see TextColumn.texts), not the original ones; ByText finds those."
+                    f"The estimator {estimator.name!r} found all negatives equally similar in the first "
+                    f"{self._FIRST_BATCHES} batches, so that it has no effect. Check what it reads: its texts are "
+                    "those of the model in training, decoded (see TextColumn.texts), not the original ones; ByText "
+                    "finds those."
                 )
 
     def _look_at_names(self, model: nn.Module, columns: int) -> None:

@@ -79,11 +79,6 @@ class SoftInfoNCELoss(InBatchLoss):
             the gradient.
         known_queries: The queries of mined negatives, which an estimator that compares queries then judges too.
 
-    Raises:
-        ValueError: An option is out of range, the estimator is unknown or breaks its contract or returns nan, or the
-            dataset has fewer than two columns.
-        TypeError: An estimator, a treatment, or another argument is of the wrong kind.
-
     Example:
         >>> from sentence_transformers import SentenceTransformer
         >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding

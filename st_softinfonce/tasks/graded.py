@@ -56,9 +56,6 @@ def grade_pairs(pairs: Dataset) -> list[dict[int, int]]:
     Returns:
         For each row, row to grade, of all rows of grade 1 to 3.
 
-    Raises:
-        ValueError: A column is missing or holds empty texts.
-
     Example:
         >>> pairs = Dataset.from_dict({"query": ["sort it", "sort it", "add"], "code": ["a", "b", "c"]})
         >>> grade_pairs(pairs)

@@ -166,9 +166,6 @@ def mean_interval(
     Returns:
         Mean and both ends. With one seed the interval is over queries alone.
 
-    Raises:
-        ValueError: There are no values, or not all are finite; an option is out of range.
-
     Example:
         >>> mean_interval([0.5, 0.5, 0.5])
         Interval(mean=0.5, low=0.5, high=0.5)
