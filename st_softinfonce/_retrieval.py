@@ -42,9 +42,6 @@ def row_reciprocal_ranks(
         found: Query id to document id to score; a query that is missing found nothing.
         own: Query id to the codes of its rows. A row's id is its query's if the query has one, else `QUERY/DOCUMENT`.
         right: Query id to all documents that count as right where duplicates do.
-
-    Returns:
-        Of every row both numbers.
     """
     rows = {}
     for query, documents in sorted(own.items()):

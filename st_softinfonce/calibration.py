@@ -153,7 +153,7 @@ def calibrate(
     batch_size: int,
     *,
     treatment: Treatment | Sequence[Treatment] | None = None,
-    model: nn.Module | None = None,
+    model: nn.Module,
     batches: int | None = None,
     softened_share: float = 0.05,
     prior: float | None = None,
@@ -164,7 +164,8 @@ def calibrate(
 
     Batches are drawn as in training, in random order. Known relevant pairs are each query with its own document; for
     an estimator that compares queries (or positives) each one with itself, as a twin with the same documentation would
-    score, and scores are then relative to that. Random pairs are all the others of a batch.
+    score, and scores are then relative to that. Random pairs are all the others of a batch. The report's ``soften``
+    and ``discount`` are ready to pass to the loss.
 
     Args:
         estimator: An installed estimator's name, or an estimator.
@@ -178,11 +179,9 @@ def calibrate(
             asked about, else of the estimator's, else ``alpha=1.3, beta=0.7`` as in the paper.
         prior: In (0, 1]. Probability that a random pair is relevant; by default estimated.
         seed: Of the order.
-        **reading: ``tokenizer`` instead of ``model``, and ``prompts``, ``router_mapping`` and ``max_length`` as given
-            to the trainer: see :class:`~st_softinfonce.pair_batches.PairTexts`.
+        **reading: ``prompts``, ``router_mapping`` and ``max_length`` as given to the trainer: see
+            :class:`~st_softinfonce.pair_batches.PairTexts`.
 
-    Returns:
-        The report; ``report.soften`` and ``report.discount`` are ready to pass to the loss.
     """
     judge = get_estimator(estimator)
     asked = (judge.treatment,) if treatment is None else as_treatments("treatment", treatment)

@@ -108,7 +108,7 @@ def _mine(options: argparse.Namespace) -> _Answer:
                 languages=options.language,
                 overwrite=options.overwrite,
                 undocumented=options.undocumented,
-                num_proc=options.num_proc or min(cores(), _MOST_PROCESSES),
+                num_proc=min(cores(), _MOST_PROCESSES) if options.num_proc is None else options.num_proc,
                 **limits,
             )
         except FileExistsError as error:
@@ -143,8 +143,7 @@ def _inspect(options: argparse.Namespace) -> _Answer:
         options.output.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     from st_softinfonce.inspection import inspect_pairs
 
-    estimator, treatment, pairs, reader = _read(options)
-    inspection = inspect_pairs(pairs, estimator, treatment, batch_size=options.batch_size, top=options.top, **reader)
+    inspection = inspect_pairs(**_read(options), batch_size=options.batch_size, top=options.top)
     lines = [f"{name + ':':26} {value}" for name, value in inspection.summary.items()]
     if options.output is not None:
         lines.append(f"{'page:':26} {inspection.write_page(options.output)}")
@@ -160,11 +159,8 @@ def _calibrate(options: argparse.Namespace) -> _Answer:
     """
     from st_softinfonce.calibration import calibrate
 
-    estimator, treatment, pairs, reader = _read(options)
     share, prior = options.softened_share, options.prior
-    report = calibrate(
-        estimator, pairs, options.batch_size, treatment=treatment, softened_share=share, prior=prior, **reader
-    )
+    report = calibrate(**_read(options), batch_size=options.batch_size, softened_share=share, prior=prior)
     given = "".join(f", {name}={value!r}" for name, value in options.option)
     code = report.python(f"get_estimator({options.estimator!r}{given})" if given else repr(options.estimator))
     return {**report.to_dict(), "python": code}, f"{report}\n\n{code}".rstrip(), None
@@ -184,8 +180,8 @@ def _estimators(options: argparse.Namespace) -> _Answer:
     return [asdict(info) for info in infos], "\n".join(lines) or "No estimators are installed.", None
 
 
-def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Make what the arguments name: estimator, treatment, pairs, and the model or tokenizer that reads them."""
+def _read(options: argparse.Namespace) -> dict[str, Any]:
+    """Make what the arguments name: estimator, treatment, pairs, and the model that reads them."""
     if options.treatment_option and options.treatment is None:
         raise ValueError("--treatment-option needs --treatment: name the treatment.")
     from st_softinfonce.calibration import make_treatment
@@ -197,28 +193,22 @@ def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     except OSError as error:
         raise OSError(f"the estimator {options.estimator!r} cannot be made: {_first_sentence(error)}.") from error
     pairs = read_pairs(options.paths, languages=options.language)
-    kind, name = ("tokenizer", options.tokenizer) if options.tokenizer else ("model", options.model)
     # Its retries would be a page of warnings before the one line that says what to do.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        if kind == "tokenizer":
-            from transformers import AutoTokenizer
+        from sentence_transformers import SentenceTransformer
 
-            reader: dict[str, Any] = {kind: AutoTokenizer.from_pretrained(name)}
-        else:
-            from sentence_transformers import SentenceTransformer
-
-            reader = {kind: SentenceTransformer(name)}
+        model = SentenceTransformer(options.model)
     except Exception as error:
         raise OSError(
-            f"the {kind} {name!r} could not be loaded ({_first_sentence(error)}). It is no folder here, and the Hub "
-            "did not give it: without a network give one from disk, --model FOLDER or --tokenizer FOLDER."
+            f"the model {options.model!r} could not be loaded ({_first_sentence(error)}). It is no folder here, and "
+            "the Hub did not give it: without a network give one from disk, --model FOLDER."
         ) from error
     treatment = None
     if options.treatment is not None:
         given = dict(options.treatment_option)
-        treatment = make_treatment(options.treatment, given, estimator, pairs, options.batch_size, **reader)
-    return estimator, treatment, pairs, reader
+        treatment = make_treatment(options.treatment, given, estimator, pairs, options.batch_size, model=model)
+    return {"estimator": estimator, "pairs": pairs, "treatment": treatment, "model": model}
 
 
 def _first_sentence(error: Exception) -> str:
@@ -256,7 +246,7 @@ def _parser() -> _Parser:
     add("--overwrite", action="store_true", help="replace what mine wrote there before")
     add("--language", action="append", metavar="NAME", help="mine this one; repeat for several (default: all)")
     add("--undocumented", action="store_true", help="write functions without documentation as the split 'candidates'")
-    add("--num-proc", type=_count, metavar="N", help=f"processes (default: the cores, at most {_MOST_PROCESSES})")
+    add("--num-proc", type=int, metavar="N", help=f"processes (default: the cores, at most {_MOST_PROCESSES})")
     for name, (kind, text) in _LIMITS.items():
         add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=text)
 
@@ -291,18 +281,10 @@ def _add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
     add("--option", **options, help="of the estimator, e.g. model=FOLDER or compares=documents; repeat for several")
     add("--treatment", choices=_TREATMENTS, help="what to do with what it finds relevant (default: its own)")
     add("--treatment-option", **options, help="of the treatment, e.g. margin=0.05; repeat for several")
-    reader = parser.add_mutually_exclusive_group()
     model = "the model to train, name or folder, by which texts are read as in training (default: %(default)s)"
-    reader.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=model)
-    reader.add_argument("--tokenizer", metavar="NAME", help="a tokenizer instead; texts are then not truncated")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME", help=model)
     add("--batch-size", type=int, default=64, metavar="N", help="that of training (default: %(default)s)")
     add("--language", action="append", metavar="NAME", help="mine this one; repeat for several (default: all)")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
 
 
 def _key_value(text: str) -> tuple[str, Any]:

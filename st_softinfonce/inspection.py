@@ -67,7 +67,7 @@ def inspect_pairs(
     treatment: OneOrSeveral | None = None,
     *,
     treatments: Sequence[tuple[str | SimilarityEstimator, OneOrSeveral | None]] | None = None,
-    model: nn.Module | None = None,
+    model: nn.Module,
     batch_size: int = 64,
     top: int = 100,
     passes: int = 1,
@@ -90,8 +90,8 @@ def inspect_pairs(
         top: At least 1. Negatives to keep of each effect, one for each two queries (by their text).
         passes: At least 1. Times to go through the data, each in another order.
         seed: Of the order.
-        **reading: ``tokenizer`` instead of ``model``, and ``prompts``, ``router_mapping`` and ``max_length`` as given
-            to the trainer: see :class:`~st_softinfonce.pair_batches.PairTexts`.
+        **reading: ``prompts``, ``router_mapping`` and ``max_length`` as given to the trainer: see
+            :class:`~st_softinfonce.pair_batches.PairTexts`.
 
     Returns:
         The negatives that are treated (masked, at a weight below 0.9, or with more than a tenth of their positive's
@@ -109,20 +109,13 @@ def inspect_pairs(
         *(batch_similarities(judge.estimator, texts, batch_size, batches=batches, seed=seed) for judge in judges),
         strict=True,
     )
-    scan = _Scan(texts, top, ["similarity", *(f"similarity_{judge.estimator.name}" for judge in judges[1:])])
+    taught = any(isinstance(treatment, Distill) for judge in judges for treatment in judge.treatments)
+    scan = _Scan(texts, top, taught, ["similarity", *(f"similarity_{judge.estimator.name}" for judge in judges[1:])])
     positives = torch.arange(batch_size)
     for judged in tqdm(blocks, desc="Inspecting", total=batches, unit="batch", disable=None):
         similarities = [similarity.cpu() for _, similarity in judged]
         said = [(judge.treatments, similarity, None) for judge, similarity in zip(judges, similarities, strict=True)]
-        promoting = [
-            (tuple(one for one in chosen if one.order < Distill.order), similarity, known)
-            for chosen, similarity, known in said
-        ]
-        log_weights, targets = combine(said, positives)
-        promotions = combine(promoting, positives)[1]
-        if promotions is None:
-            promotions = torch.eye(batch_size)  # nothing but a teacher gives a negative a target
-        scan.add(np.array(judged[0][0]), similarities, log_weights, targets, promotions)
+        scan.add(np.array(judged[0][0]), similarities, *combine(said, positives))
     effects = scan.sums.read()
     assert effects is not None  # there is at least one batch of two
     summary = {
@@ -142,10 +135,10 @@ def inspect_pairs(
 class _Scan:
     """What is kept of the batches seen so far: counts, and of each effect the strongest for each two queries."""
 
-    def __init__(self, texts: PairTexts, top: int, similarities: list[str]) -> None:
+    def __init__(self, texts: PairTexts, top: int, taught: bool, similarities: list[str]) -> None:
         # Which query each pair has, as a number.
         self._query_of = np.unique(np.array(texts.queries, dtype=object), return_inverse=True)[1]
-        self._top, self._names = top, similarities
+        self._top, self._taught, self._names = top, taught, similarities
         self.sums = EffectSums()
         self.seen = self.twins = 0
         self.counts = np.zeros(len(EFFECTS) + 1, dtype=np.int64)
@@ -156,17 +149,12 @@ class _Scan:
         return f"{count:,} ({100 * count / self.seen:.3g}%)"
 
     def add(
-        self,
-        rows: np.ndarray,
-        similarities: list[Tensor],
-        log_weights: Tensor | None,
-        targets: Tensor | None,
-        promotions: Tensor,
+        self, rows: np.ndarray, similarities: list[Tensor], log_weights: Tensor | None, targets: Tensor | None
     ) -> None:
         positives = torch.arange(len(rows))
         negative = ~torch.eye(len(rows), dtype=torch.bool)
         self.sums.add(log_weights, targets, positives, negative)
-        effect = effect_of(log_weights, targets, positives, negative, promotions)
+        effect = effect_of(log_weights, targets, positives, negative, taught=self._taught)
         own = self._query_of[rows]
         self.seen += int(negative.sum())
         self.twins += int((own[:, None] == own[None, :]).sum()) - len(rows)

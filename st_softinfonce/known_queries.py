@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
@@ -23,12 +24,9 @@ class KnownQueries:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
             mined from. Documents with different queries that the model reads alike count as not known.
         model: The model in training: its tokenizer makes both.
-        max_length: As for :meth:`TextColumn.as_read_by`, like the others, which are those of the documents and of the
-            queries.
-        prompt: Likewise.
-        task: Likewise.
-        query_prompt: Likewise.
-        query_task: Likewise.
+        query_prompt: As ``prompt`` for :meth:`TextColumn.as_read_by`, of the queries.
+        query_task: As ``task``, likewise.
+        **reading: ``max_length``, and the documents' ``prompt`` and ``task``.
 
     Example:
         >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -47,21 +45,19 @@ class KnownQueries:
         query_of: Mapping[str, str],
         model: SentenceTransformer,
         *,
-        max_length: int | Mapping[str, int] | None = None,
-        prompt: str | None = None,
-        task: str | None = None,
         query_prompt: str | None = None,
         query_task: str | None = None,
+        **reading: Any,
     ) -> None:
         if not query_of:
             raise ValueError("query_of must map at least one document to its query, got none.")
         bad = next((query for query in query_of.values() if not isinstance(query, str)), None)
         if bad is not None:
             raise ValueError(f"query_of must map documents to queries, texts both, got the query {bad!r}.")
-        self._by_document = ByText(query_of, model, max_length=max_length, prompt=prompt, task=task)
+        self._by_document = ByText(query_of, model, **reading)
         queries = self._by_document.values or [""]
-        reading = {"role": "query", "max_length": max_length, "prompt": query_prompt, "task": query_task}
-        columns = columns_read_by(model, queries, **reading)
+        of_queries = {"role": "query", "prompt": query_prompt, "task": query_task}
+        columns = columns_read_by(model, queries, **reading | of_queries)
         ids = join_rows([column.content_ids.cpu() for column in columns], -1)
         assert isinstance(ids, Tensor)  # of tensors, not of tuples
         self._ids = ids

@@ -48,17 +48,10 @@ def mix64(values: _Integers) -> _Integers:
 
 
 def content_keys(content_ids: Tensor, seed: int = 0) -> Tensor:
-    """Hash each row's content tokens to 64 bits, on their device.
+    """Hash each row's content tokens ``(n, length)``, -1 where there is none, to 64 bits ``(n,)``, on their device.
 
     Equal for equal texts whatever their padding, prompt and batch. Two of a million different texts collide with a
-    probability of about 3 in 100 million.
-
-    Args:
-        content_ids: ``(n, length)`` int64, -1 where there is no content.
-        seed: Makes the keys of different kinds of text differ, e.g. of queries and documents.
-
-    Returns:
-        ``(n,)`` int64.
+    probability of about 3 in 100 million. The ``seed`` makes the keys of queries and documents differ, say.
 
     Example:
         >>> keys = content_keys(torch.tensor([[-1, 7, 8], [7, 8, -1], [8, 7, -1]]))
@@ -113,10 +106,7 @@ class RepresentationTable:
         return sum(len(rows) for rows in self._levels)
 
     def look_up(self, keys: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Find vectors, on the keys' device and without waiting for it.
-
-        Args:
-            keys: ``(n,)`` int64.
+        """Find vectors by keys ``(n,)`` int64, on their device and without waiting for it.
 
         Returns:
             The vectors ``(n, D)`` float16, of any content where not found, or ``None`` from an empty table; and which
@@ -134,11 +124,9 @@ class RepresentationTable:
         return vectors, found
 
     def add(self, keys: Tensor, vectors: Tensor) -> None:
-        """Keep the vectors of new keys. They are written to disk about a thousand at a time, and by :meth:`save`.
+        """Keep the vectors ``(n, D)`` of new keys ``(n,)`` int64, of equal ones the first, in half precision.
 
-        Args:
-            keys: ``(n,)`` int64. Of equal ones the first is kept.
-            vectors: ``(n, D)`` floating point on the same device, kept in half precision.
+        They are written to disk about a thousand at a time, and by :meth:`save`.
 
         Raises:
             TableError: The vectors differ in dimensions from those that are there, or the disk cannot be written to.

@@ -211,7 +211,7 @@ def test_inspect_takes_every_kind_of_data_and_gives_what_the_function_does(run, 
     assert "<h1>Likely false negatives</h1>" in page.read_text()
 
 
-def test_inspect_takes_an_estimators_options_and_a_tokenizer(run, source, base, bert_folder, tmp_path):
+def test_inspect_takes_an_estimators_options(run, source, base, tmp_path):
     options = [
         "--estimator",
         "bm25",
@@ -219,8 +219,8 @@ def test_inspect_takes_an_estimators_options_and_a_tokenizer(run, source, base, 
         "compares=documents",
         "--option",
         "b=0.5",
-        "--tokenizer",
-        bert_folder,
+        "--model",
+        base,
     ]
     status, out, _ = run("inspect", source, *options, "-o", tmp_path / "page.html")
     assert status == 0
@@ -271,7 +271,7 @@ def test_inspect_without_a_network_says_what_to_do(run, source):
     status, out, err = run("inspect", source, "--json")
     assert (status, out) == (1, "")
     assert f"the model {cli.DEFAULT_MODEL!r} could not be loaded" in complaint(err)
-    assert "without a network give one from disk, --model FOLDER or --tokenizer FOLDER" in err
+    assert "without a network give one from disk, --model FOLDER" in err
     status, _, err = run("inspect", source, "--json", "--estimator", "trained-model", "--option", "model=nobody/none")
     assert status == 1
     assert "the estimator 'trained-model' cannot be made" in complaint(err)

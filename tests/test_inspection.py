@@ -213,7 +213,6 @@ def test_takes_what_calibrate_found(static_model, pairs):
         ({"top": 0}, "top must be an integer of at least 1, got 0"),
         ({"passes": 1.5}, "passes must be an integer of at least 1, got 1.5"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 2, got 0"),
-        ({"tokenizer": 1}, "exactly one of model and tokenizer, got both"),
         ({"treatment": Distill(share=0)}, "treatment must have an effect, got Distill"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

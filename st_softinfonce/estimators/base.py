@@ -79,10 +79,7 @@ class SimilarityEstimator(ABC):
 
     @abstractmethod
     def represent(self, column: TextColumn) -> Representation:
-        """Turn each text into a row of numbers.
-
-        Args:
-            column: ``n`` texts: the queries, or one column of documents unless queries are compared.
+        """Turn each of ``n`` texts (the queries, or a column of documents unless queries are compared) into numbers.
 
         Returns:
             ``(n, ...)`` on the column's device, without gradient; or a tuple of such tensors.
@@ -93,8 +90,7 @@ class SimilarityEstimator(ABC):
         """Compare every query with every candidate.
 
         Args:
-            queries: ``(n, ...)`` representations of some of the queries, or of their positives when comparing
-                positives. A tuple where :meth:`represent` returns one.
+            queries: ``(n, ...)`` representations of some of the queries, or of their positives when comparing those.
             candidates: ``(m, ...)`` representations: all the candidates of the batch or, for the direction from
                 document to query, some of them. What depends on all of them belongs into :meth:`for_batch`.
 

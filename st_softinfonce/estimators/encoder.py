@@ -36,7 +36,7 @@ _CONSEQUENCES = {
     "ignore": "they are treated as similar to nothing",
 }
 _ROLE_SEEDS = {"query": 1, "document": 2}
-_LOOK_EVERY = 100
+_LOOK_EVERY = 101  # odd, so that the columns looked at are not always those of the queries
 _TOLERATED_MISSES = 0.01
 
 _logger = logging.getLogger(__name__)
@@ -84,11 +84,8 @@ class EncoderEstimator(SimilarityEstimator):
         self._table_folder = table
         self._table: RepresentationTable | None = None
         self._fingerprints: dict[Any, str] = {}  # of each tokenizer
-        # Of columns looked up in a table that was filled before: their number, their texts, and those it lacks.
-        self._counts_misses = False
+        self._looks_for_misses = False  # whether the table was filled before
         self._columns = 0
-        self._texts = 0
-        self._missed: Tensor | int = 0
 
     @override
     def attach(self, model: nn.Module) -> None:
@@ -99,9 +96,8 @@ class EncoderEstimator(SimilarityEstimator):
         table = self._open_table(column.tokenizer)
         keys = self._keys(column)
         vectors, found = table.look_up(keys)
-        if self._counts_misses:
-            # Unknown queries are empty texts; they are not misses.
-            self._count_misses(found | column.empty)
+        if self._looks_for_misses:
+            self._look_for_misses(column, found)
         if self.on_miss == "ignore":
             if vectors is None:
                 raise ValueError(
@@ -153,9 +149,6 @@ class EncoderEstimator(SimilarityEstimator):
             How many different texts share the vector of an earlier one, as the model in training reads them alike.
 
         Raises:
-            TypeError: ``dataset`` is neither a Dataset nor a mapping.
-            ValueError: ``dataset`` holds several ones or something else than texts, or the encoder's vectors do not
-                fit into half precision.
             TableError: The table was made by something else, is damaged, or cannot be written.
         """
         check_count("chunk_size", chunk_size)
@@ -182,14 +175,11 @@ class EncoderEstimator(SimilarityEstimator):
                         if first.setdefault(key, text) != text:
                             sharing.add((role, text))
                     bar.update(len(chunk))
-        self._counts_misses = True
+        self._looks_for_misses = True
         if self._table is not None:
             self._table.compact()
         if sharing:
-            _logger.info(
-                "%d texts share the vector of an earlier text, as the model in training reads them alike.",
-                len(sharing),
-            )
+            _logger.info("%d texts share the vector of one that the model in training reads alike.", len(sharing))
         return len(sharing)
 
     @override
@@ -282,7 +272,7 @@ class EncoderEstimator(SimilarityEstimator):
                 "student_tokenizer": self._fingerprint(tokenizer),
             }
             self._table = RepresentationTable(self._table_folder, identity)
-            self._counts_misses = len(self._table) > 0
+            self._looks_for_misses = len(self._table) > 0
         return self._table
 
     def _encode(self, texts: list[str], role: Role, device: torch.device) -> Tensor:
@@ -304,15 +294,16 @@ class EncoderEstimator(SimilarityEstimator):
             )
         return half
 
-    def _count_misses(self, found: Tensor) -> None:
+    def _look_for_misses(self, column: TextColumn, found: Tensor) -> None:
         """Say once that a table which was filled before training lacks texts: it may be for other data."""
-        self._missed = self._missed + (~found).sum()
         self._columns += 1
-        self._texts += found.numel()
-        if self._columns % _LOOK_EVERY == 1 and int(self._missed) > _TOLERATED_MISSES * self._texts:
-            self._counts_misses = False
+        if self._columns % _LOOK_EVERY != 1:
+            return
+        missed = int((~(found | column.empty)).sum())  # unknown queries are empty texts; they are not misses
+        if missed > _TOLERATED_MISSES * len(column):
+            self._looks_for_misses = False
             warnings.warn(
-                f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
+                f"The table of the estimator {self.name!r} lacks {missed} of {len(column)} texts: "
                 f"{_CONSEQUENCES[self.on_miss]}. It was probably made for other data, or with another max_length or "
                 "prompt: call precompute(dataset, model) again.",
                 UserWarning,

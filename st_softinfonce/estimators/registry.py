@@ -31,10 +31,9 @@ class EstimatorInfo:
 
 
 def list_estimators() -> dict[str, EstimatorInfo]:
-    """List the estimators that are installed, without importing any of them.
+    """List the estimators that are installed by name, without importing any of them.
 
-    Returns:
-        By name, in alphabetical order. A name that several distributions register is listed once, with a warning.
+    A name that several distributions register is listed once, with a warning.
 
     Example:
         >>> list_estimators()["self"].target
@@ -57,9 +56,6 @@ def get_estimator(
         name: An installed estimator's name, see :func:`list_estimators`; or an estimator, which is checked and
             returned; or an estimator class.
         **options: Passed to the estimator's constructor.
-
-    Returns:
-        The estimator.
 
     Raises:
         ValueError: The name is unknown, several distributions register it, the estimator breaks the contract, or

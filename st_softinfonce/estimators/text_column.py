@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from torch import Tensor
 
 from st_softinfonce import _host
@@ -18,8 +19,7 @@ class TextColumn:
     """One column of a batch, as the model in training reads it.
 
     Padded inputs, flattened inputs (unpadded attention) and StaticEmbedding's bags all read the same here: one row a
-    text. Token ids are those the model in training sees: truncated, and lower-cased by an uncased tokenizer. They are
-    copies: whoever writes into them changes nothing in training.
+    text. Token ids are copies of those the model in training sees: truncated, and lower-cased by an uncased tokenizer.
 
     Args:
         features: The column's features: ``input_ids`` with ``attention_mask``, with ``cu_seq_lens_q``, or with
@@ -102,14 +102,16 @@ class TextColumn:
         Args:
             model: The model in training.
             texts: The texts, one row each.
-            role: What the texts are. A Router model without a ``task`` takes the route of that name.
+            role: What the texts are, which is the task of a Router or multi-vector model without another one.
             max_length: As given to the trainer, if it is: for all texts or by task.
             prompt: The column's prompt as given to the trainer, if it is.
             task: The column's task as given to the trainer's ``router_mapping``, if it is.
         """
-        if task is None and hasattr(model[0], "sub_modules"):
+        if task is None and (hasattr(model[0], "sub_modules") or isinstance(model, MultiVectorEncoder)):
             task = role
-        features = _host.preprocess_column(model, texts, role, prompt=prompt, task=task, max_length=max_length)
+        length = max_length.get(task or "") if isinstance(max_length, Mapping) else max_length
+        options = {} if length is None else {"max_length": length}
+        features = model.preprocess(list(texts), prompt=prompt, task=task, **options) | {"task": task}
         moved = {
             key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in features.items()
         }

@@ -31,21 +31,13 @@ SAME_SIDE: tuple[Direction, ...] = ("query_to_query", "doc_to_doc")
 
 @dataclass(frozen=True)
 class Block:
-    """What the loss makes of some rows and the candidates of one direction.
-
-    Attributes:
-        direction: Which candidates these are.
-        scores: ``(n, candidates)``, scaled; -inf for what is no candidate.
-        log_weights: ``(n, candidates)``, what the treatments add; ``None`` where they add nothing.
-        targets: ``(n, candidates)``; ``None`` where all of a row's target is its positive's.
-        positives: ``(n,)``, the column of each row's own pair (of the row itself, where there are no pairs).
-    """
+    """What the loss makes of some rows and the candidates of one direction."""
 
     direction: Direction
-    scores: Tensor
-    log_weights: Tensor | None
-    targets: Tensor | None
-    positives: Tensor
+    scores: Tensor  # (n, candidates), scaled; -inf for what is no candidate
+    log_weights: Tensor | None  # (n, candidates), what the treatments add; None where they add nothing
+    targets: Tensor | None  # (n, candidates); None where all of a row's target is its positive's
+    positives: Tensor  # (n,), the column of each row's own pair (of the row itself, where there are no pairs)
 
 
 class SoftInfoNCELoss(InBatchLoss):

@@ -38,8 +38,7 @@ def reciprocal_ranks(
 ) -> RowRanks:
     """Return the reciprocal ranks behind `mrr_at_1000_strict` and `mrr_at_1000_duplicates`, row by row.
 
-    The mean over a subset's rows is the score that the task reports, and two models' rows have the same ids, as a
-    paired test needs.
+    The mean over a subset's rows is the score that the task reports, and two models' rows have the same ids.
 
     Args:
         task: The task that was evaluated.
@@ -155,16 +154,13 @@ def mean_interval(
 
     Queries are drawn with replacement, the same ones for all seeds, and seeds as whole blocks. So few seeds vary too
     little when they are drawn, by (S - 1) / S: their means are spread by sqrt(S / (S - 1)) first. Several languages
-    are drawn each by itself, and count equally.
+    are drawn each by itself, and count equally. With one seed the interval is over queries alone.
 
     Args:
         values: `(queries,)`, or `(seeds, queries)` of several trainings, or a list of such arrays, one a language.
         level: Of the interval, between 0 and 1.
         draws: Bootstrap samples, at least 1.
         seed: Of the draws.
-
-    Returns:
-        Mean and both ends. With one seed the interval is over queries alone.
 
     Example:
         >>> mean_interval([0.5, 0.5, 0.5])
