@@ -41,32 +41,18 @@ _PAPER = Soften(alpha=1.3, beta=0.7, temperature=1.0)
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What treatments do on a dataset at a batch size; ``str()`` is a table.
+    """What treatments do on a dataset at a batch size; ``str()`` is a table."""
 
-    Attributes:
-        estimator: The estimator's name.
-        batch_size: Pairs a batch.
-        batches: Batches looked at.
-        treatments: What was asked about, by default the estimator's own treatment.
-        soften: The paper's weights at the temperature that softens about the share asked for; ``None`` where no
-            temperature makes a difference.
-        soften_problem: Why there is none.
-        discount: Weights in absolute terms, with the posterior fitted; ``None`` if the estimator does not allow it.
-        discount_problem: Why there is none.
-        softened_share: The share of negatives that ``soften`` was to soften.
-        effects: What each does, by ``"treatments"``, ``"soften"`` and ``"discount"``; those that there are.
-    """
-
-    estimator: str
+    estimator: str  # its name
     batch_size: int
-    batches: int
-    treatments: tuple[Treatment, ...]
-    soften: Soften | None
-    soften_problem: str | None
-    discount: Discount | None
-    discount_problem: str | None
-    softened_share: float
-    effects: dict[str, Effects]
+    batches: int  # looked at
+    treatments: tuple[Treatment, ...]  # asked about, by default the estimator's own
+    soften: Soften | None  # the paper's weights at the temperature that softens about the share asked for
+    soften_problem: str | None  # why there is none
+    discount: Discount | None  # weights in absolute terms, with the posterior fitted
+    discount_problem: str | None  # why there is none
+    softened_share: float  # the share of negatives that `soften` was to soften
+    effects: dict[str, Effects]  # what each does, by "treatments", "soften" and "discount"; those that there are
 
     @property
     def posterior(self) -> RelevancePosterior | None:
@@ -96,8 +82,7 @@ class CalibrationReport:
     def python(self, estimator: str | None = None) -> str:
         """Return the lines of Python that train with what was fitted; they need only a ``model``.
 
-        Args:
-            estimator: A Python expression of the estimator; by default its name.
+        The ``estimator`` is a Python expression; by default its name.
         """
         estimator = repr(self.estimator) if estimator is None else estimator
         used = ["SoftInfoNCELoss"] + ["get_estimator"] * ("get_estimator" in estimator)

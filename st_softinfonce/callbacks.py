@@ -40,11 +40,7 @@ class TreatmentStatisticsCallback(TrainerCallback):
     and what the main process saw is logged.
 
     Args:
-        trainer: The trainer that it is added to.
-
-    Example::
-
-        trainer.add_callback(TreatmentStatisticsCallback(trainer))
+        trainer: The trainer that it is added to, by ``trainer.add_callback(TreatmentStatisticsCallback(trainer))``.
     """
 
     def __init__(self, trainer: BaseTrainer) -> None:

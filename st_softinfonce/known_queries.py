@@ -27,17 +27,6 @@ class KnownQueries:
         query_prompt: As ``prompt`` for :meth:`TextColumn.as_read_by`, of the queries.
         query_task: As ``task``, likewise.
         **reading: ``max_length``, and the documents' ``prompt`` and ``task``.
-
-    Example:
-        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-        >>> from tokenizers import Tokenizer, models, pre_tokenizers
-        >>> tokenizer = Tokenizer(models.WordLevel({"def": 0, "sort": 1, "list": 2}))
-        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
-        >>> known = KnownQueries({"def sort": "sort list"}, model)
-        >>> queries, found = known.of(TextColumn.from_texts(["def sort", "def list"], tokenizer))
-        >>> queries.texts, found.tolist()
-        (['sort list', ''], [True, False])
     """
 
     def __init__(

@@ -93,11 +93,6 @@ class PairTexts:
         prompts: As in the training arguments: one for both columns, or by column.
         router_mapping: As in the training arguments: the task by column.
         max_length: As in the training arguments, in tokens: one for both columns, or by task.
-
-    Attributes:
-        columns: The names of the two columns.
-        queries: The texts of the first.
-        documents: The texts of the second.
     """
 
     def __init__(

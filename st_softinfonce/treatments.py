@@ -187,10 +187,6 @@ class Mask(Treatment):
         top_k: At least 1. Take out this many of each row's most similar negatives.
         ratio: Above 0. Take out what is at least this many times as similar as the positive.
         above: Take out what is more similar than this.
-
-    Example:
-        >>> Mask(margin=0.05, relative=True).get_config_dict()
-        {'treatment': 'Mask', 'margin': 0.05, 'relative': True}
     """
 
     margin: float | None = None

@@ -11,11 +11,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,18 +26,13 @@ _ROWS_A_PART = 1024
 # A temporary file of this age was left by a process that was killed: its owner writes it within seconds.
 _LEFT_BEHIND_SECONDS = 3600
 
-_Integers = TypeVar("_Integers", Tensor, NDArray[np.int64])
-
 
 class TableError(ValueError):
     """A table cannot be read or written: it is damaged, made by something else, or its folder has no room."""
 
 
-def mix64(values: _Integers) -> _Integers:
-    """Spread what differs between 64-bit integers over all their bits (the finaliser of SplitMix64).
-
-    The int64 of a tensor or an array of any shape; overflow wraps round.
-    """
+def mix64(values: Tensor) -> Tensor:
+    """Spread what differs between int64 over all their bits (the finaliser of SplitMix64); overflow wraps round."""
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         # Torch shifts int64 alone, with its sign, which is masked away; `data/minhash.py` has this for NumPy's uint64,
         # twice as fast and without importing torch.

@@ -49,20 +49,6 @@ class SimilarityEstimator(ABC):
         often_equal: Whether batches in which all similarities are equal are usual, as for duplicates, which most
             batches have none of. Otherwise an estimator that finds no difference in the first batches is named in a
             warning.
-
-    Example:
-        >>> from st_softinfonce.treatments import Soften
-        >>> class SameLength(SimilarityEstimator):
-        ...     treatment = Soften(alpha=1.3, beta=0.7, temperature=2.0)
-        ...     compares = "queries"
-        ...
-        ...     def represent(self, column):
-        ...         return column.content_mask.sum(dim=1, keepdim=True).float()
-        ...
-        ...     def similarity(self, queries, candidates):
-        ...         return -torch.cdist(queries, candidates)
-        >>> SameLength().name
-        'SameLength'
     """
 
     name: ClassVar[str]

@@ -34,16 +34,6 @@ class ByText(Generic[Value]):
     Attributes:
         values: The values that can be found, one a text; :meth:`index` returns places in this list.
         ambiguous: How many texts were left out, as the model reads them like another text of another value.
-
-    Example:
-        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-        >>> from tokenizers import Tokenizer, models, pre_tokenizers
-        >>> tokenizer = Tokenizer(models.WordLevel({"sort": 0, "list": 1, "file": 2}))
-        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
-        >>> package = ByText({"sort list": "algorithms", "list file": "storage"}, model)
-        >>> package.of(TextColumn.from_texts(["list file", "sort file"], tokenizer))
-        ['storage', None]
     """
 
     def __init__(self, values: Mapping[str, Value], model: SentenceTransformer, **reading: Any) -> None:

@@ -179,7 +179,7 @@ class EncoderEstimator(SimilarityEstimator):
         if self._table is not None:
             self._table.compact()
         if sharing:
-            _logger.info("%d texts share the vector of one that the model in training reads alike.", len(sharing))
+            _logger.info("%d texts share the vector of an earlier text, which the student reads alike.", len(sharing))
         return len(sharing)
 
     @override

@@ -50,16 +50,6 @@ class PairwiseEstimator(SimilarityEstimator):
 
     Attributes:
         not_scored: Similarity of the candidates that are not chosen. By default -inf, which is "never relevant".
-
-    Example:
-        >>> from st_softinfonce.treatments import Soften
-        >>> class SameLength(PairwiseEstimator):
-        ...     treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
-        ...
-        ...     def score(self, queries, candidates):
-        ...         return torch.tensor([-abs(float(len(q) - len(c))) for q, c in zip(queries, candidates)])
-        >>> SameLength(candidates_per_query=4).get_config_dict()["shortlist"]
-        'bm25'
     """
 
     not_scored: ClassVar[float] = -math.inf
@@ -102,13 +92,6 @@ class PairwiseEstimator(SimilarityEstimator):
                 higher is more relevant: a list, an array or a tensor.
             treatment: The default treatment, which suits the scale of the scores.
             **options: As for the class.
-
-        Example:
-            >>> from st_softinfonce.treatments import Mask
-            >>> def same_start(queries, candidates):
-            ...     return [float(q[:9] == c[:9]) for q, c in zip(queries, candidates)]
-            >>> PairwiseEstimator.from_function(same_start, Mask(above=0.5), compares="queries").name
-            'same_start'
         """
         if not callable(function):
             raise TypeError(f"function must be a function of two lists of texts, got {type(function).__name__}.")

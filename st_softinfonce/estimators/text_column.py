@@ -65,13 +65,9 @@ class TextColumn:
         max_length: int | None = None,
         role: Literal["query", "document"] = "query",
     ) -> TextColumn:
-        """Make a column outside a training step, on the CPU, by a tokenizer alone.
+        """Make a column outside a training step, on the CPU, by a tokenizer of transformers or tokenizers alone.
 
-        Args:
-            texts: The texts, one row each.
-            tokenizer: A tokenizer of transformers, or a ``tokenizers.Tokenizer``.
-            max_length: Truncate to this many tokens, special tokens included.
-            role: What the texts are.
+        Texts are truncated to ``max_length`` tokens, special tokens included.
         """
         if hasattr(tokenizer, "encode_batch"):
             rows = [

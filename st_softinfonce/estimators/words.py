@@ -70,27 +70,17 @@ def word_ids(texts: Iterable[str], split: Callable[[str], list[str]] = split_wor
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a tokenizer's tokens are as parts of words, so that words can be compared without decoding a text.
+    """What a tokenizer's tokens are as parts of words, so that words can be compared without decoding a text."""
 
-    Attributes:
-        letters: ``(vocabulary,)`` int64, a hash of each token's letters and digits in lower case.
-        count: ``(vocabulary,)`` int64, how many those are.
-        joins: ``(vocabulary,)`` bool, whether the token goes on with a word that the token before it has begun.
-        closes: ``(vocabulary,)`` bool, whether a word ends with the token, whatever comes next.
-        capital: ``(vocabulary,)`` bool, whether it begins with a capital letter, as a word within ``camelCase`` does.
-        ends_capital: ``(vocabulary,)`` bool, whether it ends with one, as the first half of ``README`` does.
-        powers: ``(longest word,)`` int64, what the hash of letters at a place in their word is multiplied by.
-        ignored: Hashes of words that say nothing: :data:`STOP_WORDS` and single letters and digits.
-    """
-
-    letters: Tensor
-    count: Tensor
-    joins: Tensor
-    closes: Tensor
-    capital: Tensor
-    ends_capital: Tensor
-    powers: Tensor
-    ignored: Tensor
+    # Of each token (vocabulary,):
+    letters: Tensor  # int64, a hash of its letters and digits in lower case
+    count: Tensor  # int64, how many those are
+    joins: Tensor  # bool, whether it goes on with a word that the token before it has begun
+    closes: Tensor  # bool, whether a word ends with it, whatever comes next
+    capital: Tensor  # bool, whether it begins with a capital letter, as a word within camelCase does
+    ends_capital: Tensor  # bool, whether it ends with one, as the first half of README does
+    powers: Tensor  # (longest word,) int64, what the hash of letters at a place in their word is multiplied by
+    ignored: Tensor  # hashes of words that say nothing: STOP_WORDS and single letters and digits
 
     @classmethod
     def of(cls, tokenizer: Any) -> Vocabulary:

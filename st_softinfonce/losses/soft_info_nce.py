@@ -70,14 +70,6 @@ class SoftInfoNCELoss(InBatchLoss):
         hardness_strength: At least 0. ``hardness_strength * similarity_fct`` is added to their scores, a constant to
             the gradient.
         known_queries: The queries of mined negatives, which an estimator that compares queries then judges too.
-
-    Example:
-        >>> from sentence_transformers import SentenceTransformer
-        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-        >>> from tokenizers import Tokenizer, models
-        >>> words = StaticEmbedding(Tokenizer(models.WordLevel({"sort": 0, "list": 1})), embedding_dim=4)
-        >>> SoftInfoNCELoss(SentenceTransformer(modules=[words]), "bm25").judges[0].treatments
-        (Soften(alpha=1.5, beta=0.5, temperature=1.0, min_weight=0.1),)
     """
 
     def __init__(

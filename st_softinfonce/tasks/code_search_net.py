@@ -45,7 +45,6 @@ class CodeSearchNetMRR(CodeRetrieval):
         languages: The subsets; each has candidates and a score of its own.
         revision: The commit, branch or tag of a dataset on the Hub.
         prompt: As for `task_from_pairs`.
-        seed: As for `CodeRetrieval`.
 
     Raises:
         FileNotFoundError: A folder lacks files of a language: name the languages that are there.
@@ -59,7 +58,6 @@ class CodeSearchNetMRR(CodeRetrieval):
         languages: Sequence[str] = CODE_SEARCH_NET_LANGUAGES,
         revision: str | None = None,
         prompt: str | PromptDict | None = DEFAULT_PROMPT,
-        seed: int = 42,
     ) -> None:
         if isinstance(languages, str) or not languages:
             raise ValueError(
@@ -84,7 +82,7 @@ class CodeSearchNetMRR(CodeRetrieval):
             reference="https://arxiv.org/abs/1909.09436",
             is_public=not is_folder,
         )
-        super().__init__(metadata, {}, seed=seed)
+        super().__init__(metadata, {})
         self._read: dict[str, RetrievalSplitData] = {}
 
     def table(self, subset: str, split: str) -> RetrievalSplitData:

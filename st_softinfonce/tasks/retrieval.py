@@ -27,8 +27,7 @@ class CodeRetrieval(AbsTaskRetrieval):
     The main score is `mrr_at_1000`: the mean over queries of 1 / (rank of the best-ranked right answer), 0 where that
     rank is past 1000. The rank is taken among all candidates of the subset, so it is the MRR of the Soft-InfoNCE paper
     (Li et al., EMNLP 2023). Documents of exactly equal scores rank by id, descending, as everywhere in mteb; ids are
-    hashes of the texts, so a tie favours no document. (If more than 1000 documents tie at rank 1000, `torch.topk`
-    decides which are kept.)
+    hashes of the texts, so a tie favours no document.
 
     Two more scores are means over rows, the distinct (query, code) pairs, also 0 past rank 1000. In
     `mrr_at_1000_strict` only the row's own code is right; in `mrr_at_1000_duplicates` so is the code of any row with
@@ -150,12 +149,6 @@ def task_from_pairs(
     Returns:
         A task for `mteb.evaluate(model, tasks=[task])`. The result's `task_results[0].get_score()` is the mean of
         the subsets' scores, `.get_score(languages=["python"])` is one of them.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> pairs = Dataset.from_dict({"query": ["add numbers"], "code": ["def add(a, b): return a + b"]})
-        >>> task_from_pairs(pairs, "MyCode").metadata.main_score
-        'mrr_at_1000'
     """
     rows, further = read_rows(pairs, corpus, split)
     drafts: defaultdict[str, Draft] = defaultdict(Draft)

@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPT = "Given a description of what a piece of code does, retrieve the code."
 _DUPLICATES = "duplicates"
-# mteb knows each programming language by one spelling; these are the other common ones.
-_ALIASES = {
-    "bash": "shell",
-    "c_sharp": "c#",
-    "cpp": "c++",
-    "csharp": "c#",
-    "golang": "go",
-    "js": "javascript",
-    "py": "python",
-    "rb": "ruby",
-    "sh": "shell",
-    "ts": "typescript",
-}
 
 
 class Row(NamedTuple):
@@ -181,8 +168,7 @@ def make_metadata(
 
 def _language_code(language: str) -> str:
     """Return mteb's code of a programming language; ISO 639's "uncoded language" where mteb has none."""
-    known = _ALIASES.get(language, language)
-    return f"{known}-Code" if known in PROGRAMMING_LANGS else "mis-Zyyy"
+    return f"{language}-Code" if language in PROGRAMMING_LANGS else "mis-Zyyy"
 
 
 def _check_pattern(argument: str, value: object, pattern: str, allowed: str) -> None:
