@@ -85,7 +85,7 @@ class Treatment:
         config: dict[str, Any] = {"treatment": type(self).__name__}
         for name in [field.name for field in fields(self)]:  # type: ignore[arg-type]
             value = getattr(self, name)
-            if value is not None:
+            if value is not None and value is not False:
                 config[name] = value.summary() if isinstance(value, RelevancePosterior) else value
         return config
 
@@ -201,11 +201,6 @@ class Mask(Treatment):
     @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
         return mask_log_weights(similarity, **vars(self), positives=positives)
-
-    @override
-    def get_config_dict(self) -> dict[str, Any]:
-        config = super().get_config_dict()
-        return config if self.margin is not None else {k: v for k, v in config.items() if k != "relative"}
 
 
 @dataclass(frozen=True)
