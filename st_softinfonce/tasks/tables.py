@@ -103,11 +103,6 @@ def duplicates_of(table: RetrievalSplitData) -> dict[str, list[str]]:
     return {query: documents.split() for query, documents in answers if documents}
 
 
-def fingerprint(content: object) -> str:
-    """Hash JSON primitives to 40 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:40]
-
-
 def content_of(table: RetrievalSplitData) -> list[Any]:
     """Return all of a table that a score depends on, whatever the order of the rows; an id is a hash of its text."""
     return [sorted(table["corpus"]["id"]), table["relevant_docs"], *filter(None, [duplicates_of(table)])]
@@ -145,7 +140,7 @@ def make_metadata(
     parts = prompt.values() if isinstance(prompt, dict) and set(prompt) <= set(keys) else [prompt]
     if prompt is not None and not all(isinstance(text, str) for text in parts):
         raise ValueError(f"prompt={prompt!r} is not valid: pass a string, None, or a dict with keys among {keys}.")
-    revision = fingerprint([prompt, content])
+    revision = hashlib.sha256(json.dumps([prompt, content], sort_keys=True).encode()).hexdigest()[:40]
     fields: dict[str, Any] = {"license": "not specified", "bibtex_citation": "", "is_public": False} | further
     return InMemoryMetadata(
         # mteb reuses a complete cached result whatever its revision, so the name has to carry it too.
