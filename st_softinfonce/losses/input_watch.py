@@ -31,7 +31,8 @@ class InputWatch:
     def __init__(self) -> None:
         self._batches = 0
         self._warned: set[str] = set()
-        self._different: dict[SimilarityEstimator, Tensor] = {}  # whether each told any two negatives apart
+        # By the id of an estimator, which need not be hashable: its name, and whether it told any negatives apart.
+        self._different: dict[int, tuple[str, Tensor]] = {}
 
     @property
     def is_due(self) -> bool:
@@ -66,20 +67,19 @@ class InputWatch:
             left_out |= ~known
         highest = similarity.masked_fill(left_out, -torch.inf).amax(dim=1)
         different = (highest > similarity.masked_fill(left_out, torch.inf).amin(dim=1)).any()
-        before = self._different.get(estimator)
-        self._different[estimator] = different if before is None else before | different
+        _, before = self._different.get(id(estimator), (None, None))
+        self._different[id(estimator)] = estimator.name, different if before is None else before | different
 
     def _name_the_indifferent(self) -> None:
-        for estimator, different in list(self._different.items()):
+        for key, (name, different) in list(self._different.items()):
             if different.device.type != "cpu" and not self.is_due:
                 return
-            del self._different[estimator]
+            del self._different[key]
             if not bool(different):
                 self._warn(
-                    f"The estimator {estimator.name!r} found all negatives equally similar in the first "
-                    f"{self._FIRST_BATCHES} batches, so that it has no effect. Check what it reads: its texts are "
-                    "those of the model in training, decoded (see TextColumn.texts), not the original ones; ByText "
-                    "finds those."
+                    f"The estimator {name!r} found all negatives equally similar in the first {self._FIRST_BATCHES} "
+                    "batches, so that it has no effect. Check what it reads: its texts are those of the model "
+                    "in training, decoded (see TextColumn.texts), not the original ones; ByText finds those."
                 )
 
     def _look_at_names(self, model: nn.Module, columns: int) -> None:
