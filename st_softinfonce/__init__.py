@@ -1,7 +1,12 @@
-"""Soft-InfoNCE for sentence-transformers: a contrastive loss for negatives that are not equally negative."""
+"""Soft-InfoNCE for sentence-transformers: a contrastive loss for negatives that are not equally negative.
+
+Whatever cannot be meant is refused where it is given: a ValueError, or a TypeError for something of another kind,
+names the argument, the value, and what to do instead.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from st_softinfonce._lazy import lazy_names
@@ -9,23 +14,7 @@ from st_softinfonce._lazy import lazy_names
 if TYPE_CHECKING:
     # With their own names as aliases, which is how type checkers know that they are public.
     from st_softinfonce.calibration import calibrate as calibrate
-    from st_softinfonce.estimators import (
-        BM25Estimator as BM25Estimator,
-        ByText as ByText,
-        CrossEncoderEstimator as CrossEncoderEstimator,
-        IdenticalEstimator as IdenticalEstimator,
-        KnownRelevanceEstimator as KnownRelevanceEstimator,
-        MixtureEstimator as MixtureEstimator,
-        NearDuplicateEstimator as NearDuplicateEstimator,
-        PairwiseEstimator as PairwiseEstimator,
-        SelfEstimator as SelfEstimator,
-        SimCSEEstimator as SimCSEEstimator,
-        SimilarityEstimator as SimilarityEstimator,
-        TextColumn as TextColumn,
-        TrainedModelEstimator as TrainedModelEstimator,
-        get_estimator as get_estimator,
-        list_estimators as list_estimators,
-    )
+    from st_softinfonce.estimators import *  # noqa: F403 - all of its names, as below
     from st_softinfonce.evaluators import CodeRetrievalEvaluator as CodeRetrievalEvaluator
     from st_softinfonce.inspection import inspect_pairs as inspect_pairs
     from st_softinfonce.known_queries import KnownQueries as KnownQueries
@@ -46,25 +35,9 @@ if TYPE_CHECKING:
     __version__: str
 
 # Where each public name lives; it is imported on first use.
-_HOMES = {
+_HOMES: dict[str, list[str]] = {
     "calibration": ["calibrate"],
-    "estimators": [
-        "BM25Estimator",
-        "ByText",
-        "CrossEncoderEstimator",
-        "IdenticalEstimator",
-        "KnownRelevanceEstimator",
-        "MixtureEstimator",
-        "NearDuplicateEstimator",
-        "PairwiseEstimator",
-        "SelfEstimator",
-        "SimCSEEstimator",
-        "SimilarityEstimator",
-        "TextColumn",
-        "TrainedModelEstimator",
-        "get_estimator",
-        "list_estimators",
-    ],
+    "estimators": import_module("st_softinfonce.estimators").__all__,
     "evaluators": ["CodeRetrievalEvaluator"],
     "inspection": ["inspect_pairs"],
     "known_queries": ["KnownQueries"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from textwrap import dedent
 from typing import Any
 
@@ -11,26 +11,20 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from sentence_transformers.base.losses.gradcache import CachedLossMixin, has_static_embedding_input
-from sentence_transformers.base.losses.merged_forward import embed_columns, embed_columns_padded
-from sentence_transformers.base.model import BaseModel
-from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
-from sentence_transformers.util import all_gather, cat_padded_token_embeddings, get_world_size
+from sentence_transformers.base.losses.gradcache import (
+    CachedLossMixin as CachedLossMixin,
+    has_static_embedding_input as has_static_embedding_input,
+)
+from sentence_transformers.base.losses.merged_forward import (
+    embed_columns as embed_columns,
+    embed_columns_padded as embed_columns_padded,
+)
+from sentence_transformers.util import (
+    all_gather,
+    cat_padded_token_embeddings as cat_padded_token_embeddings,
+    get_world_size,
+)
 from torch import nn
-
-__all__ = [
-    "LABEL_COLUMNS",
-    "CachedLossMixin",
-    "add_evaluation_to_stored_card",
-    "cat_padded_token_embeddings",
-    "column_tokenizer",
-    "embed_columns",
-    "embed_columns_padded",
-    "gather_rows",
-    "has_static_embedding_input",
-    "preprocess_column",
-    "training_columns",
-]
 
 # What the host's collator takes for labels, by name.
 LABEL_COLUMNS = ("label", "labels", "score", "scores", "dataset_name")
@@ -87,10 +81,9 @@ def column_tokenizer(model: nn.Module, features: Mapping[str, Any]) -> Any:
 
 
 def gather_rows(rows: Any, padding: Any) -> Any:
-    """Gather representations of all devices, in the order of the ranks and without gradient.
+    """Gather representations of all devices, as many of each, in the order of the ranks and without gradient.
 
-    ``rows`` are ``(n, ...)``, the same ``n`` on every device, or a tuple of such; ``padding`` is that of their
-    estimator, and fills up narrower ones.
+    The ``padding`` of their estimator fills up narrower ones.
     """
     if isinstance(rows, tuple):
         paddings = padding if isinstance(padding, tuple) else (padding,) * len(rows)
@@ -100,37 +93,6 @@ def gather_rows(rows: Any, padding: Any) -> Any:
         dist.all_reduce(width, op=dist.ReduceOp.MAX)
         rows = F.pad(rows, (0, int(width) - rows.size(1)), value=padding)
     return all_gather(rows)
-
-
-def preprocess_column(
-    model: BaseModel,
-    texts: Sequence[str],
-    role: str,
-    *,
-    prompt: str | None = None,
-    task: str | None = None,
-    max_length: int | Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """Preprocess a column with the prompt, task and length that the trainer's collator gives it.
-
-    Args:
-        model: The model in training.
-        texts: The column's texts.
-        role: ``"query"`` for a dataset's first column, else ``"document"``: the task of models that need one.
-        prompt: Of the training arguments' ``prompts``, that of this column.
-        task: Of the training arguments' ``router_mapping``, that of this column.
-        max_length: The training arguments' ``max_length``: for all columns, or by task.
-
-    Returns:
-        Features as in a batch of the trainer, ``task`` among them where the column has one.
-    """
-    if task is None and isinstance(model, MultiVectorEncoder):
-        task = role
-    length = max_length.get(task or "") if isinstance(max_length, Mapping) else max_length
-    features = model.preprocess(
-        list(texts), prompt=prompt, task=task, **({} if length is None else {"max_length": length})
-    )
-    return features if task is None else features | {"task": task}
 
 
 def training_columns(model: nn.Module) -> list[list[str]]:

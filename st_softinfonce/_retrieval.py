@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from math import fsum
 
 from datasets import Dataset, DatasetDict
@@ -42,9 +42,6 @@ def row_reciprocal_ranks(
         found: Query id to document id to score; a query that is missing found nothing.
         own: Query id to the codes of its rows. A row's id is its query's if the query has one, else `QUERY/DOCUMENT`.
         right: Query id to all documents that count as right where duplicates do.
-
-    Returns:
-        Of every row both numbers.
     """
     rows = {}
     for query, documents in sorted(own.items()):
@@ -87,7 +84,7 @@ def texts(argument: str, table: Dataset, column: str) -> list[str]:
             f"{argument} has no column {column!r}, only {table.column_names}: "
             f"rename one, e.g. {argument}.rename_column({table.column_names[0]!r}, {column!r})."
         )
-    values = _values(table, column)
+    values = list(table.select_columns([column]).to_dict()[column])  # as Python objects, whatever the format
     bad = [row for row, text in enumerate(values) if not isinstance(text, str) or not text.strip()]
     if bad:
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
@@ -102,32 +99,5 @@ def optional_texts(table: Dataset, column: str) -> list[str]:
     """Return a column's texts without surrounding whitespace, empty where there is none."""
     if column not in table.column_names:
         return [""] * len(table)
-    return [text.strip() if isinstance(text, str) else "" for text in _values(table, column)]
-
-
-def _values(table: Dataset, column: str) -> list[object]:
-    """Return a column as Python objects, whatever the table's format and selection."""
-    return list(table.select_columns([column]).to_dict()[column])
-
-
-def languages_of(argument: str, table: Dataset) -> list[str]:
-    """Return each row's language in lower case; `default` where the table does not say."""
-    if "language" not in table.column_names:
-        return ["default"] * len(table)
-    return [language.lower() for language in texts(argument, table, "language")]
-
-
-def check_same_languages(pairs: Dataset, corpus: Dataset, known: Iterable[str]) -> None:
-    """Refuse a corpus that cannot be laid beside the pairs, language by language."""
-    owners = [name for name, table in (("pairs", pairs), ("corpus", corpus)) if "language" in table.column_names]
-    if len(owners) == 1:
-        raise ValueError(
-            f"only {owners[0]} has a column 'language': add it to both pairs and corpus, or remove it, "
-            f"{owners[0]}.remove_columns('language')."
-        )
-    unknown = sorted(set(languages_of("corpus", corpus)) - set(known))
-    if unknown:
-        raise ValueError(
-            f"corpus has candidates in {unknown}, but pairs has queries only in {sorted(known)}: "
-            "drop those rows of corpus, or correct the spelling."
-        )
+    values = table.select_columns([column]).to_dict()[column]
+    return [text.strip() if isinstance(text, str) else "" for text in values]

@@ -25,38 +25,34 @@ __all__ = ["CalibrationReport", "calibrate", "make_treatment"]
 
 _RANDOM_PAIRS = 100_000
 _MOST_PASSES = 10
+# Of the table: what a row is called, the attribute of Effects, and its format.
+_ROWS = (
+    ("masked negatives", "masked", ".2%"),
+    ("softened negatives", "softened", ".2%"),
+    ("promoted negatives", "promoted", ".2%"),
+    ("share of the targets", "target", ".2%"),
+    ("mean weight", "weight_mean", ".4g"),
+    ("effective number of negatives", "effective_negatives", ".4g"),
+    ("queries without any of these", "untouched_queries", ".1%"),
+)
 # What the paper found best; for estimators whose own treatment is another.
 _PAPER = Soften(alpha=1.3, beta=0.7, temperature=1.0)
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What treatments do on a dataset at a batch size; ``str()`` is a table.
+    """What treatments do on a dataset at a batch size; ``str()`` is a table."""
 
-    Attributes:
-        estimator: The estimator's name.
-        batch_size: Pairs a batch.
-        batches: Batches looked at.
-        treatments: What was asked about, by default the estimator's own treatment.
-        soften: The paper's weights at the temperature that softens about the share asked for; ``None`` where no
-            temperature makes a difference.
-        soften_problem: Why there is none.
-        discount: Weights in absolute terms, with the posterior fitted; ``None`` if the estimator does not allow it.
-        discount_problem: Why there is none.
-        softened_share: The share of negatives that ``soften`` was to soften.
-        effects: What each does, by ``"treatments"``, ``"soften"`` and ``"discount"``; those that there are.
-    """
-
-    estimator: str
+    estimator: str  # its name
     batch_size: int
-    batches: int
-    treatments: tuple[Treatment, ...]
-    soften: Soften | None
-    soften_problem: str | None
-    discount: Discount | None
-    discount_problem: str | None
-    softened_share: float
-    effects: dict[str, Effects]
+    batches: int  # looked at
+    treatments: tuple[Treatment, ...]  # asked about, by default the estimator's own
+    soften: Soften | None  # the paper's weights at the temperature that softens about the share asked for
+    soften_problem: str | None  # why there is none
+    discount: Discount | None  # weights in absolute terms, with the posterior fitted
+    discount_problem: str | None  # why there is none
+    softened_share: float  # the share of negatives that `soften` was to soften
+    effects: dict[str, Effects]  # what each does, by "treatments", "soften" and "discount"; those that there are
 
     @property
     def posterior(self) -> RelevancePosterior | None:
@@ -84,13 +80,9 @@ class CalibrationReport:
         return " and ".join(type(treatment).__name__ for treatment in self.treatments)
 
     def python(self, estimator: str | None = None) -> str:
-        """Return the lines of Python that train with what was fitted.
+        """Return the lines of Python that train with what was fitted; they need only a ``model``.
 
-        Args:
-            estimator: A Python expression of the estimator; by default its name.
-
-        Returns:
-            Lines that need only a ``model``; empty if nothing was fitted.
+        The ``estimator`` is a Python expression; by default its name.
         """
         estimator = repr(self.estimator) if estimator is None else estimator
         used = ["SoftInfoNCELoss"] + ["get_estimator"] * ("get_estimator" in estimator)
@@ -105,48 +97,31 @@ class CalibrationReport:
             used += ["Discount", "RelevancePosterior"]
             lines += [
                 "# Weights by the probability of being relevant, for any batch size:",
-                f"posterior = {self.discount.posterior!r}",
-                f"loss = SoftInfoNCELoss(model, {estimator}, Discount(posterior))",
+                f"loss = SoftInfoNCELoss(model, {estimator}, {self.discount!r})",
             ]
         return "\n".join([f"from st_softinfonce import {', '.join(sorted(used))}", "", *lines]) if lines else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON primitives.
-
-        Returns:
-            The attributes, treatments as on a model card, and the posterior as ``RelevancePosterior(**it)`` takes it.
-        """
-        fitted = {"soften": self.soften, "discount": self.discount}
-        return {
-            **{name: getattr(self, name) for name in ("estimator", "batch_size", "batches", "softened_share")},
+        """Return the attributes as JSON primitives, with the posterior as ``RelevancePosterior(**it)`` takes it."""
+        return asdict(self) | {
             "treatments": [treatment.get_config_dict() for treatment in self.treatments],
-            **{name: treatment and treatment.get_config_dict() for name, treatment in fitted.items()},
-            "soften_problem": self.soften_problem,
-            "discount_problem": self.discount_problem,
             "posterior": self.posterior and asdict(self.posterior),
-            "effects": {name: asdict(effects) for name, effects in self.effects.items()},
             "advice": self.advice,
         }
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        names = {"treatments": self._asked, "discount": "report.discount"}
-        if self.soften is not None:
-            names["soften"] = f"report.soften, t={self.soften.temperature:.4g}"
-        shares = ("masked", "softened", "promoted")
-        rows = [
-            *((f"{name} negatives", [f"{getattr(e, name):.2%}" for e in self.effects.values()]) for name in shares),
-            ("share of the targets", [f"{e.target:.2%}" for e in self.effects.values()]),
-            ("mean weight", [f"{e.weight_mean:.4g}" for e in self.effects.values()]),
-            ("effective number of negatives", [f"{e.effective_negatives:.4g}" for e in self.effects.values()]),
-            ("queries without any of these", [f"{e.untouched_queries:.1%}" for e in self.effects.values()]),
-        ]
+        temperature = "" if self.soften is None else f", t={self.soften.temperature:.4g}"
+        names = {"treatments": self._asked, "soften": f"report.soften{temperature}", "discount": "report.discount"}
+        columns = [f"{names[key]:>24}" for key in self.effects]
         lines = [
             f"{self.estimator}: {self.batches} batches of {self.batch_size}, {self.batch_size - 1} negatives a query",
-            f"{'':32}" + "".join(f"{names[key]:>24}" for key in self.effects),
-            *(f"{name:32}" + "".join(f"{value:>24}" for value in values) for name, values in rows),
-            *(f"{treatment}" for treatment in self.treatments),
+            f"{'':32}{''.join(columns)}",
         ]
+        for title, name, form in _ROWS:
+            values = [f"{getattr(effects, name):{form}}" for effects in self.effects.values()]
+            lines.append(f"{title:32}" + "".join(f"{value:>24}" for value in values))
+        lines += map(str, self.treatments)
         if self.soften is None:
             lines.append(f"No Soften: {self.soften_problem}")
         else:
@@ -163,7 +138,7 @@ def calibrate(
     batch_size: int,
     *,
     treatment: Treatment | Sequence[Treatment] | None = None,
-    model: nn.Module | None = None,
+    model: nn.Module,
     batches: int | None = None,
     softened_share: float = 0.05,
     prior: float | None = None,
@@ -174,7 +149,8 @@ def calibrate(
 
     Batches are drawn as in training, in random order. Known relevant pairs are each query with its own document; for
     an estimator that compares queries (or positives) each one with itself, as a twin with the same documentation would
-    score, and scores are then relative to that. Random pairs are all the others of a batch.
+    score, and scores are then relative to that. Random pairs are all the others of a batch. The report's ``soften``
+    and ``discount`` are ready to pass to the loss.
 
     Args:
         estimator: An installed estimator's name, or an estimator.
@@ -188,16 +164,9 @@ def calibrate(
             asked about, else of the estimator's, else ``alpha=1.3, beta=0.7`` as in the paper.
         prior: In (0, 1]. Probability that a random pair is relevant; by default estimated.
         seed: Of the order.
-        **reading: ``tokenizer`` instead of ``model``, and ``prompts``, ``router_mapping`` and ``max_length`` as given
-            to the trainer: see :class:`~st_softinfonce.pair_batches.PairTexts`.
+        **reading: ``prompts``, ``router_mapping`` and ``max_length`` as given to the trainer: see
+            :class:`~st_softinfonce.pair_batches.PairTexts`.
 
-    Returns:
-        The report; ``report.soften`` and ``report.discount`` are ready to pass to the loss.
-
-    Raises:
-        ValueError: An option is out of range, there are fewer pairs than a batch, or the estimator is unknown or
-            breaks its contract.
-        TypeError: ``treatment`` is no treatment.
     """
     judge = get_estimator(estimator)
     asked = (judge.treatment,) if treatment is None else as_treatments("treatment", treatment)
@@ -214,8 +183,18 @@ def calibrate(
     similarity = torch.cat([block.cpu() for _, block in shown])  # (batches * batch_size, batch_size)
     positives = torch.arange(batch_size).repeat(batches)
 
-    soften, soften_problem = _fitted_soften((*asked, judge.treatment, _PAPER), similarity, positives, softened_share)
-    discount, discount_problem = None, None
+    soften = soften_problem = discount = discount_problem = None
+    base = next(one for one in (*asked, judge.treatment, _PAPER) if isinstance(one, Soften))
+    temperature = temperature_for_share(
+        similarity, alpha=base.alpha, beta=base.beta, share=softened_share, positives=positives
+    )
+    if temperature is not None:
+        soften = replace(base, temperature=temperature)
+    else:
+        soften_problem = (
+            f"no temperature makes a difference with alpha={base.alpha:g} and beta={base.beta:g}: all negatives are "
+            f"equally similar, or {batch_size - 1} negatives are too few."
+        )
     try:
         discount = Discount(_fitted_posterior(judge, similarity, positives, prior))
     except ValueError as error:
@@ -253,28 +232,13 @@ def make_treatment(
     """Make a treatment by its name, and fit to the data what neither the options nor the estimator say.
 
     An estimator's own treatment of that kind is taken as it is, or with other options if it is ``Soften``. Otherwise
-    the temperature of ``Soften`` and the posterior of ``Discount`` are those of :func:`calibrate`.
-
-    Args:
-        name: Of the treatment's class, in lower case.
-        options: Of the treatment.
-        estimator: Whose similarities it is for.
-        pairs: As for :func:`calibrate`.
-        batch_size: As for :func:`calibrate`; made smaller if there are fewer pairs.
-        **reading: As for :func:`calibrate`.
-
-    Returns:
-        The treatment.
-
-    Raises:
-        ValueError: An option is out of range, or the data do not allow to fit it.
-        TypeError: The treatment has no such option.
+    the temperature of ``Soften`` and the posterior of ``Discount`` are those of :func:`calibrate`, which takes the
+    same ``pairs``, ``batch_size`` (made smaller if there are fewer pairs) and ``reading``.
     """
     kind: Any = {"soften": Soften, "discount": Discount, "mask": Mask, "promote": Promote, "distill": Distill}[name]
-    unknown = set(options) - {field.name for field in fields(kind)}
-    if unknown:
-        names = ", ".join(field.name for field in fields(kind))
-        raise TypeError(f"options of {name} must be among {names}, got {', '.join(sorted(unknown))}.")
+    known = [field.name for field in fields(kind)]
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"options of {name} must be among {', '.join(known)}, got {', '.join(unknown)}.")
     own: Any = estimator.treatment
     if isinstance(own, kind) and (not options or kind is Soften):
         return cast(Treatment, replace(own, **options))
@@ -285,20 +249,6 @@ def make_treatment(
     if fitted is None:
         raise ValueError(f"no treatment {name!r} for {estimator.name!r}: {getattr(report, f'{name}_problem')}")
     return cast(Treatment, replace(fitted, **options))
-
-
-def _fitted_soften(
-    like: Sequence[Treatment], similarity: Tensor, positives: Tensor, share: float
-) -> tuple[Soften | None, str | None]:
-    """Give the first ``Soften`` of several treatments the temperature for a share, or say why there is none."""
-    base = next(treatment for treatment in like if isinstance(treatment, Soften))
-    temperature = temperature_for_share(similarity, alpha=base.alpha, beta=base.beta, share=share, positives=positives)
-    if temperature is not None:
-        return replace(base, temperature=temperature), None
-    return None, (
-        f"no temperature makes a difference with alpha={base.alpha:g} and beta={base.beta:g}: all negatives are "
-        f"equally similar, or {similarity.size(1) - 1} negatives are too few."
-    )
 
 
 def _fitted_posterior(

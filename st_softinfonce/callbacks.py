@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class TreatmentStatisticsCallback(TrainerCallback):
     """Logs what the treatments did to the negatives since the last log, beside the training loss.
 
-    All that the trainer reports to (TensorBoard, W&B, ...) get these entries, and ``trainer.state.log_history``:
+    It is added by ``trainer.add_callback(TreatmentStatisticsCallback(trainer))``. All that the trainer reports to
+    (TensorBoard, W&B, ...) get these entries, and ``trainer.state.log_history``:
 
     - ``negatives_masked``, ``negatives_softened`` (a weight below 0.9) and ``negatives_promoted`` (more than a tenth
       of their positive's target): shares of the negatives;
@@ -38,16 +39,6 @@ class TreatmentStatisticsCallback(TrainerCallback):
     The sums stay on the device and are read once a log, so that no step waits. The losses within a wrapper and the
     directions of a loss count together. Evaluation is left out. On several devices each process sees its own rows,
     and what the main process saw is logged.
-
-    Args:
-        trainer: The trainer that it is added to.
-
-    Raises:
-        ValueError: The trainer has no loss that treats negatives.
-
-    Example::
-
-        trainer.add_callback(TreatmentStatisticsCallback(trainer))
     """
 
     def __init__(self, trainer: BaseTrainer) -> None:

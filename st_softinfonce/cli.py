@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -51,19 +51,16 @@ _Answer = tuple[Any, str, "str | None"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Instead of the process's own.
-
-    Returns:
-        The exit status: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
+    """Run the command line, with these arguments instead of the process's own, and return the exit status.
 
     Raises:
         SystemExit: After ``--help`` or ``--version``, or if the arguments cannot be parsed.
     """
     options = _parser().parse_args(arguments)
-    with warnings.catch_warnings(), _quiet_without_a_terminal():
+    if not sys.stderr.isatty():
+        # Keeps the progress bars of libraries out of logs and pipes; read when those are imported, later on.
+        os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+    with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
         try:
             # Libraries print too; in the output, that would spoil the JSON document.
@@ -111,7 +108,7 @@ def _mine(options: argparse.Namespace) -> _Answer:
                 languages=options.language,
                 overwrite=options.overwrite,
                 undocumented=options.undocumented,
-                num_proc=options.num_proc or min(cores(), _MOST_PROCESSES),
+                num_proc=min(cores(), _MOST_PROCESSES) if options.num_proc is None else options.num_proc,
                 **limits,
             )
         except FileExistsError as error:
@@ -136,7 +133,7 @@ def _inspect(options: argparse.Namespace) -> _Answer:
     """See which negatives are treated how, with their code.
 
     Goes through pairs in batches, as training does, and writes a page of what a treatment does to their negatives:
-    numbers, histograms, and the negatives treated most, each beside its query: your data's likely false negatives.
+    numbers, and the negatives treated most, each beside its query: your data's likely false negatives.
     """
     if options.output is None and not options.json:
         raise ValueError("inspect needs -o PAGE.html, --json, or both.")
@@ -146,8 +143,7 @@ def _inspect(options: argparse.Namespace) -> _Answer:
         options.output.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     from st_softinfonce.inspection import inspect_pairs
 
-    estimator, treatment, pairs, reader = _read(options)
-    inspection = inspect_pairs(pairs, estimator, treatment, batch_size=options.batch_size, top=options.top, **reader)
+    inspection = inspect_pairs(**_read(options), batch_size=options.batch_size, top=options.top)
     lines = [f"{name + ':':26} {value}" for name, value in inspection.summary.items()]
     if options.output is not None:
         lines.append(f"{'page:':26} {inspection.write_page(options.output)}")
@@ -163,11 +159,8 @@ def _calibrate(options: argparse.Namespace) -> _Answer:
     """
     from st_softinfonce.calibration import calibrate
 
-    estimator, treatment, pairs, reader = _read(options)
     share, prior = options.softened_share, options.prior
-    report = calibrate(
-        estimator, pairs, options.batch_size, treatment=treatment, softened_share=share, prior=prior, **reader
-    )
+    report = calibrate(**_read(options), batch_size=options.batch_size, softened_share=share, prior=prior)
     given = "".join(f", {name}={value!r}" for name, value in options.option)
     code = report.python(f"get_estimator({options.estimator!r}{given})" if given else repr(options.estimator))
     return {**report.to_dict(), "python": code}, f"{report}\n\n{code}".rstrip(), None
@@ -176,20 +169,19 @@ def _calibrate(options: argparse.Namespace) -> _Answer:
 def _estimators(options: argparse.Namespace) -> _Answer:
     """List the estimators that are installed.
 
-    With the distribution that each comes from and what it compares. Give the name to SoftInfoNCELoss(model,
-    estimator=NAME) and to --estimator. Plugins are not imported for the list.
+    With the distribution and the class that each comes from. Give the name to SoftInfoNCELoss(model, estimator=NAME)
+    and to --estimator. Plugins are not imported for the list.
     """
     from st_softinfonce.estimators import list_estimators
 
     infos = list_estimators().values()
-    rows = [(info.name, f"{info.distribution} {info.version}", info.summary) for info in infos]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-    lines = [f"{name:{widths[0]}}  {source:{widths[1]}}  {summary}".rstrip() for name, source, summary in rows]
+    width = max((len(info.name) for info in infos), default=0)
+    lines = [f"{info.name:{width}}  {info.distribution} {info.version}  {info.target}" for info in infos]
     return [asdict(info) for info in infos], "\n".join(lines) or "No estimators are installed.", None
 
 
-def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Make what the arguments name: estimator, treatment, pairs, and the model or tokenizer that reads them."""
+def _read(options: argparse.Namespace) -> dict[str, Any]:
+    """Make what the arguments name: estimator, treatment, pairs, and the model that reads them."""
     if options.treatment_option and options.treatment is None:
         raise ValueError("--treatment-option needs --treatment: name the treatment.")
     from st_softinfonce.calibration import make_treatment
@@ -201,28 +193,22 @@ def _read(options: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     except OSError as error:
         raise OSError(f"the estimator {options.estimator!r} cannot be made: {_first_sentence(error)}.") from error
     pairs = read_pairs(options.paths, languages=options.language)
-    kind, name = ("tokenizer", options.tokenizer) if options.tokenizer else ("model", options.model)
     # Its retries would be a page of warnings before the one line that says what to do.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        if kind == "tokenizer":
-            from transformers import AutoTokenizer
+        from sentence_transformers import SentenceTransformer
 
-            reader: dict[str, Any] = {kind: AutoTokenizer.from_pretrained(name)}
-        else:
-            from sentence_transformers import SentenceTransformer
-
-            reader = {kind: SentenceTransformer(name)}
+        model = SentenceTransformer(options.model)
     except Exception as error:
         raise OSError(
-            f"the {kind} {name!r} could not be loaded ({_first_sentence(error)}). It is no folder here, and the Hub "
-            "did not give it: without a network give one from disk, --model FOLDER or --tokenizer FOLDER."
+            f"the model {options.model!r} could not be loaded ({_first_sentence(error)}). It is no folder here, and "
+            "the Hub did not give it: without a network give one from disk, --model FOLDER."
         ) from error
     treatment = None
     if options.treatment is not None:
         given = dict(options.treatment_option)
-        treatment = make_treatment(options.treatment, given, estimator, pairs, options.batch_size, **reader)
-    return estimator, treatment, pairs, reader
+        treatment = make_treatment(options.treatment, given, estimator, pairs, options.batch_size, model=model)
+    return {"estimator": estimator, "pairs": pairs, "treatment": treatment, "model": model}
 
 
 def _first_sentence(error: Exception) -> str:
@@ -260,7 +246,7 @@ def _parser() -> _Parser:
     add("--overwrite", action="store_true", help="replace what mine wrote there before")
     add("--language", action="append", metavar="NAME", help="mine this one; repeat for several (default: all)")
     add("--undocumented", action="store_true", help="write functions without documentation as the split 'candidates'")
-    add("--num-proc", type=_count, metavar="N", help=f"processes (default: the cores, at most {_MOST_PROCESSES})")
+    add("--num-proc", type=int, metavar="N", help=f"processes (default: the cores, at most {_MOST_PROCESSES})")
     for name, (kind, text) in _LIMITS.items():
         add(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=text)
 
@@ -295,18 +281,10 @@ def _add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
     add("--option", **options, help="of the estimator, e.g. model=FOLDER or compares=documents; repeat for several")
     add("--treatment", choices=_TREATMENTS, help="what to do with what it finds relevant (default: its own)")
     add("--treatment-option", **options, help="of the treatment, e.g. margin=0.05; repeat for several")
-    reader = parser.add_mutually_exclusive_group()
     model = "the model to train, name or folder, by which texts are read as in training (default: %(default)s)"
-    reader.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=model)
-    reader.add_argument("--tokenizer", metavar="NAME", help="a tokenizer instead; texts are then not truncated")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME", help=model)
     add("--batch-size", type=int, default=64, metavar="N", help="that of training (default: %(default)s)")
     add("--language", action="append", metavar="NAME", help="mine this one; repeat for several (default: all)")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
 
 
 def _key_value(text: str) -> tuple[str, Any]:
@@ -322,17 +300,3 @@ def _key_value(text: str) -> tuple[str, Any]:
 def _complain(message: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(f"st-softinfonce: {' '.join(message.split())}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _quiet_without_a_terminal() -> Iterator[None]:
-    """Keep the progress bars of the libraries out of logs and pipes; those of this package do so themselves."""
-    before = dict(os.environ)
-    if not sys.stderr.isatty():
-        # Read when those libraries are imported, later on.
-        os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -17,29 +17,17 @@ _MASKED, _PROMOTED, _TAUGHT, _SOFTENED = range(1, 5)
 
 @dataclass(frozen=True)
 class Effects:
-    """What treatments do to the negatives of a query, on average.
+    """What treatments do to the negatives of a query, on average."""
 
-    Attributes:
-        negatives: Negatives of a query.
-        masked: Share of the negatives that are taken out.
-        softened: Share of the negatives that stay, without a target, at a weight below 0.9.
-        promoted: Share of the negatives with more than a tenth of their positive's target: positives as well, or
-            what a teacher favours.
-        weight_mean: Mean weight of a negative; 0 for one that is taken out.
-        effective_negatives: Mean over queries of ``(sum of weights)^2 / sum of squared weights``, which is the number
-            of negatives where all weights are equal.
-        target: Share of the targets that negatives have.
-        untouched_queries: Share of the queries none of whose negatives is masked, softened or promoted.
-    """
-
-    negatives: float
-    masked: float
-    softened: float
-    promoted: float
-    weight_mean: float
+    negatives: float  # of a query
+    masked: float  # share of the negatives that are taken out
+    softened: float  # share of them that stay, without a target, at a weight below 0.9
+    promoted: float  # share of them with more than a tenth of their positive's target: positives, or a teacher's
+    weight_mean: float  # of a negative; 0 for one that is taken out
+    # Mean over queries of (sum of weights)^2 / sum of squared weights: the number of negatives if weights are equal.
     effective_negatives: float
-    target: float
-    untouched_queries: float
+    target: float  # share of the targets that negatives have
+    untouched_queries: float  # share of the queries none of whose negatives is masked, softened or promoted
 
     @property
     def treated(self) -> float:
@@ -88,76 +76,46 @@ class EffectSums:
         total = weights.sum(dim=1, dtype=wide)  # (N,)
         squares = weights.square().sum(dim=1, dtype=wide).clamp(min=torch.finfo(wide).tiny)  # all may be masked
         rows = torch.full_like(total[0], len(negative))
-        sums = torch.stack(
-            [
-                rows,
-                negative.sum(dtype=wide),
-                (effect == _MASKED).sum(dtype=wide),
-                (effect == _SOFTENED).sum(dtype=wide),
-                (effect == _PROMOTED).sum(dtype=wide),
-                total.sum(),
-                (total.square() / squares).sum(),
-                torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide),
-                rows * holds_targets,
-                (effect == 0).all(dim=1).sum(dtype=wide),
-            ]
-        )
-        self._sums = sums if self._sums is None else self._sums + sums
+        sums = [
+            rows,
+            rows * holds_targets,
+            # The fields of Effects, in their order.
+            negative.sum(dtype=wide),
+            *((effect == kind).sum(dtype=wide) for kind in (_MASKED, _SOFTENED, _PROMOTED)),
+            total.sum(),
+            (total.square() / squares).sum(),
+            torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide),
+            (effect == 0).all(dim=1).sum(dtype=wide),
+        ]
+        self._sums = torch.stack(sums) if self._sums is None else self._sums + torch.stack(sums)
 
     def read(self) -> Effects | None:
         """Wait for the sums, return what they say, and start again from 0; ``None`` if there were no negatives."""
         if self._sums is None:
             return None
-        sums, self._sums = self._sums.tolist(), None
-        rows, negatives, masked, softened, promoted, weight, effective, target, targeted, untouched = sums
+        (rows, targeted, *totals), self._sums = self._sums.tolist(), None
+        negatives = totals[0]
         if negatives == 0:
             return None
-        return Effects(
-            negatives=negatives / rows,
-            masked=masked / negatives,
-            softened=softened / negatives,
-            promoted=promoted / negatives,
-            weight_mean=weight / negatives,
-            effective_negatives=effective / rows,
-            target=target / max(targeted, 1),
-            untouched_queries=untouched / rows,
-        )
+        divisors = (rows, negatives, negatives, negatives, negatives, rows, max(targeted, 1), rows)
+        return Effects(*(total / divisor for total, divisor in zip(totals, divisors, strict=True)))
 
 
 def effect_of(
-    log_weights: Tensor | None,
-    targets: Tensor | None,
-    positives: Tensor,
-    negative: Tensor,
-    promotions: Tensor | None = None,
+    log_weights: Tensor | None, targets: Tensor | None, positives: Tensor, negative: Tensor, *, taught: bool = False
 ) -> Tensor:
     """Tell what happened to each negative of a block.
 
     A negative that has lost its weight is masked. One with more than a tenth of its positive's target is promoted, or
-    taught if ``promotions`` (the targets without those of a teacher) does not say so. One of the others with a weight
-    below 0.9 is softened.
-
-    Args:
-        log_weights: As for :meth:`EffectSums.add`.
-        targets: Likewise.
-        positives: Likewise.
-        negative: Likewise.
-        promotions: ``(N, M)``; ``None``: all targets are promotions.
-
-    Returns:
-        ``(N, M)`` uint8, 0 or one more than the place in :data:`EFFECTS`.
+    ``taught`` if a teacher gives targets. One of the others with a weight below 0.9 is softened. The other arguments
+    are those of :meth:`EffectSums.add`. Returned is ``(N, M)`` uint8, 0 or one more than the place in :data:`EFFECTS`.
     """
-
-    def notable(shares: Tensor) -> Tensor:
-        return shares > (1 - SOFTENED_BELOW) * shares.gather(1, positives.unsqueeze(1))
-
     effect = torch.zeros_like(negative, dtype=torch.uint8)
     if log_weights is not None:
         effect = effect.masked_fill(log_weights.exp() < SOFTENED_BELOW, _SOFTENED)
     if targets is not None:
-        effect = effect.masked_fill(notable(targets), _PROMOTED if promotions is None else _TAUGHT)
-    if promotions is not None:
-        effect = effect.masked_fill((effect == _TAUGHT) & notable(promotions), _PROMOTED)
+        notable = targets > (1 - SOFTENED_BELOW) * targets.gather(1, positives.unsqueeze(1))
+        effect = effect.masked_fill(notable, _TAUGHT if taught else _PROMOTED)
     if log_weights is not None:
         effect = effect.masked_fill(log_weights == -torch.inf, _MASKED)
     return effect.masked_fill(~negative, 0)

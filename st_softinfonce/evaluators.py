@@ -19,9 +19,7 @@ from st_softinfonce._retrieval import (
     texts,
 )
 
-_NDCG_RANKS = 10
 _PRIMARY = f"mrr@{LAST_RANK}"
-_OTHER_RANKS = [1, 10]
 _TURNED = str.maketrans("0123456789abcdef", "fedcba9876543210")
 
 
@@ -48,9 +46,6 @@ class CodeRetrievalEvaluator(InformationRetrievalEvaluator):
         batch_size: For encoding.
         corpus: Further candidates, all of them: column `code`, with `query` if they have one.
         split: Which split is taken of a `DatasetDict`.
-
-    Raises:
-        ValueError: A column is missing, a text is empty or no string, or `sample` is below 1.
     """
 
     def __init__(
@@ -87,9 +82,9 @@ class CodeRetrievalEvaluator(InformationRetrievalEvaluator):
             corpus={_turned(text_id(code)): code for _, code in rows + further},
             relevant_docs={query: set(map(_turned, documents)) for query, documents in self._own.items()},
             mrr_at_k=[LAST_RANK],
-            ndcg_at_k=[_NDCG_RANKS],
-            accuracy_at_k=_OTHER_RANKS,
-            precision_recall_at_k=_OTHER_RANKS,
+            ndcg_at_k=[10],
+            accuracy_at_k=[1, 10],
+            precision_recall_at_k=[1, 10],
             map_at_k=[100],
             batch_size=batch_size,
             name=name,
@@ -97,10 +92,7 @@ class CodeRetrievalEvaluator(InformationRetrievalEvaluator):
 
     @property
     def primary_metric(self) -> str:
-        """The key of the metric to choose checkpoints by, e.g. `dev_mrr@1000`.
-
-        It does not name the similarity, which the evaluator learns only when it is called with a model.
-        """
+        """The key of the metric to choose checkpoints by, whatever the model's similarity, e.g. `dev_mrr@1000`."""
         return f"{self.name}_{_PRIMARY}" if self.name else _PRIMARY
 
     @primary_metric.setter

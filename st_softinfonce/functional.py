@@ -7,9 +7,13 @@ For ``N`` queries (rows) and ``M >= N`` candidates (columns), with scores ``s``,
 A weight enters as its logarithm and a masked candidate as ``-inf``, so that no score is too large and no probability
 too small. What holds for every function:
 
-- Matrices are ``(N, M)`` floating point. Half precision is computed in float32, float64 stays float64.
+- ``scores``, ``similarity``, ``log_weights`` and ``targets`` are ``(N, M)`` floating point, as is what is returned.
+  Half precision is computed in float32, float64 stays float64.
 - ``positives`` ``(N,)`` holds the column of each row's positive, by default ``0, 1, ..., N - 1``.
 - A similarity is higher for what is more relevant; ``-inf`` means "never relevant".
+- Of log weights ``-inf`` takes a candidate out. A row of targets sums to 1.
+- Options are explained at the treatment that has them: :class:`~st_softinfonce.Soften`, ``Discount``, ``Mask``,
+  ``Promote`` and ``Distill``, in the order of the functions here.
 - The loss is differentiable in ``scores``; weights and targets carry no gradient.
 - A ``ValueError`` names an option out of range, a shape that does not fit, and values such as nan. Values are looked
   at on the CPU only: on other devices looking would make the host wait.
@@ -47,24 +51,21 @@ def soft_info_nce(
     targets: Tensor | None = None,
     positives: Tensor | None = None,
 ) -> Tensor:
-    """Compute the cross-entropy between each row's targets and its weighted candidates.
+    """Compute the cross-entropy between each row's targets and its weighted candidates, the mean over rows.
 
     With one-hot targets this is Soft-InfoNCE (Li et al. 2023, Eq. 3), ``log_weights = log w``; without weights too,
     it is InfoNCE.
 
     Args:
-        scores: The model's scores ``(N, M)``, already scaled (divided by the temperature).
-        log_weights: Logarithm of each candidate's weight ``(N, M)``; ``-inf`` takes a candidate out. The positive's
-            entry is not read: it counts as 0. ``None`` weighs all candidates equally.
-        targets: Share of each row's target that a candidate has ``(N, M)``: at least 0, each row sums to 1, 0 for a
-            candidate that is taken out. ``None`` gives all of it to the positive.
-        positives: Columns of the positives ``(N,)``.
+        scores: The model's scores, already scaled (divided by the temperature).
+        log_weights: Logarithm of each candidate's weight. The positive's entry is not read: it counts as 0. ``None``
+            weighs all candidates equally.
+        targets: Share of each row's target that a candidate has, 0 for one that is taken out. ``None`` gives all of it
+            to the positive.
+        positives: Columns of the positives.
 
     Returns:
-        Mean over rows: a scalar in float32 (float64 if ``scores`` is). A row without candidates left is 0.
-
-    Raises:
-        ValueError: A shape does not fit, or a value is out of range.
+        A scalar in float32 (float64 if ``scores`` is). A row without candidates left is 0.
 
     Example:
         >>> scores = torch.tensor([[2.0, 1.0], [0.0, 2.0]])
@@ -114,25 +115,12 @@ def negative_weights(
         p[i, :] = softmax(similarity[i, :] / temperature)
         w[i, j] = max((beta - alpha * p[i, j]) / (beta - alpha / K), min_weight)
 
-    Before the clamp a row's weights sum to ``K``; the clamp can only raise that sum. Where ``beta * K <= alpha`` the
-    formula would divide by zero or favour the similar negatives (a nearly empty last batch): all weights are 1 there,
-    with a :class:`SmallBatchWarning`.
+    The positive's weight is 1, and its similarity is not read. Before the clamp a row's weights sum to ``K``; the
+    clamp can only raise that sum. Where ``beta * K <= alpha`` the formula would divide by zero or favour the similar
+    negatives (a nearly empty last batch): all weights are 1 there, with a :class:`SmallBatchWarning`.
 
-    Args:
-        similarity: ``(N, M)``. The positive's entry is not read.
-        alpha: At least 0. Strength of the effect: 0 is plain InfoNCE.
-        beta: Above 0. ``alpha + beta = 2`` keeps the loss on InfoNCE's scale.
-        temperature: Above 0, in units of ``similarity``. Small: only the most similar negative is softened.
-        min_weight: In (0, 1]. Floor of a negative's weight.
-        positives: Columns of the positives ``(N,)``.
-        known: Which candidates the similarity says something about, ``(M,)`` or ``(N, M)`` bool; by default all. The
-            others have weight 1 and do not count in ``K``.
-
-    Returns:
-        Weights ``(N, M)``, 1 at the positive.
-
-    Raises:
-        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+    ``known``, ``(M,)`` or ``(N, M)`` bool, says of which candidates the similarity says something, by default of all.
+    The others have weight 1 and do not count in ``K``.
 
     Example:
         >>> weights = negative_weights(torch.tensor([[9.0, 1.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]]),
@@ -174,19 +162,7 @@ def posterior_weights(
 
     This is the importance weight toward the distribution of true negatives that Li et al. (2023, section 4.2) argue
     for, estimated directly. Unlike :func:`negative_weights` it does not depend on the other candidates: a batch
-    without similar negatives keeps weights near 1.
-
-    Args:
-        similarity: ``(N, M)``. The positive's entry is read only by a relative posterior.
-        posterior: What the similarity says about relevance.
-        min_weight: In [0, 1]. Floor of a negative's weight; 0 takes a surely relevant one out.
-        positives: Columns of the positives ``(N,)``.
-
-    Returns:
-        Weights ``(N, M)`` in [``min_weight``, 1], 1 at the positive.
-
-    Raises:
-        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+    without similar negatives keeps weights near 1. The positive's similarity is read only by a relative posterior.
 
     Example:
         >>> from st_softinfonce.posterior import RelevancePosterior
@@ -214,25 +190,15 @@ def mask_log_weights(
 ) -> Tensor:
     """Compute log weights that take the likely false negatives out: ``-inf`` for those, 0 for every other candidate.
 
-    With ``p`` the similarity of the row's positive, exactly one rule says which negatives are taken out. None is
-    whose similarity is ``-inf``.
+    With ``p`` the similarity of the row's positive, exactly one rule says which negatives are taken out; none is whose
+    similarity is ``-inf``:
 
-    Args:
-        similarity: ``(N, M)``, the positive's entry included.
-        margin: Finite. Similarity above ``p - margin`` (GISTEmbed, Solatorio 2024; negative: Qwen3-Embedding), unless
-            ``p`` is ``-inf``.
-        relative: With ``margin``: above ``p - margin * |p|`` (NV-Retriever, Moreira et al. 2024, TopK-PercPos).
-        top_k: At least 1. The row's most similar ones, of tied ones the lowest column first (Li et al. 2023, 4.4).
-        ratio: Above 0. Similarity of at least ``ratio * p``; nothing where ``p <= 0`` (Li et al. 2023, section 4.4).
-        above: Finite. Similarity above this, whatever the positive's.
-        positives: Columns of the positives ``(N,)``.
-
-    Returns:
-        Log weights ``(N, M)`` of 0 and ``-inf``, 0 at the positive.
-
-    Raises:
-        ValueError: Not exactly one rule is given, its value is out of range, a shape does not fit, or ``similarity``
-            holds nan.
+    - ``margin``: similarity above ``p - margin`` (GISTEmbed, Solatorio 2024; negative: Qwen3-Embedding), with
+      ``relative`` above ``p - margin * |p|`` (NV-Retriever, Moreira et al. 2024, TopK-PercPos); nothing where ``p`` is
+      ``-inf``.
+    - ``top_k``: the row's most similar ones, of tied ones the lowest column first (Li et al. 2023, section 4.4).
+    - ``ratio``: similarity of at least ``ratio * p``; nothing where ``p <= 0`` (the same).
+    - ``above``: similarity above this, whatever the positive's.
 
     Example:
         >>> mask_log_weights(torch.tensor([[0.8, 0.79, 0.2], [0.1, 0.9, 0.3], [0.0, 0.1, 0.7]]), margin=0.05)
@@ -271,25 +237,13 @@ def promoted_targets(
 ) -> Tensor:
     """Compute targets that make positives of the candidates that are relevant as well.
 
-    The relevance of a candidate is ``P(relevant | similarity)``, and 0 where that is not above ``above``; of the
-    positive it is 1. A row's target is shared in proportion to it: equally among certain duplicates, as in supervised
-    contrastive learning (Khosla et al. 2020) and in RLHN's relabelling (Thakur et al. 2025).
+    The relevance of a candidate is ``P(relevant | similarity)``, and 0 where that is not above ``above`` or
+    ``log_weights`` take it out; of the positive it is 1. A row's target is shared in proportion to it: equally among
+    certain duplicates, as in supervised contrastive learning (Khosla et al. 2020) and in RLHN's relabelling (Thakur et
+    al. 2025). Without a posterior the similarity itself, clamped to [0, 1], is the probability.
 
-    Args:
-        similarity: ``(N, M)``. The positive's entry is read only by a relative posterior.
-        posterior: What the similarity says about relevance. ``None`` takes the similarity itself as the probability,
-            clamped to [0, 1]: for an estimator that knows, whose similarities are 0 and 1.
-        above: In [0, 1). The probability from which on a candidate is a positive.
-        positives: Columns of the positives ``(N,)``.
-        log_weights: A candidate with ``-inf`` here ``(N, M)`` gets no target.
-        targets: Targets ``(N, M)`` of other promotions, to which these are added: a candidate has the larger of both
-            relevances. ``None``: there are none.
-
-    Returns:
-        Targets ``(N, M)``, each row sums to 1.
-
-    Raises:
-        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+    ``targets`` are those of other promotions, to which these are added: a candidate has the larger of both relevances.
+    The positive's similarity is read only by a relative posterior.
 
     Example:
         >>> promoted_targets(torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
@@ -326,20 +280,8 @@ def distilled_targets(
 
         t[i, :] = (1 - share) * onehot(positives[i]) + share * softmax(similarity[i, :] / temperature)
 
-    Args:
-        similarity: The teacher's ``(N, M)``, the positive's entry included; ``-inf`` gets no target. A row whose
-            positive has ``-inf`` cannot be judged and keeps its one-hot target.
-        share: In [0, 1]. How much of the target is the teacher's; 0 is InfoNCE.
-        temperature: Above 0, in units of ``similarity``. Small: the teacher's most similar candidate gets it all.
-        log_weights: A candidate with ``-inf`` here ``(N, M)`` is left out of the softmax.
-        positives: Columns of the positives ``(N,)``.
-        targets: Targets ``(N, M)`` in place of the one-hot ones.
-
-    Returns:
-        Targets ``(N, M)``, each row sums to 1.
-
-    Raises:
-        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+    ``-inf`` in ``similarity`` or ``log_weights`` gets no share. A row whose positive has the similarity ``-inf``
+    cannot be judged and keeps its one-hot target. ``targets`` take the place of the one-hot ones.
 
     Example:
         >>> targets = distilled_targets(torch.tensor([[0.7, 0.7, 0.2], [0.1, 0.9, 0.3], [0.0, 0.1, 0.7]]), share=0.5)
@@ -371,27 +313,13 @@ def temperature_for_share(
     below: float = 0.9,
     positives: Tensor | None = None,
 ) -> float | None:
-    """Find the temperature of :func:`negative_weights` that leaves a share of the negatives with a small weight.
+    """Find the temperature of :func:`negative_weights` that gives a share of the negatives a weight ``below`` this.
 
-    The share first grows with the temperature and then falls to 0 as the weights even out. Of the temperatures that
-    reach the share the largest is taken: it softens the negatives that stand out, and not simply each row's largest.
-    If all large temperatures reach it (negatives of ``-inf`` make the others stand out at any temperature), the
-    smallest of those is taken; if none does (a large batch: the formula softens few of many), the one that comes
-    closest. It is searched on a grid and by bisection, and the host waits for the device.
-
-    Args:
-        similarity: ``(N, M)``. The positive's entry is not read.
-        alpha: Above 0, as in :func:`negative_weights`.
-        beta: Above 0, likewise.
-        share: In (0, 1]. The share of all negatives to soften.
-        below: In (0, 1]. A weight below this counts as softened.
-        positives: Columns of the positives ``(N,)``.
-
-    Returns:
-        The temperature; ``None`` if none makes a difference: there are too few negatives, or all are equally similar.
-
-    Raises:
-        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+    The share first grows with the temperature and then falls to 0 as the weights even out. Found is where it first
+    crosses what is asked, coming from large temperatures: that softens the negatives that stand out, and not simply
+    each row's largest. If it nowhere does (a large batch: the formula softens few of many), the temperature that comes
+    closest is taken; ``None`` if none makes a difference, as there are too few negatives or all are equally similar.
+    The positive's similarity is not read, and the host waits for the device.
     """
     check_weighting(alpha=alpha, beta=beta, temperature=1.0, min_weight=1.0)
     check_share("share", share)
@@ -411,21 +339,18 @@ def temperature_for_share(
         )
         return int((weights < below).sum()) / (len(weights) * negatives)
 
-    grid = [spread * 10 ** (exponent / 10) for exponent in range(-30, 21)]
+    grid = [spread * 10 ** (exponent / 10) for exponent in range(20, -31, -1)]
     shares = [reached(temperature) for temperature in grid]
-    enough = [value >= share for value in shares]
-    if not any(enough):
-        most = max(shares)
-        return grid[shares.index(most)] if most > 0 else None
-    if all(enough):
-        return max(grid, key=lambda temperature: (-reached(temperature), temperature))
-    # The last place where the share falls below what is asked, or rises to it.
-    place = max(place for place in range(len(grid) - 1) if enough[place] != enough[place + 1])
-    low, high = grid[place], grid[place + 1]
+    enough = shares[0] >= share  # at the largest: where many are -inf, the others stand out at any temperature
+    place = next((place for place, found in enumerate(shares) if (found >= share) != enough), None)
+    if place is None:
+        closest = min(range(len(grid)), key=lambda place: abs(shares[place] - share))
+        return grid[closest] if shares[closest] > 0 else None
+    high, low = grid[place - 1], grid[place]
     for _ in range(30):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if (reached(middle) >= share) == enough[place] else (low, middle)
-    return low if enough[place] else high
+        high, low = (middle, low) if (reached(middle) >= share) == enough else (high, middle)
+    return high if enough else low
 
 
 def check_weighting(*, alpha: float, beta: float, temperature: float, min_weight: float) -> None:

@@ -26,8 +26,6 @@ from st_softinfonce.treatments import Distill, combine
 
 __all__ = ["Inspection", "inspect_pairs"]
 
-_BINS = 40
-
 
 @dataclass(frozen=True)
 class Inspection:
@@ -41,42 +39,25 @@ class Inspection:
             ``negative_row`` of the dataset; and ``path``, ``name`` and ``package`` of both where the dataset has
             them.
         summary: Numbers by their name, for reading.
-        histograms: By what is counted, how many negatives are in each bin, and the edges of the bins, as
-            ``np.histogram`` returns them.
         compares: What the first estimator compares, as :attr:`SimilarityEstimator.compares`.
     """
 
     negatives: pd.DataFrame
     summary: dict[str, str]
-    histograms: dict[str, tuple[np.ndarray, np.ndarray]]
     compares: Compares
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON primitives.
-
-        Returns:
-            ``summary``, ``histograms`` and ``negatives``, in which ``None`` is a similarity of -inf.
-        """
-        histograms = {
-            name: {"negatives": counts.tolist(), "edges": edges.tolist()}
-            for name, (counts, edges) in self.histograms.items()
-        }
+        """Return ``summary`` and ``negatives`` as JSON primitives; ``None`` is a similarity of -inf."""
         negatives = json.loads(self.negatives.to_json(orient="records", double_precision=15))
-        return {"summary": self.summary, "histograms": histograms, "negatives": negatives}
+        return {"summary": self.summary, "negatives": negatives}
 
     def write_page(self, path: str | os.PathLike[str], *, title: str = "Likely false negatives") -> Path:
         """Write one HTML page that needs nothing else: what to make of it, numbers, and the texts side by side.
 
-        Args:
-            path: Where to; an existing file is replaced.
-            title: The page's heading.
-
-        Returns:
-            The path.
+        An existing file at ``path``, which is returned, is replaced; ``title`` is the page's heading.
         """
         target = Path(path)
-        page = render(title, self.summary, self.histograms, self.negatives, self.compares)
-        target.write_text(page, encoding="utf-8")
+        target.write_text(render(title, self.summary, self.negatives, self.compares), encoding="utf-8")
         return target
 
 
@@ -86,7 +67,7 @@ def inspect_pairs(
     treatment: OneOrSeveral | None = None,
     *,
     treatments: Sequence[tuple[str | SimilarityEstimator, OneOrSeveral | None]] | None = None,
-    model: nn.Module | None = None,
+    model: nn.Module,
     batch_size: int = 64,
     top: int = 100,
     passes: int = 1,
@@ -109,17 +90,12 @@ def inspect_pairs(
         top: At least 1. Negatives to keep of each effect, one for each two queries (by their text).
         passes: At least 1. Times to go through the data, each in another order.
         seed: Of the order.
-        **reading: ``tokenizer`` instead of ``model``, and ``prompts``, ``router_mapping`` and ``max_length`` as given
-            to the trainer: see :class:`~st_softinfonce.pair_batches.PairTexts`.
+        **reading: ``prompts``, ``router_mapping`` and ``max_length`` as given to the trainer: see
+            :class:`~st_softinfonce.pair_batches.PairTexts`.
 
     Returns:
         The negatives that are treated (masked, at a weight below 0.9, or with more than a tenth of their positive's
-        target), numbers and histograms.
-
-    Raises:
-        ValueError: An option is out of range, the treatment has no effect, or the estimator is unknown or breaks
-            its contract.
-        TypeError: Something else than an estimator or a treatment is given.
+        target), and numbers.
     """
     judges = read_judges(estimator, treatment, treatments)
     if not judges:
@@ -133,23 +109,13 @@ def inspect_pairs(
         *(batch_similarities(judge.estimator, texts, batch_size, batches=batches, seed=seed) for judge in judges),
         strict=True,
     )
-    names = ["similarity", *(f"similarity_{judge.estimator.name}" for judge in judges[1:])]
-    # Which query each pair has, as a number.
-    query_of = np.unique(np.array(texts.queries, dtype=object), return_inverse=True)[1]
-    scan = _Scan(query_of, top, names)
+    taught = any(isinstance(treatment, Distill) for judge in judges for treatment in judge.treatments)
+    scan = _Scan(texts, top, taught, ["similarity", *(f"similarity_{judge.estimator.name}" for judge in judges[1:])])
     positives = torch.arange(batch_size)
     for judged in tqdm(blocks, desc="Inspecting", total=batches, unit="batch", disable=None):
         similarities = [similarity.cpu() for _, similarity in judged]
         said = [(judge.treatments, similarity, None) for judge, similarity in zip(judges, similarities, strict=True)]
-        promoting = [
-            (tuple(one for one in chosen if one.order < Distill.order), similarity, known)
-            for chosen, similarity, known in said
-        ]
-        log_weights, targets = combine(said, positives)
-        promotions = combine(promoting, positives)[1]
-        if promotions is None:
-            promotions = torch.eye(batch_size)  # nothing but a teacher gives a negative a target
-        scan.add(np.array(judged[0][0]), similarities, log_weights, targets, promotions)
+        scan.add(np.array(judged[0][0]), similarities, *combine(said, positives))
     effects = scan.sums.read()
     assert effects is not None  # there is at least one batch of two
     summary = {
@@ -163,19 +129,19 @@ def inspect_pairs(
         **({"share of the targets": f"{effects.target:.3%}"} if effects.target else {}),
         "effective negatives": f"{effects.effective_negatives:.4g} of {batch_size - 1}",
     }
-    histograms = {name: counts.histogram() for name, counts in scan.histograms.items() if counts.total}
-    return Inspection(_with_texts(scan.kept, texts, pairs), summary, histograms, judges[0].estimator.compares)
+    return Inspection(_with_texts(scan.kept, texts, pairs), summary, judges[0].estimator.compares)
 
 
 class _Scan:
     """What is kept of the batches seen so far: counts, and of each effect the strongest for each two queries."""
 
-    def __init__(self, query_of: np.ndarray, top: int, similarities: list[str]) -> None:
-        self._query_of, self._top, self._names = query_of, top, similarities
+    def __init__(self, texts: PairTexts, top: int, taught: bool, similarities: list[str]) -> None:
+        # Which query each pair has, as a number.
+        self._query_of = np.unique(np.array(texts.queries, dtype=object), return_inverse=True)[1]
+        self._top, self._taught, self._names = top, taught, similarities
         self.sums = EffectSums()
         self.seen = self.twins = 0
         self.counts = np.zeros(len(EFFECTS) + 1, dtype=np.int64)
-        self.histograms = {name: _Counts() for name in (*similarities, "weight", "target")}
         columns = ["row", "negative_row", *similarities, "own_similarity", "weight", "target", "effect"]
         self.kept = pd.DataFrame(columns=columns)
 
@@ -183,34 +149,28 @@ class _Scan:
         return f"{count:,} ({100 * count / self.seen:.3g}%)"
 
     def add(
-        self,
-        rows: np.ndarray,
-        similarities: list[Tensor],
-        log_weights: Tensor | None,
-        targets: Tensor | None,
-        promotions: Tensor,
+        self, rows: np.ndarray, similarities: list[Tensor], log_weights: Tensor | None, targets: Tensor | None
     ) -> None:
         positives = torch.arange(len(rows))
         negative = ~torch.eye(len(rows), dtype=torch.bool)
         self.sums.add(log_weights, targets, positives, negative)
-        effect = effect_of(log_weights, targets, positives, negative, promotions)
-        values = dict(zip(self._names, similarities, strict=True))
-        if log_weights is not None:
-            values["weight"] = log_weights.exp()
-        if targets is not None:
-            values["target"] = targets
-        for name, value in values.items():
-            self.histograms[name].add(value[negative].numpy())
+        effect = effect_of(log_weights, targets, positives, negative, taught=self._taught)
         own = self._query_of[rows]
         self.seen += int(negative.sum())
         self.twins += int((own[:, None] == own[None, :]).sum()) - len(rows)
         self.counts += np.bincount(effect[negative].numpy(), minlength=len(self.counts))
         place, other = effect.nonzero().numpy().T
-        found = {name: value.numpy()[place, other] for name, value in values.items()}
-        found["own_similarity"] = similarities[0].diagonal().numpy()[place]
-        found |= {"row": rows[place], "negative_row": rows[other], "effect": effect.numpy()[place, other]}
-        # What no treatment sets is 1 for a weight and 0 for a target.
-        new = pd.DataFrame({"weight": 1.0, "target": 0.0} | found, columns=self.kept.columns)
+        found: dict[str, Any] = {
+            "row": rows[place],
+            "negative_row": rows[other],
+            "own_similarity": similarities[0].diagonal().numpy()[place],
+            "weight": 1.0 if log_weights is None else log_weights.exp().numpy()[place, other],
+            "target": 0.0 if targets is None else targets.numpy()[place, other],
+            "effect": effect.numpy()[place, other],
+        }
+        for name, similarity in zip(self._names, similarities, strict=True):
+            found[name] = similarity.numpy()[place, other]
+        new = pd.DataFrame(found, columns=self.kept.columns)
         self.kept = self._strongest(pd.concat([self.kept, new]) if len(self.kept) else new)
 
     def _strongest(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -225,26 +185,6 @@ class _Scan:
         # Repeats first: equal queries would take all the places.
         frame = frame.drop_duplicates(["effect", "one", "two"]).groupby("effect").head(self._top)
         return frame.drop(columns=["one", "two"])
-
-
-class _Counts:
-    """Counts values whose range is not known before all have been seen: by their number in half precision."""
-
-    def __init__(self) -> None:
-        self._counts = np.zeros(2**16, dtype=np.int64)
-
-    def add(self, values: np.ndarray) -> None:
-        halves = values[np.isfinite(values)].clip(-65504, 65504).astype(np.float16)
-        self._counts += np.bincount(halves.view(np.uint16), minlength=2**16)
-
-    @property
-    def total(self) -> int:
-        return int(self._counts.sum())
-
-    def histogram(self) -> tuple[np.ndarray, np.ndarray]:
-        seen = self._counts.nonzero()[0]
-        values = seen.astype(np.uint16).view(np.float16).astype(np.float64)
-        return np.histogram(values, bins=_BINS, weights=self._counts[seen])
 
 
 def _with_texts(kept: pd.DataFrame, texts: PairTexts, pairs: Dataset) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The page of an inspection: what to make of it, numbers, histograms, and the texts side by side."""
+"""The page of an inspection: what to make of it, numbers, and the texts side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from st_softinfonce.effects import EFFECTS, SOFTENED_BELOW
@@ -30,25 +29,8 @@ _MEANING = {
 _MATCHED_IN = {"queries": "negative_query", "documents": "negative_code", "scores": "negative_code"}
 
 
-def render(
-    title: str,
-    summary: Mapping[str, str],
-    histograms: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    negatives: pd.DataFrame,
-    compares: Compares,
-) -> str:
-    """Write an inspection as one HTML document that needs nothing else.
-
-    Args:
-        title: The heading.
-        summary: As :attr:`Inspection.summary`, like the others.
-        histograms: Likewise.
-        negatives: Likewise.
-        compares: Likewise.
-
-    Returns:
-        The document.
-    """
+def render(title: str, summary: Mapping[str, str], negatives: pd.DataFrame, compares: Compares) -> str:
+    """Write an inspection, whose attributes these are, as one HTML document that needs nothing else."""
     effects = [(str(effect), rows) for effect, rows in negatives.groupby("effect", sort=False)]
     unused = set(EFFECTS) - {effect for effect, _ in effects}
     numbers = "".join(
@@ -56,7 +38,6 @@ def render(
         for name, value in summary.items()
         if name not in unused
     )
-    plots = "".join(_histogram(name, *histogram) for name, histogram in histograms.items())
     parts = []
     for effect, rows in effects:
         pairs = [_pair(number, row, compares) for number, row in enumerate(rows.to_dict("records"), 1)]
@@ -67,24 +48,8 @@ def render(
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
-        f'<h1>{heading}</h1>{introduction}<dl>{numbers}</dl><div class="plots">{plots}</div>'
+        f"<h1>{heading}</h1>{introduction}<dl>{numbers}</dl>"
         f"{''.join(parts) or '<p>No negative is treated.</p>'}</body></html>\n"
-    )
-
-
-def _histogram(name: str, counts: np.ndarray, edges: np.ndarray) -> str:
-    """Draw bars of logarithmic height."""
-    heights = 100 * np.log10(counts + 1) / np.log10(counts.max() + 1)
-    bars = "".join(
-        f'<i style="height:{height:.1f}%" title="{low:.4g} to {high:.4g}: {count:,.0f}"></i>'
-        for height, count, low, high in zip(heights, counts, edges, edges[1:], strict=False)
-    )
-    label = html.escape(f"{name.replace('_', ' ').capitalize()} of the negatives")
-    ticks = "".join(f"<span>{edges[place]:.3g}</span>" for place in range(0, len(edges), len(edges) // 4))
-    return (
-        f'<figure role="img" aria-label="Histogram: {label}"><figcaption><b>{label}</b> '
-        f"(logarithmic; the highest bar is {counts.max():,.0f})</figcaption>"
-        f'<div class="bars">{bars}</div><div class="ticks">{ticks}</div></figure>'
     )
 
 
@@ -161,11 +126,6 @@ dt{color:var(--soft);font-size:13px}dd{margin:0;font-weight:600;overflow-wrap:an
 .next{border-left:4px solid var(--bar);padding:2px 16px;margin:0 0 20px}.next h2{margin:4px 0}
 ol{margin:0;padding-left:20px}code{background:var(--box);border-radius:4px;padding:1px 4px;overflow-wrap:anywhere;
 font:13px ui-monospace,monospace}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:16px;margin:0 0 20px}
-figure{margin:0;background:var(--box);border:1px solid var(--line);border-radius:6px;padding:10px 14px}
-figcaption,.ticks{color:var(--soft);font-size:13px}figcaption b{color:var(--text)}
-.bars{display:flex;align-items:flex-end;gap:1px;height:150px;margin:10px 0 2px;border-bottom:1px solid var(--line)}
-.bars i{flex:1;background:var(--bar)}.ticks{display:flex;justify-content:space-between}
 section{border:1px solid var(--line);border-radius:6px;margin:14px 0;padding:10px 14px}
 .numbers{margin:0 0 6px}.numbers b:first-child{display:inline-block;min-width:2em;color:var(--soft)}
 .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}

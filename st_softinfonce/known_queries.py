@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from st_softinfonce.estimators.base import join_rows
 from st_softinfonce.estimators.by_text import ByText
-from st_softinfonce.estimators.text_column import TextColumn
-
-_CHUNK = 4096
+from st_softinfonce.estimators.text_column import TextColumn, columns_read_by
 
 
 class KnownQueries:
@@ -25,25 +24,9 @@ class KnownQueries:
         query_of: Document to query, e.g. ``dict(zip(pairs["code"], pairs["query"]))`` of the data the negatives were
             mined from. Documents with different queries that the model reads alike count as not known.
         model: The model in training: its tokenizer makes both.
-        max_length: As for :meth:`TextColumn.as_read_by`, like the others: where texts are truncated.
-        prompt: The documents'.
-        task: The documents'.
-        query_prompt: The queries'.
-        query_task: The queries'.
-
-    Raises:
-        ValueError: ``query_of`` is empty, or holds something else than texts.
-
-    Example:
-        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-        >>> from tokenizers import Tokenizer, models, pre_tokenizers
-        >>> tokenizer = Tokenizer(models.WordLevel({"def": 0, "sort": 1, "list": 2}))
-        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
-        >>> known = KnownQueries({"def sort": "sort list"}, model)
-        >>> queries, found = known.of(TextColumn.from_texts(["def sort", "def list"], tokenizer))
-        >>> queries.texts, found.tolist()
-        (['sort list', ''], [True, False])
+        query_prompt: As ``prompt`` for :meth:`TextColumn.as_read_by`, of the queries.
+        query_task: As ``task``, likewise.
+        **reading: ``max_length``, and the documents' ``prompt`` and ``task``.
     """
 
     def __init__(
@@ -51,30 +34,19 @@ class KnownQueries:
         query_of: Mapping[str, str],
         model: SentenceTransformer,
         *,
-        max_length: int | Mapping[str, int] | None = None,
-        prompt: str | None = None,
-        task: str | None = None,
         query_prompt: str | None = None,
         query_task: str | None = None,
+        **reading: Any,
     ) -> None:
         if not query_of:
             raise ValueError("query_of must map at least one document to its query, got none.")
         bad = next((query for query in query_of.values() if not isinstance(query, str)), None)
         if bad is not None:
             raise ValueError(f"query_of must map documents to queries, texts both, got the query {bad!r}.")
-        self._by_document = ByText(query_of, model, max_length=max_length, prompt=prompt, task=task)
+        self._by_document = ByText(query_of, model, **reading)
         queries = self._by_document.values or [""]
-        columns = [
-            TextColumn.as_read_by(
-                model,
-                queries[start : start + _CHUNK],
-                role="query",
-                max_length=max_length,
-                prompt=query_prompt,
-                task=query_task,
-            )
-            for start in range(0, len(queries), _CHUNK)
-        ]
+        of_queries = {"role": "query", "prompt": query_prompt, "task": query_task}
+        columns = columns_read_by(model, queries, **reading | of_queries)
         ids = join_rows([column.content_ids.cpu() for column in columns], -1)
         assert isinstance(ids, Tensor)  # of tensors, not of tuples
         self._ids = ids

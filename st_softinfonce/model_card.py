@@ -33,10 +33,6 @@ def add_mteb_results(
         after: The model's results: any number of tasks, splits and subsets.
         before: The results of the model that it was fine-tuned from, of the same data.
         metrics: What to show of each task's scores; the main score of a task that has none of them.
-
-    Raises:
-        ValueError: A result holds no scores, or `before` lacks a task, split or subset of `after`, or has it of
-            another revision of the data.
     """
     entries = dict(_entries("after", after))
     earlier = {} if before is None else dict(_entries("before", before))
@@ -65,12 +61,9 @@ def add_mteb_results(
 
 
 def hide_training_texts(model: BaseModel) -> None:
-    """Take the training texts off a model's card: its samples, the widget and the usage example.
+    """Take the training texts off the card of a model fresh from training: samples, widget and usage example.
 
-    `model.save_pretrained` and `model.push_to_hub` write the card. The counts of texts and their lengths stay.
-
-    Args:
-        model: A model fresh from training. One that was loaded keeps the card that it has.
+    The counts of texts and their lengths stay. A model that was loaded keeps the card that it has.
     """
     card: Any = model.model_card_data
     card.widget, card.usage_examples, card.usage_examples_display = [], None, None

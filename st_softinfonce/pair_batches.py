@@ -33,19 +33,15 @@ _CHUNK = 256
 
 
 def read_pairs(paths: Sequence[str | os.PathLike[str]], *, languages: Sequence[str] | None = None) -> Dataset:
-    """Read pairs from wherever they are.
+    """Read pairs from wherever they are, those of all paths in order.
 
     Args:
         paths: Either data (Parquet, JSON Lines and CSV files, and folders of Parquet files such as those that
             ``mine_to_parquet`` writes), or source trees, which are mined.
         languages: Of source trees, which languages to mine; by default all.
 
-    Returns:
-        The pairs, of all paths in order.
-
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: Data and source trees are mixed, or the source trees hold fewer than 2 pairs.
         OSError: The data cannot be read.
         ImportError: The sources cannot be mined for want of the extra ``mining``.
     """
@@ -94,37 +90,25 @@ class PairTexts:
     Args:
         pairs: The columns ``query`` and ``code``, or else the first two columns.
         model: The model to train.
-        tokenizer: A tokenizer instead, for estimators that compare texts; texts are truncated to ``max_length`` alone.
         prompts: As in the training arguments: one for both columns, or by column.
         router_mapping: As in the training arguments: the task by column.
         max_length: As in the training arguments, in tokens: one for both columns, or by task.
-
-    Attributes:
-        columns: The names of the two columns.
-        queries: The texts of the first.
-        documents: The texts of the second.
-
-    Raises:
-        ValueError: There are fewer than two columns, one holds something else than texts, not exactly one of
-            ``model`` and ``tokenizer`` is given, or an option names another column.
     """
 
     def __init__(
         self,
         pairs: Dataset,
         *,
-        model: nn.Module | None = None,
-        tokenizer: Any = None,
+        model: nn.Module,
         prompts: str | Mapping[str, str] | None = None,
         router_mapping: Mapping[str, str] | None = None,
         max_length: int | Mapping[str, int] | None = None,
     ) -> None:
         if not isinstance(pairs, Dataset):
             raise ValueError(f"pairs must be a datasets.Dataset, got {type(pairs).__name__}: choose one split.")
-        if (model is None) == (tokenizer is None):
+        if not isinstance(model, nn.Module):
             raise ValueError(
-                "Give exactly one of model and tokenizer, got "
-                f"{'neither' if model is None else 'both'}: an estimator sees the texts as the model in training does."
+                f"model must be the model to train, got {type(model).__name__}: estimators see the texts as it does."
             )
         names = pairs.column_names
         if len(names) < 2:
@@ -143,12 +127,7 @@ class PairTexts:
         for option, value in (("prompts", prompts), ("router_mapping", router_mapping)):
             if isinstance(value, Mapping) and not set(value) <= set(self.columns):
                 raise ValueError(f"{option} must be by column, of {self.columns}, got {sorted(value)}.")
-            if value and tokenizer is not None:
-                raise ValueError(f"{option} needs the model, got {value!r} with a tokenizer. Give model instead.")
-        if tokenizer is not None and isinstance(max_length, Mapping):
-            raise ValueError(f"max_length must be an integer with a tokenizer, got {max_length!r}: no tasks.")
         self.model: Any = model
-        self.tokenizer = tokenizer
         self._prompts = prompts
         self._tasks = router_mapping or {}
         self._max_length = max_length
@@ -159,57 +138,41 @@ class PairTexts:
 
     def column(self, rows: list[int], role: Role) -> TextColumn:
         """Make the column of a batch's queries or documents, on the model's device."""
-        texts = self._texts(rows, role)
-        if self.model is None:
-            return TextColumn.from_texts(texts, self.tokenizer, max_length=self._longest(None), role=role)
-        return TextColumn.as_read_by(self.model, texts, role=role, max_length=self._max_length, **self._read(role))
+        texts, reading = self._of(rows, role)
+        return TextColumn.as_read_by(self.model, texts, role=role, max_length=self._max_length, **reading)
 
     def embeddings(self, rows: list[int], role: Role) -> Tensor:
         """Embed a batch's queries or documents ``(n, D)`` by the model as it is, for estimators of its scores."""
-        if self.model is None:
-            raise ValueError("tokenizer has no embeddings to compare: the estimator needs model.")
-        read = {name: value for name, value in self._read(role).items() if value is not None}
-        if (longest := self._longest(read.get("task"))) is not None:
+        texts, reading = self._of(rows, role)
+        # Without a prompt, encode() would take the model's own, which the trainer does not.
+        read: dict[str, Any] = {"prompt": reading["prompt"] or ""}
+        if (task := reading["task"]) is not None:
+            read["task"] = task
+        length = self._max_length
+        if (longest := length.get(task or "") if isinstance(length, Mapping) else length) is not None:
             read["processing_kwargs"] = {"text": {"max_length": longest, "truncation": True}}
         was_training = self.model.training
-        # Without a prompt, encode() would take the model's own, which the trainer does not.
-        options = {"prompt": "", **read, "convert_to_tensor": True, "show_progress_bar": False}
-        embeddings: Tensor = self.model.encode(self._texts(rows, role), **options)
+        embeddings: Tensor = self.model.encode(texts, **read, convert_to_tensor=True, show_progress_bar=False)
         self.model.train(was_training)
         return embeddings
 
-    def _texts(self, rows: list[int], role: Role) -> list[str]:
-        source = self.queries if role == "query" else self.documents
-        return [source[row] for row in rows]
-
-    def _longest(self, task: str | None) -> int | None:
-        return self._max_length.get(task or "") if isinstance(self._max_length, Mapping) else self._max_length
-
-    def _read(self, role: Role) -> dict[str, Any]:
-        name = self.columns[role == "document"]
+    def _of(self, rows: list[int], role: Role) -> tuple[list[str], dict[str, str | None]]:
+        """Return a batch's queries or documents, and the prompt and task that the trainer gives them."""
+        name, source = (self.columns[0], self.queries) if role == "query" else (self.columns[1], self.documents)
         prompt = self._prompts.get(name) if isinstance(self._prompts, Mapping) else self._prompts
-        return {"prompt": prompt, "task": self._tasks.get(name)}
+        return [source[row] for row in rows], {"prompt": prompt, "task": self._tasks.get(name)}
 
 
 def batch_similarities(
     estimator: SimilarityEstimator, texts: PairTexts, batch_size: int, *, batches: int, seed: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Go through pairs in batches of random order, as training does.
+    """Go through pairs in batches of random order, as training does; beyond the data's end a new order begins.
 
-    Args:
-        estimator: Compares them.
-        texts: The pairs.
-        batch_size: At least 2.
-        batches: At least 1; beyond the data's end a new order begins.
-        seed: Of the order: the same for every estimator.
+    The order follows from the ``seed`` alone.
 
     Yields:
         The rows of a batch, and their similarities ``(batch_size, batch_size)``; each row's positive is on the
         diagonal.
-
-    Raises:
-        ValueError: A number is out of range, there are fewer pairs than a batch, or the estimator breaks its
-            contract.
     """
     check_count("batch_size", batch_size, 2)
     check_count("batches", batches)

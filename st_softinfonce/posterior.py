@@ -40,9 +40,6 @@ class RelevancePosterior:
         known_pairs: How many known pairs it was estimated from.
         random_pairs: How many random pairs it was estimated from.
 
-    Raises:
-        ValueError: A value is out of range.
-
     Example:
         >>> posterior = RelevancePosterior(knots=(0.2, 0.8), log_ratios=(-4.0, 9.0), prior=0.001)
         >>> [round(p, 4) for p in posterior.probability(torch.tensor([0.1, 0.5, 0.7, 0.9])).tolist()]
@@ -93,13 +90,6 @@ class RelevancePosterior:
                 scores leave room for: above the known scores' median, 75% and 90% quantile, there must be at least
                 ``prior`` times as large a share of random pairs as of known ones (mixture proportion estimation).
             relative: The scores given are relative, and similarities shall be made so.
-
-        Returns:
-            The posterior.
-
-        Raises:
-            ValueError: There are too few scores, nan or inf among them, all are equal, all random ones are -inf, the
-                known pairs do not score above the random ones, or the prior is out of range.
         """
         known = _score_sample("known_scores", known_scores, _MIN_KNOWN)
         random = _score_sample("random_scores", random_scores, _MIN_RANDOM)
@@ -137,13 +127,9 @@ class RelevancePosterior:
         return {name: getattr(self, name) for name in ("prior", "relative", "known_pairs", "random_pairs")}
 
     def probability(self, similarity: Tensor) -> Tensor:
-        """Evaluate it, on the similarities' device and without waiting for it.
+        """Evaluate it for similarities of any shape, made relative already if that is asked for; 0 at -inf.
 
-        Args:
-            similarity: Any shape, made relative already if that is asked for; half precision is computed in float32.
-
-        Returns:
-            Probabilities of the same shape, without gradient. 0 at -inf.
+        Half precision is computed in float32, without gradient and without waiting for the device.
         """
         similarity = similarity.detach()
         similarity = similarity.float() if similarity.dtype in (torch.float16, torch.bfloat16) else similarity

@@ -32,14 +32,12 @@ from st_softinfonce.posterior import RelevancePosterior
 class Treatment:
     """What the loss does with how relevant an estimator finds each candidate: nothing, unless a subclass says so.
 
-    Subclasses are frozen dataclasses whose ``__post_init__`` checks the options. The fields of those here are the
-    options of their function in ``functional``.
-
-    Attributes:
-        order: Of the treatments that make targets, those with a smaller number come first, whatever order they are
-            given in: promotions (1) say which candidates are positives, distillation (2) mixes with that.
+    Subclasses are frozen dataclasses. Those here refuse options out of range by a ValueError, and something else than
+    a posterior by a TypeError; their fields are the options of their function in ``functional``.
     """
 
+    # Of the treatments that make targets, those with a smaller number come first, whatever order they are given in:
+    # promotions (1) say which candidates are positives, distillation (2) mixes with that.
     order: ClassVar[int] = 0
 
     @property
@@ -72,8 +70,8 @@ class Treatment:
         """Compute the targets of one block of candidates.
 
         Args:
-            similarity: As for :meth:`log_weights`.
-            positives: As for :meth:`log_weights`.
+            similarity: As for :meth:`log_weights`, like ``positives``.
+            positives: Likewise.
             log_weights: ``(N, M)``, the sum of all treatments'; a candidate with -inf must have no target.
             targets: ``(N, M)``, those of the treatments before this one; ``None``: one-hot.
 
@@ -87,7 +85,7 @@ class Treatment:
         config: dict[str, Any] = {"treatment": type(self).__name__}
         for name in [field.name for field in fields(self)]:  # type: ignore[arg-type]
             value = getattr(self, name)
-            if value is not None:
+            if value is not None and value is not False:
                 config[name] = value.summary() if isinstance(value, RelevancePosterior) else value
         return config
 
@@ -99,12 +97,16 @@ class Treatment:
             config = {"prior": float(f"{config.pop('posterior')['prior']:.2g}")} | config
         return f"{name}({', '.join(f'{option}={value}' for option, value in config.items())})"
 
-    def _make_floats(self) -> None:
-        """Turn NumPy's numbers, which are welcome but not JSON, into Python's."""
+    def __post_init__(self) -> None:
+        """Check the options, and turn NumPy's numbers, which are welcome but not JSON, into Python's."""
+        self._check()
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if value is not None and str(field.type).startswith("float"):
                 object.__setattr__(self, field.name, float(value))
+
+    def _check(self) -> None:
+        """Refuse options that are out of range."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,6 @@ class Soften(Treatment):
         temperature: Above 0, in units of the estimator's similarity. Small: only the most similar is softened.
         min_weight: In (0, 1]. Floor of a negative's weight.
 
-    Raises:
-        ValueError: An option is out of range.
-
     Example:
         >>> Soften(alpha=1.5, beta=0.5, temperature=1.0).get_config_dict()
         {'treatment': 'Soften', 'alpha': 1.5, 'beta': 0.5, 'temperature': 1.0, 'min_weight': 0.1}
@@ -133,10 +132,8 @@ class Soften(Treatment):
     temperature: float
     min_weight: float = 0.1
 
-    def __post_init__(self) -> None:
-        """Check the options."""
+    def _check(self) -> None:
         check_weighting(**vars(self))
-        self._make_floats()
 
     @property
     @override
@@ -157,20 +154,14 @@ class Discount(Treatment):
     Args:
         posterior: What the estimator's similarity says about relevance.
         min_weight: In [0, 1]. Floor of a negative's weight; 0 takes a surely relevant one out.
-
-    Raises:
-        ValueError: An option is out of range.
-        TypeError: ``posterior`` is not a ``RelevancePosterior``.
     """
 
     posterior: RelevancePosterior
     min_weight: float = 0.1
 
-    def __post_init__(self) -> None:
-        """Check the options."""
+    def _check(self) -> None:
         _check_posterior(self.posterior)
         check_share("min_weight", self.min_weight, zero=True, hint="1 is plain InfoNCE.")
-        self._make_floats()
 
     @property
     @override
@@ -196,13 +187,6 @@ class Mask(Treatment):
         top_k: At least 1. Take out this many of each row's most similar negatives.
         ratio: Above 0. Take out what is at least this many times as similar as the positive.
         above: Take out what is more similar than this.
-
-    Raises:
-        ValueError: Not exactly one rule is given, or its value is out of range.
-
-    Example:
-        >>> Mask(margin=0.05, relative=True).get_config_dict()
-        {'treatment': 'Mask', 'margin': 0.05, 'relative': True}
     """
 
     margin: float | None = None
@@ -211,19 +195,12 @@ class Mask(Treatment):
     ratio: float | None = None
     above: float | None = None
 
-    def __post_init__(self) -> None:
-        """Check the options."""
+    def _check(self) -> None:
         check_mask(**vars(self))
-        self._make_floats()
 
     @override
     def log_weights(self, similarity: Tensor, *, positives: Tensor, known: Tensor | None = None) -> Tensor:
         return mask_log_weights(similarity, **vars(self), positives=positives)
-
-    @override
-    def get_config_dict(self) -> dict[str, Any]:
-        config = super().get_config_dict()
-        return config if self.margin is not None else {k: v for k, v in config.items() if k != "relative"}
 
 
 @dataclass(frozen=True)
@@ -237,22 +214,16 @@ class Promote(Treatment):
         posterior: What the estimator's similarity says about relevance. ``None`` takes the similarity itself as a
             probability, which suits estimators that know (0 or 1).
         above: In [0, 1). The probability from which on a candidate is a positive.
-
-    Raises:
-        ValueError: ``above`` is out of range.
-        TypeError: ``posterior`` is not a ``RelevancePosterior``.
     """
 
     posterior: RelevancePosterior | None = None
     above: float = 0.5
     order: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        """Check the options."""
+    def _check(self) -> None:
         if self.posterior is not None:
             _check_posterior(self.posterior)
         check_above(self.above)
-        self._make_floats()
 
     @override
     def targets(self, similarity: Tensor, **others: Any) -> Tensor:
@@ -269,20 +240,15 @@ class Distill(Treatment):
     Args:
         share: In [0, 1]. How much of each row's target is the estimator's; the rest is the positive's.
         temperature: Above 0, in units of the estimator's similarity. Small: its favourite gets all of the share.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
     share: float = 0.5
     temperature: float = 0.05
     order: ClassVar[int] = 2
 
-    def __post_init__(self) -> None:
-        """Check the options."""
+    def _check(self) -> None:
         check_share("share", self.share, zero=True, hint="0 is plain InfoNCE, 1 learns from the estimator alone.")
         check_positive("temperature", self.temperature)
-        self._make_floats()
 
     @property
     @override
@@ -308,7 +274,7 @@ def combine(
         positives: ``(N,)`` int64, each row's positive.
 
     Returns:
-        Log weights ``(N, M)`` and targets ``(N, M)``; ``None`` where nothing is weighed, or all is one-hot.
+        Log weights and targets ``(N, M)``; ``None`` where nothing is weighed, or all is one-hot.
     """
     single = [
         (treatment, similarity if known is None else similarity.masked_fill(~known, -math.inf), known)
@@ -327,12 +293,7 @@ def combine(
 
 
 def as_treatments(name: str, value: object) -> tuple[Treatment, ...]:
-    """Return the one treatment or several that ``value`` is, at least one.
-
-    Raises:
-        TypeError: Something else than a treatment is among them; ``name`` is the argument's name in the message.
-        ValueError: There is none.
-    """
+    """Return the treatments that the argument ``name`` holds: one, or a list; refuse anything else, and none."""
     several = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     for treatment in several:
         if not isinstance(treatment, Treatment):

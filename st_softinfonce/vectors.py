@@ -1,4 +1,4 @@
-"""The table of representations by content: looked up on the device in training, memory-mapped on disk between runs."""
+"""The table of representations by content: looked up on the device in training, kept on disk between runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,18 +26,13 @@ _ROWS_A_PART = 1024
 # A temporary file of this age was left by a process that was killed: its owner writes it within seconds.
 _LEFT_BEHIND_SECONDS = 3600
 
-_Integers = TypeVar("_Integers", Tensor, NDArray[np.int64])
-
 
 class TableError(ValueError):
     """A table cannot be read or written: it is damaged, made by something else, or its folder has no room."""
 
 
-def mix64(values: _Integers) -> _Integers:
-    """Spread what differs between 64-bit integers over all their bits (the finaliser of SplitMix64).
-
-    The int64 of a tensor or an array of any shape; overflow wraps round.
-    """
+def mix64(values: Tensor) -> Tensor:
+    """Spread what differs between int64 over all their bits (the finaliser of SplitMix64); overflow wraps round."""
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         # Torch shifts int64 alone, with its sign, which is masked away; `data/minhash.py` has this for NumPy's uint64,
         # twice as fast and without importing torch.
@@ -48,17 +41,10 @@ def mix64(values: _Integers) -> _Integers:
 
 
 def content_keys(content_ids: Tensor, seed: int = 0) -> Tensor:
-    """Hash each row's content tokens to 64 bits, on their device.
+    """Hash each row's content tokens ``(n, length)``, -1 where there is none, to 64 bits ``(n,)``, on their device.
 
     Equal for equal texts whatever their padding, prompt and batch. Two of a million different texts collide with a
-    probability of about 3 in 100 million.
-
-    Args:
-        content_ids: ``(n, length)`` int64, -1 where there is no content.
-        seed: Makes the keys of different kinds of text differ, e.g. of queries and documents.
-
-    Returns:
-        ``(n,)`` int64.
+    probability of about 3 in 100 million. The ``seed`` makes the keys of queries and documents differ, say.
 
     Example:
         >>> keys = content_keys(torch.tensor([[-1, 7, 8], [7, 8, -1], [8, 7, -1]]))
@@ -104,18 +90,16 @@ class RepresentationTable:
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
                     path.unlink()
-        if parts := self._read_parts(self.folder):
-            self._levels = [_Rows.merged(list(parts.values()))]  # a single part stays memory-mapped
+        # By their names: of vectors that two processes made for one key, every later run takes the same.
+        if parts := [self._read_part(path) for path in sorted(self.folder.glob(_PARTS))]:
+            self._levels = [_Rows.merged(parts)]
 
     def __len__(self) -> int:
         """Return the number of keys."""
         return sum(len(rows) for rows in self._levels)
 
     def look_up(self, keys: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Find vectors, on the keys' device and without waiting for it.
-
-        Args:
-            keys: ``(n,)`` int64.
+        """Find vectors by keys ``(n,)`` int64, on their device and without waiting for it.
 
         Returns:
             The vectors ``(n, D)`` float16, of any content where not found, or ``None`` from an empty table; and which
@@ -133,11 +117,9 @@ class RepresentationTable:
         return vectors, found
 
     def add(self, keys: Tensor, vectors: Tensor) -> None:
-        """Keep the vectors of new keys. They are written to disk about a thousand at a time, and by :meth:`save`.
+        """Keep the vectors ``(n, D)`` of new keys ``(n,)`` int64, of equal ones the first, in half precision.
 
-        Args:
-            keys: ``(n,)`` int64. Of equal ones the first is kept.
-            vectors: ``(n, D)`` floating point on the same device, kept in half precision.
+        They are written to disk about a thousand at a time, and by :meth:`save`.
 
         Raises:
             TableError: The vectors differ in dimensions from those that are there, or the disk cannot be written to.
@@ -170,35 +152,30 @@ class RepresentationTable:
         for path in list(self.folder.glob(_PARTS))[:1]:  # perhaps of a process that began after this one
             with contextlib.suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
                 self._check_origin(path, file.metadata())
-        self._write_part(self.folder, _Rows.merged(self._unsaved))
+        rows = _Rows.merged(self._unsaved)
+        path = self.folder / f"part-{uuid.uuid4().hex}.safetensors"
+        temporary = path.with_name(f".{path.name}")
+        metadata = {"format": FORMAT, "identity": json.dumps(self.identity), "checksum": rows.checksum()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"keys": rows.keys, "vectors": rows.vectors}, temporary, metadata)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise TableError(
+                f"table {self.folder}: {path.name} cannot be written ({error}). Make room or give another folder; "
+                "what was saved before is kept."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         self._unsaved = []
 
     def compact(self) -> None:
-        """Put all parts into one, in memory and on disk, where the next run maps it instead of loading it.
-
-        Raises:
-            TableError: As :meth:`save`, or a part is damaged.
-        """
-        self.save()
+        """Put what was added part by part into one run, which is the quickest to search."""
         if self._levels:
             self._levels = [_Rows.merged(self._levels)]
-        if self.folder is None or len(parts := self._read_parts(self.folder)) < 2:
-            return
-        self._write_part(self.folder, _Rows.merged(list(parts.values())))
-        # Only now, when all they hold is on the disk again, and only those: another process may have added more.
-        for path in parts:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-    def _read_parts(self, folder: Path) -> dict[Path, _Rows]:
-        while True:
-            paths = sorted(folder.glob(_PARTS))
-            try:
-                return {path: self._read_part(path) for path in paths}
-            except TableError:
-                # Another process may just have put them into one. A dangling link is listed still.
-                if set(paths) <= set(folder.glob(_PARTS)):
-                    raise
 
     def _read_part(self, path: Path) -> _Rows:
         if not path.is_file():
@@ -230,26 +207,6 @@ class RepresentationTable:
                     f"{_named(path)} was made with {name}={its!r}, this estimator has {name}={mine!r}. Give another "
                     "folder, or delete this one to build it again."
                 )
-
-    def _write_part(self, folder: Path, rows: _Rows) -> None:
-        """Write a part whole or not at all, making the folder."""
-        path = folder / f"part-{uuid.uuid4().hex}.safetensors"
-        temporary = path.with_name(f".{path.name}")
-        metadata = {"format": FORMAT, "identity": json.dumps(self.identity), "checksum": rows.checksum()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file({"keys": rows.keys, "vectors": rows.vectors}, temporary, metadata)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise TableError(
-                f"table {folder}: {path.name} cannot be written ({error}). Make room or give another folder; what "
-                "was saved before is kept."
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 @dataclass(frozen=True)

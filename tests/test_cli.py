@@ -50,8 +50,9 @@ def base(bert_folder, tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command in this process: its status, stdout and stderr."""
+def run(capsys, monkeypatch):
+    """Run a command in this process: its status, stdout and stderr. The environment is as before afterwards."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
 
     def run(*arguments):
         capsys.readouterr()
@@ -207,11 +208,10 @@ def test_inspect_takes_every_kind_of_data_and_gives_what_the_function_does(run, 
     assert [row["negative_code"] for row in answer["negatives"]] == expected.negatives["negative_code"].tolist()
     assert 0 < len(answer["negatives"]) <= 5
     assert {row["effect"] for row in answer["negatives"]} == {"softened"}
-    assert sum(answer["histograms"]["weight"]["negatives"]) == 8 * 7
     assert "<h1>Likely false negatives</h1>" in page.read_text()
 
 
-def test_inspect_takes_an_estimators_options_and_a_tokenizer(run, source, base, bert_folder, tmp_path):
+def test_inspect_takes_an_estimators_options(run, source, base, tmp_path):
     options = [
         "--estimator",
         "bm25",
@@ -219,8 +219,8 @@ def test_inspect_takes_an_estimators_options_and_a_tokenizer(run, source, base, 
         "compares=documents",
         "--option",
         "b=0.5",
-        "--tokenizer",
-        bert_folder,
+        "--model",
+        base,
     ]
     status, out, _ = run("inspect", source, *options, "-o", tmp_path / "page.html")
     assert status == 0
@@ -271,7 +271,7 @@ def test_inspect_without_a_network_says_what_to_do(run, source):
     status, out, err = run("inspect", source, "--json")
     assert (status, out) == (1, "")
     assert f"the model {cli.DEFAULT_MODEL!r} could not be loaded" in complaint(err)
-    assert "without a network give one from disk, --model FOLDER or --tokenizer FOLDER" in err
+    assert "without a network give one from disk, --model FOLDER" in err
     status, _, err = run("inspect", source, "--json", "--estimator", "trained-model", "--option", "model=nobody/none")
     assert status == 1
     assert "the estimator 'trained-model' cannot be made" in complaint(err)
@@ -346,7 +346,7 @@ def test_estimators_lists_what_is_installed(run):
     status, out, _ = run("estimators")
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()] == list(list_estimators())
-    assert "Okapi BM25 of every query against every candidate" in out
+    assert re.search(r"^bm25 +st-softinfonce \S+ +st_softinfonce.estimators.bm25:BM25Estimator$", out, re.MULTILINE)
     _, out, _ = run("estimators", "--json")
     assert json.loads(out) == [asdict(info) for info in list_estimators().values()]
 
@@ -398,7 +398,7 @@ def test_a_broken_pipe_is_quiet():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (
         "import sys\nimport st_softinfonce.cli as cli, st_softinfonce.estimators as estimators\n"
-        "info = estimators.EstimatorInfo('x' * 10**6, '', '', '', '')\n"
+        "info = estimators.EstimatorInfo('x' * 10**6, '', '', '')\n"
         "estimators.list_estimators = lambda: {'x': info}\n"
     )
     script += "sys.exit(cli.main(['estimators']))"

@@ -3,7 +3,6 @@
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -131,15 +130,10 @@ def test_many_equal_queries_do_not_hide_the_rest(static_model, pairs):
 
 
 @pytest.mark.parametrize("batch_size", [20, 64, 500])
-def test_the_histograms_count_every_negative(static_model, pairs, batch_size):
+def test_every_negative_is_counted(static_model, pairs, batch_size):
     inspection = inspect(static_model, pairs, "bm25", batch_size=batch_size, passes=2)
     size = min(batch_size, 73)
-    seen = 2 * (73 // size) * size * (size - 1)
-    assert inspection.summary["negatives seen"] == f"{seen:,}"
-    assert set(inspection.histograms) == {"similarity", "weight"}
-    for counts, edges in inspection.histograms.values():
-        assert counts.sum() == seen
-        assert np.all(np.diff(edges) > 0)
+    assert inspection.summary["negatives seen"] == f"{2 * (73 // size) * size * (size - 1):,}"
 
 
 class Page(HTMLParser):
@@ -163,7 +157,7 @@ def test_the_page_is_self_contained_and_escapes_every_text(static_model, pairs, 
     names = [tag for tag, _ in page.tags]
     assert not {"script", "link", "img", "iframe"} & set(names)
     assert not re.search(r"https?://|url\(|@import", source)
-    assert (names.count("figure"), names.count("section"), names.count("pre")) == (2, 12, 24)
+    assert (names.count("section"), names.count("pre")) == (12, 24)
     assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
     assert inspection.negatives["code"][0] in page.texts
     assert "<b>Mine</b>" in page.texts
@@ -219,7 +213,6 @@ def test_takes_what_calibrate_found(static_model, pairs):
         ({"top": 0}, "top must be an integer of at least 1, got 0"),
         ({"passes": 1.5}, "passes must be an integer of at least 1, got 1.5"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 2, got 0"),
-        ({"tokenizer": 1}, "exactly one of model and tokenizer, got both"),
         ({"treatment": Distill(share=0)}, "treatment must have an effect, got Distill"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

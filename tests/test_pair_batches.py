@@ -17,8 +17,6 @@ def test_texts_are_those_of_training(transformer_model):
     assert PairTexts(PAIRS, model=transformer_model).column([0], "document").texts == ["def read"]
     texts = PairTexts(PAIRS, model=transformer_model, max_length=5)
     assert texts.column([0], "document").texts == ["def read path"]
-    texts = PairTexts(PAIRS, tokenizer=transformer_model.tokenizer)
-    assert texts.column([0], "query").texts == [QUERIES[0]]
 
 
 def test_prompts_and_lengths_by_task_are_those_of_the_trainer(transformer_model):
@@ -48,8 +46,6 @@ def test_an_estimator_of_scores_is_given_the_models(transformer_model):
     queries, documents = ([source[row] for row in rows] for source in (QUERIES, DOCUMENTS))
     expected = cos_sim(transformer_model.encode(queries), transformer_model.encode(documents))
     torch.testing.assert_close(similarity, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="the estimator needs model"):
-        PairTexts(PAIRS, tokenizer=transformer_model.tokenizer).embeddings([0], "query")
 
 
 def test_negatives_are_all_but_the_positive():
@@ -67,10 +63,9 @@ def test_the_first_two_columns_serve_without_the_usual_names(static_model):
     [
         ({"prompts": {"answer": "x"}}, r"prompts must be by column, of \('query', 'code'\), got \['answer'\]"),
         ({"router_mapping": {"answer": "x"}}, "router_mapping must be by column"),
-        ({"model": None, "tokenizer": 1, "prompts": "x"}, "prompts needs the model, got 'x' with a tokenizer"),
-        ({"model": None, "tokenizer": 1, "max_length": {"query": 3}}, "max_length must be an integer"),
+        ({"model": None}, "model must be the model to train, got NoneType"),
     ],
-    ids=["prompts", "router_mapping", "tokenizer-prompts", "tokenizer-length"],
+    ids=["prompts", "router_mapping", "model"],
 )
 def test_options_that_do_not_fit_are_refused(static_model, options, message):
     with pytest.raises(ValueError, match=message):

@@ -200,13 +200,13 @@ def test_dataset_format_and_selection_do_not_matter():
 
 def test_metadata_is_complete_and_passes_mtebs_checks():
     pairs = Dataset.from_dict(
-        {"query": ["a", "b", "c", "d"], "code": ["1", "2", "3", "4"], "language": ["Python", "js", "kotlin", "C++"]}
+        {"query": list("abcd"), "code": list("1234"), "language": ["Python", "JavaScript", "kotlin", "C++"]}
     )
     metadata = task_from_pairs(pairs, "MyPairs", description="Mine.").metadata
     assert isinstance(metadata, mteb.TaskMetadata)
     assert metadata.eval_langs == {
         "python": ["python-Code"],
-        "js": ["javascript-Code"],
+        "javascript": ["javascript-Code"],
         "kotlin": ["mis-Zyyy"],
         "c++": ["c++-Code"],
     }

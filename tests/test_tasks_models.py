@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 mteb = pytest.importorskip("mteb")
 
 from code_search_net_trees import prepared_row, write_prepared  # noqa: E402
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalDatasetLoader  # noqa: E402
 from mteb.models.model_meta import ModelMeta  # noqa: E402
 from retrieval_models import TableEncoder, evaluate, random_vectors  # noqa: E402
 
 from st_softinfonce.tasks import (  # noqa: E402
     CodeSearchNetMRR,
     graded_task_from_pairs,
-    load_task,
     reciprocal_ranks,
-    save_task,
     task_from_pairs,
 )
 
@@ -42,16 +41,10 @@ def code_search_net(tmp_path):
     return CodeSearchNetMRR(tmp_path / "csn", languages=["python"])
 
 
-def saved(tmp_path):
-    save_task(graded_task_from_pairs(make_pairs(), "Graded"), tmp_path / "saved")
-    return load_task(tmp_path / "saved")
-
-
 MAKERS = {
     "pairs": lambda _: task_from_pairs(make_pairs(), "Mine"),
     "graded": lambda _: graded_task_from_pairs(make_pairs(), "Graded"),
     "code-search-net": code_search_net,
-    "saved": saved,
 }
 
 
@@ -104,3 +97,34 @@ def test_scores_of_an_encoder_come_from_the_cache_the_second_time(task, tmp_path
     assert len(encoder.texts_seen) == encoded > 0
     for key in ("main_score", "mrr_at_1000_strict", "mrr_at_1000_duplicates"):
         assert second[key] == pytest.approx(first[key], abs=1e-6)
+
+
+def test_task_is_pushed_by_mtebs_own_method_and_read_back(task, tmp_path, monkeypatch):
+    """The Hub is a folder here: what is pushed is written where mteb's loader then looks."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    configs = {}
+
+    def push(splits, repo, config, *, commit_message, num_proc=None, **kwargs):
+        assert repo == "me/mine"
+        for split, table in splits.items():
+            (tmp_path / "hub" / config).mkdir(parents=True, exist_ok=True)
+            table.to_parquet(tmp_path / "hub" / config / f"{split}.parquet")
+            configs.setdefault(config, []).append(split)
+
+    cards = []
+    monkeypatch.setattr(DatasetDict, "push_to_hub", push)
+    monkeypatch.setattr(
+        type(task.metadata), "push_dataset_card_to_hub", lambda self, repo: cards.append(self.generate_dataset_card())
+    )
+    task.push_dataset_to_hub("me/mine")
+    (split,) = task.metadata.eval_splits
+    entries = [
+        f"- config_name: '{c}'\n  data_files:\n  - split: {split}\n    path: '{c}/{split}.parquet'\n" for c in configs
+    ]
+    (tmp_path / "hub" / "README.md").write_text(f"---\nconfigs:\n{''.join(entries)}---\n")
+    for subset in task.metadata.hf_subsets:
+        read = RetrievalDatasetLoader(str(tmp_path / "hub"), revision="main", split=split, config=subset).load()
+        assert read["corpus"].to_list() == task.table(subset, split)["corpus"].to_list()
+        assert read["queries"].to_list() == task.table(subset, split)["queries"].to_list()
+        assert read["relevant_docs"] == task.table(subset, split)["relevant_docs"]
+    assert task.metadata.name in cards[0].content

@@ -46,7 +46,6 @@ _HOMES = {
     "text_column": ["TextColumn"],
 }
 
-__all__ = sorted(name for names in _HOMES.values() for name in names)
-
-if not TYPE_CHECKING:  # type checkers would take any name
+if not TYPE_CHECKING:  # type checkers would take any name, and cannot read such a list
+    __all__ = sorted(name for names in _HOMES.values() for name in names)
     __getattr__, __dir__ = lazy_names(__name__, _HOMES)

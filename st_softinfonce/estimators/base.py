@@ -49,20 +49,6 @@ class SimilarityEstimator(ABC):
         often_equal: Whether batches in which all similarities are equal are usual, as for duplicates, which most
             batches have none of. Otherwise an estimator that finds no difference in the first batches is named in a
             warning.
-
-    Example:
-        >>> from st_softinfonce.treatments import Soften
-        >>> class SameLength(SimilarityEstimator):
-        ...     treatment = Soften(alpha=1.3, beta=0.7, temperature=2.0)
-        ...     compares = "queries"
-        ...
-        ...     def represent(self, column):
-        ...         return column.content_mask.sum(dim=1, keepdim=True).float()
-        ...
-        ...     def similarity(self, queries, candidates):
-        ...         return -torch.cdist(queries, candidates)
-        >>> SameLength().name
-        'SameLength'
     """
 
     name: ClassVar[str]
@@ -79,10 +65,7 @@ class SimilarityEstimator(ABC):
 
     @abstractmethod
     def represent(self, column: TextColumn) -> Representation:
-        """Turn each text into a row of numbers.
-
-        Args:
-            column: ``n`` texts: the queries, or one column of documents unless queries are compared.
+        """Turn each of ``n`` texts (the queries, or a column of documents unless queries are compared) into numbers.
 
         Returns:
             ``(n, ...)`` on the column's device, without gradient; or a tuple of such tensors.
@@ -93,8 +76,7 @@ class SimilarityEstimator(ABC):
         """Compare every query with every candidate.
 
         Args:
-            queries: ``(n, ...)`` representations of some of the queries, or of their positives when comparing
-                positives. A tuple where :meth:`represent` returns one.
+            queries: ``(n, ...)`` representations of some of the queries, or of their positives when comparing those.
             candidates: ``(m, ...)`` representations: all the candidates of the batch or, for the direction from
                 document to query, some of them. What depends on all of them belongs into :meth:`for_batch`.
 
@@ -105,24 +87,20 @@ class SimilarityEstimator(ABC):
     def attach(self, model: nn.Module) -> None:  # noqa: B027 - most estimators have nothing to say to it
         """Learn which model will be trained, before anything is; called once by the loss.
 
-        Args:
-            model: The model in training. An estimator refuses it by raising a ValueError.
+        An estimator refuses the ``model`` by raising a ValueError.
         """
 
     def for_batch(self, candidates: Any, known: Tensor | None = None) -> SimilarityEstimator:
-        """Return the estimator to use for a batch with these candidates.
+        """Return the estimator to use for a batch with these candidates; by default itself.
 
-        Called once a step, before :meth:`similarity` is asked for groups of rows. An estimator with statistics over
-        the batch takes them here; by default there are none and the estimator is its own answer.
+        Called once a step, before :meth:`similarity` is asked for groups of rows: an estimator with statistics over
+        the batch takes them here. What is returned must give for any part of the rows or candidates what it would give
+        for the whole.
 
         Args:
             candidates: ``(m, ...)`` representations of all the candidates of the batch.
             known: ``(m,)`` bool: which of them have a text to be judged by; ``None``: all. The others must not count
                 in any statistics, and their similarities are not read.
-
-        Returns:
-            An estimator whose :meth:`similarity` gives for any part of the rows or candidates what it would give for
-            the whole.
         """
         return self
 
@@ -160,10 +138,9 @@ def check_estimator(estimator: object, source: str) -> SimilarityEstimator:
 
 def checked_representation(estimator: SimilarityEstimator, column: TextColumn) -> Representation:
     """Ask for a representation ``(n, ...)`` of ``n`` texts, or a tuple of such; raise a ValueError for another."""
-    source = f"{estimator.name}.represent()"
     with torch.no_grad():
         representation = estimator.represent(column)
-    _check_rows(representation, column, source)
+    _check_rows(representation, column, f"{estimator.name}.represent()")
     return representation
 
 
@@ -172,14 +149,9 @@ def checked_similarity(estimator: SimilarityEstimator, queries: Representation, 
     with torch.no_grad():
         similarity = estimator.similarity(queries, candidates)
     shape = (count_rows(queries), count_rows(candidates))
-    asked = f"{estimator.name}.similarity() must return a floating-point tensor of shape {shape} (queries, candidates)"
-    if not isinstance(similarity, Tensor):
-        raise ValueError(f"{asked}, got {type(similarity).__name__}.")
-    if tuple(similarity.shape) != shape or not similarity.is_floating_point():
-        raise ValueError(f"{asked}, got {similarity.dtype} of shape {tuple(similarity.shape)}.")
-    if similarity.layout != torch.strided:
-        raise ValueError(f"{asked}, got a sparse one. Call .to_dense() on it.")
-    return without_gradient(similarity, f"{estimator.name}.similarity()")
+    source = f"{estimator.name}.similarity()"
+    asked = f"{source} must return a floating-point tensor of shape {shape} (queries, candidates)"
+    return check_tensor(similarity, asked, source, shape)
 
 
 def bound_to_batch(
@@ -196,14 +168,23 @@ def bound_to_batch(
     return bound
 
 
-def without_gradient(tensor: Tensor, source: str) -> Tensor:
-    """Refuse a tensor that ``source`` returned with a gradient: an estimator is frozen."""
-    if tensor.requires_grad:
+def check_tensor(value: object, asked: str, source: str, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Refuse what is no dense tensor without gradient, of floating point and the ``shape`` if one is given.
+
+    The ValueError begins with what was ``asked`` of the method that is its ``source``.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{asked}, got {type(value).__name__}.")
+    if shape is not None and (tuple(value.shape) != shape or not value.is_floating_point()):
+        raise ValueError(f"{asked}, got {value.dtype} of shape {tuple(value.shape)}.")
+    if value.layout != torch.strided:
+        raise ValueError(f"{asked}, got a sparse one. Call .to_dense() on it.")
+    if value.requires_grad:
         raise ValueError(
             f"{source} returned a tensor that requires a gradient: an estimator is frozen, and nothing may flow back "
             "into it. Return tensor.detach(), or call requires_grad_(False) on the model behind it."
         )
-    return tensor
+    return value
 
 
 def map_rows(function: Callable[[Tensor], Tensor], representation: Representation) -> Representation:
@@ -221,8 +202,7 @@ def count_rows(representation: Representation) -> int:
 def join_rows(parts: Sequence[Representation], padding: Padding) -> Representation:
     """Put representations of several columns ``(n_k, ...)`` below each other, narrower ones filled with ``padding``.
 
-    Raises:
-        ValueError: The parts differ in width and ``padding`` is ``None``.
+    A ValueError says if the parts differ in width and ``padding`` is ``None``.
     """
     if len(parts) == 1:
         return parts[0]
@@ -266,17 +246,13 @@ def leaving_no_trace(estimator: SimilarityEstimator, model: nn.Module) -> Iterat
 
 
 def _check_rows(representation: object, column: TextColumn, source: str) -> None:
-    asked = f"{source} must return a tensor with one row for each of {len(column)} texts, or a tuple of such"
     if isinstance(representation, tuple) and representation:
         for part in representation:
             _check_rows(part, column, source)
         return
-    if not isinstance(representation, Tensor):
-        raise ValueError(f"{asked}, got {type(representation).__name__}.")
-    if representation.layout != torch.strided:
-        raise ValueError(f"{asked}, got a sparse one. Call .to_dense() on it.")
-    if representation.dim() == 0 or representation.size(0) != len(column):
-        raise ValueError(f"{asked}, got the shape {tuple(representation.shape)}.")
-    if representation.device != column.device:
-        raise ValueError(f"{asked} on {column.device}, got one on {representation.device}. Use column.device.")
-    without_gradient(representation, source)
+    asked = f"{source} must return a tensor with one row for each of {len(column)} texts, or a tuple of such"
+    rows = check_tensor(representation, asked, source)
+    if rows.dim() == 0 or rows.size(0) != len(column):
+        raise ValueError(f"{asked}, got the shape {tuple(rows.shape)}.")
+    if rows.device != column.device:
+        raise ValueError(f"{asked} on {column.device}, got one on {rows.device}. Use column.device.")

@@ -23,6 +23,8 @@ TOKENS = ("content", "all")
 
 # Queries are scored this many at a time: it bounds the memory, and their terms stay in the cache.
 _QUERIES_AT_A_TIME = 128
+# Divides by an average length that is 0, when every count is 0 too. Normal in float32 as well.
+_TINY = 1e-37
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,15 @@ class _Statistics:
     tokens: Tensor  # (t,) ascending; of equal ones only the first counts
     idf: Tensor  # (t,)
     average_length: Tensor  # (), in tokens
+
+
+@dataclass(frozen=True)
+class _Documents:
+    """Documents without a size that depends on the data: reading one would wait for the device."""
+
+    of: Tensor
+    tokens: Tensor  # (m, length)
+    weight: Tensor  # (m, length), what each adds to a score; of a document's equal tokens only the first does
 
 
 class BM25Estimator(SimilarityEstimator):
@@ -60,9 +71,6 @@ class BM25Estimator(SimilarityEstimator):
         tokens: ``"content"`` counts whole words without stop words, single letters and punctuation: in a small batch
             a comma or the piece "##s" is rare, and would make queries similar. ``"all"`` counts every token (or word)
             as it is, as for the paper's numbers, and so do columns without a tokenizer and a function of your own.
-
-    Raises:
-        ValueError: An option is out of range.
 
     Example:
         >>> ids = torch.tensor([[5, 6, -1], [5, 7, 8], [9, 10, 11]])
@@ -121,17 +129,11 @@ class BM25Estimator(SimilarityEstimator):
             texts: The corpus: queries when comparing queries, documents when comparing documents.
             tokenizer: The tokenizer of the model in training; or ``"words"`` or a function, as for the class. By
                 default the tokenizer of the first batch. The corpus is counted as soon as the model's is known.
-            k1: As in ``rank_bm25``, with its default.
-            b: As in ``rank_bm25``, with its default.
+            k1: As in ``rank_bm25``, with its default, like ``b`` and ``epsilon``.
+            b: Likewise.
             epsilon: The idf of a token in more than half of the texts is this share of the mean idf.
-            compares: As for the class.
-            tokens: As for the class.
-
-        Returns:
-            An estimator with the corpus's statistics.
-
-        Raises:
-            ValueError: ``texts`` is one string or holds nothing to count, or an option is out of range.
+            compares: As for the class, like ``tokens``.
+            tokens: Likewise.
         """
         of_a_model = _is_of_a_model(tokenizer)
         estimator = cls(k1=k1, b=b, compares=compares, tokenizer=None if of_a_model else tokenizer, tokens=tokens)
@@ -181,10 +183,8 @@ class BM25Estimator(SimilarityEstimator):
         elif self.average_length is not None:
             config["average_length"] = self.average_length
         if self.tokenizer is None:
-            config["tokens"] = self.tokens
-        else:
-            config["tokenizer"] = self.tokenizer if isinstance(self.tokenizer, str) else name_of(self.tokenizer)
-        return config
+            return config | {"tokens": self.tokens}
+        return config | {"tokenizer": self.tokenizer if isinstance(self.tokenizer, str) else name_of(self.tokenizer)}
 
     def _ids(self, column: TextColumn) -> Tensor:
         if self.tokenizer is None:
@@ -255,19 +255,6 @@ class BM25Estimator(SimilarityEstimator):
             torch.tensor(list(idf.values()), dtype=torch.float64),
             torch.tensor(okapi.avgdl, dtype=torch.float64),
         )
-
-
-@dataclass(frozen=True)
-class _Documents:
-    """Documents without a size that depends on the data: reading one would wait for the device."""
-
-    of: Tensor
-    tokens: Tensor  # (m, length)
-    weight: Tensor  # (m, length), what each adds to a score; of a document's equal tokens only the first does
-
-
-# Divides by an average length that is 0, when every count is 0 too. Normal in float32 as well.
-_TINY = 1e-37
 
 
 def _is_of_a_model(tokenizer: object) -> bool:

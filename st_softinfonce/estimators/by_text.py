@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.estimators.text_column import TextColumn, columns_read_by
 from st_softinfonce.vectors import content_keys
 
 Value = TypeVar("Value")
-_CHUNK = 4096
 # If none of this many first columns holds a known text, a warning says so.
 _COLUMNS_WITHOUT_A_HIT = 5
 
@@ -29,53 +28,24 @@ class ByText(Generic[Value]):
     Args:
         values: Text to value.
         model: The model in training: its tokenizer and maximum length decide what is read of a text.
-        role: Whether the texts are queries or documents, which a Router or multi-vector model reads differently.
-        max_length: As for :meth:`TextColumn.as_read_by`, like ``prompt`` and ``task``: where texts are truncated.
-        prompt: Likewise.
-        task: Likewise.
+        **reading: ``role`` (by default ``"document"``), ``max_length``, ``prompt`` and ``task``, as for
+            :meth:`TextColumn.as_read_by`.
 
     Attributes:
         values: The values that can be found, one a text; :meth:`index` returns places in this list.
         ambiguous: How many texts were left out, as the model reads them like another text of another value.
-
-    Raises:
-        ValueError: ``values`` is empty, or a text is not a string.
-
-    Example:
-        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-        >>> from tokenizers import Tokenizer, models, pre_tokenizers
-        >>> tokenizer = Tokenizer(models.WordLevel({"sort": 0, "list": 1, "file": 2}))
-        >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
-        >>> package = ByText({"sort list": "algorithms", "list file": "storage"}, model)
-        >>> package.of(TextColumn.from_texts(["list file", "sort file"], tokenizer))
-        ['storage', None]
     """
 
-    def __init__(
-        self,
-        values: Mapping[str, Value],
-        model: SentenceTransformer,
-        *,
-        role: Literal["query", "document"] = "document",
-        max_length: int | Mapping[str, int] | None = None,
-        prompt: str | None = None,
-        task: str | None = None,
-    ) -> None:
+    def __init__(self, values: Mapping[str, Value], model: SentenceTransformer, **reading: Any) -> None:
         if not isinstance(values, Mapping) or not values:
             raise ValueError(f"values must map at least one text to a value, got {type(values).__name__} of none.")
-        texts = list(values)
-        for text in texts:
+        for text in values:
             if not isinstance(text, str):
                 raise ValueError(
                     f"values must have texts as keys, got {text!r}. Turn it round if needed: text to value."
                 )
-        keys: list[int] = []
-        for start in range(0, len(texts), _CHUNK):
-            column = TextColumn.as_read_by(
-                model, texts[start : start + _CHUNK], role=role, max_length=max_length, prompt=prompt, task=task
-            )
-            keys += content_keys(column.key_ids).tolist()
+        columns = columns_read_by(model, list(values), **{"role": "document", **reading})
+        keys = [key for column in columns for key in content_keys(column.key_ids).tolist()]
         value_of: dict[int, Value] = {}
         ambiguous: set[int] = set()
         for key, value in zip(keys, values.values(), strict=True):

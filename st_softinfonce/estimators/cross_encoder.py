@@ -34,14 +34,10 @@ class CrossEncoderEstimator(PairwiseEstimator):
         model: The cross-encoder: a name, a path, or an instance. It must give a pair one score.
         batch_size: At least 1. Pairs scored at a time.
         compares: What is judged; ``"documents"`` for rerankers, ``"queries"`` for detectors of duplicate questions.
-        candidates_per_query: As for :class:`PairwiseEstimator`.
-        shortlist: As for :class:`PairwiseEstimator`.
-        scores_kept: As for :class:`PairwiseEstimator`.
+        candidates_per_query: As for :class:`PairwiseEstimator`, like the next two.
+        shortlist: Likewise.
+        scores_kept: Likewise.
         **model_options: For ``CrossEncoder``, when ``model`` is a name or a path.
-
-    Raises:
-        ValueError: An option is out of range, or the model gives several labels.
-        TypeError: ``model`` is something else.
     """
 
     name = "cross-encoder"

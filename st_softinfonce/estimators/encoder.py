@@ -36,7 +36,7 @@ _CONSEQUENCES = {
     "ignore": "they are treated as similar to nothing",
 }
 _ROLE_SEEDS = {"query": 1, "document": 2}
-_LOOK_EVERY = 100
+_LOOK_EVERY = 101  # odd, so that the columns looked at are not always those of the queries
 _TOLERATED_MISSES = 0.01
 
 _logger = logging.getLogger(__name__)
@@ -62,10 +62,6 @@ class EncoderEstimator(SimilarityEstimator):
         on_miss: ``"encode"`` encodes what is not in the table, for which every step waits for the device once;
             ``"ignore"`` never waits, and treats such a text as similar to nothing.
         **model_options: For ``SentenceTransformer``, when ``model`` is a name or a path.
-
-    Raises:
-        ValueError: An option is out of range, or the table was made by something else.
-        TypeError: ``model`` is something else.
     """
 
     normalize: bool
@@ -88,11 +84,8 @@ class EncoderEstimator(SimilarityEstimator):
         self._table_folder = table
         self._table: RepresentationTable | None = None
         self._fingerprints: dict[Any, str] = {}  # of each tokenizer
-        # Of columns looked up in a table that was filled before: their number, their texts, and those it lacks.
-        self._counts_misses = False
+        self._looks_for_misses = False  # whether the table was filled before
         self._columns = 0
-        self._texts = 0
-        self._missed: Tensor | int = 0
 
     @override
     def attach(self, model: nn.Module) -> None:
@@ -103,9 +96,8 @@ class EncoderEstimator(SimilarityEstimator):
         table = self._open_table(column.tokenizer)
         keys = self._keys(column)
         vectors, found = table.look_up(keys)
-        if self._counts_misses:
-            # Unknown queries are empty texts; they are not misses.
-            self._count_misses(found | column.empty)
+        if self._looks_for_misses:
+            self._look_for_misses(column, found)
         if self.on_miss == "ignore":
             if vectors is None:
                 raise ValueError(
@@ -157,9 +149,6 @@ class EncoderEstimator(SimilarityEstimator):
             How many different texts share the vector of an earlier one, as the model in training reads them alike.
 
         Raises:
-            TypeError: ``dataset`` is neither a Dataset nor a mapping.
-            ValueError: ``chunk_size`` is out of range, ``dataset`` holds several ones or something else than texts,
-                an option is for several datasets, or the encoder's vectors do not fit into half precision.
             TableError: The table was made by something else, is damaged, or cannot be written.
         """
         check_count("chunk_size", chunk_size)
@@ -169,10 +158,10 @@ class EncoderEstimator(SimilarityEstimator):
                     f"{option} must be those of one dataset, got some for each of {list(value)}. Call precompute() "
                     f"for each dataset in turn, with {option}={option}[name]."
                 )
-        columns = self._columns_to_encode(dataset)
         first: dict[int, str] = {}  # text of each key, which tells roles apart
         sharing: set[tuple[Role, str]] = set()
         hide = None if show_progress is None else not show_progress
+        columns = self._columns_to_encode(dataset)
         with tqdm(total=sum(len(texts) for *_, texts in columns), desc="Encoding", unit="text", disable=hide) as bar:
             for name, role, texts in columns:
                 prompt = prompts.get(name) if isinstance(prompts, Mapping) else prompts
@@ -186,14 +175,11 @@ class EncoderEstimator(SimilarityEstimator):
                         if first.setdefault(key, text) != text:
                             sharing.add((role, text))
                     bar.update(len(chunk))
-        self._counts_misses = True
+        self._looks_for_misses = True
         if self._table is not None:
             self._table.compact()
         if sharing:
-            _logger.info(
-                "%d texts share the vector of an earlier text, as the model in training reads them alike.",
-                len(sharing),
-            )
+            _logger.info("%d texts share the vector of an earlier text, which the student reads alike.", len(sharing))
         return len(sharing)
 
     @override
@@ -220,13 +206,11 @@ class EncoderEstimator(SimilarityEstimator):
             column = dataset[name]
             if isinstance(column, (Dataset, IterableDataset)):
                 raise ValueError(
-                    f"dataset must be one dataset, got the {len(names)} datasets {names}. Call precompute() for each "
-                    "in turn."
+                    f"dataset must be one dataset, got the {len(names)} datasets {names}. Call precompute() for each."
                 )
             if isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
                 raise ValueError(
-                    f"dataset[{name!r}] must be a list of texts, got a {type(column).__name__}. Put a single text "
-                    "into a list."
+                    f"dataset[{name!r}] must be a list of texts, got a {type(column).__name__}. Put one into a list."
                 )
             texts = list(column)
             for row, text in enumerate(texts):
@@ -288,7 +272,7 @@ class EncoderEstimator(SimilarityEstimator):
                 "student_tokenizer": self._fingerprint(tokenizer),
             }
             self._table = RepresentationTable(self._table_folder, identity)
-            self._counts_misses = len(self._table) > 0
+            self._looks_for_misses = len(self._table) > 0
         return self._table
 
     def _encode(self, texts: list[str], role: Role, device: torch.device) -> Tensor:
@@ -310,15 +294,16 @@ class EncoderEstimator(SimilarityEstimator):
             )
         return half
 
-    def _count_misses(self, found: Tensor) -> None:
+    def _look_for_misses(self, column: TextColumn, found: Tensor) -> None:
         """Say once that a table which was filled before training lacks texts: it may be for other data."""
-        self._missed = self._missed + (~found).sum()
         self._columns += 1
-        self._texts += found.numel()
-        if self._columns % _LOOK_EVERY == 1 and int(self._missed) > _TOLERATED_MISSES * self._texts:
-            self._counts_misses = False
+        if self._columns % _LOOK_EVERY != 1:
+            return
+        missed = int((~(found | column.empty)).sum())  # unknown queries are empty texts; they are not misses
+        if missed > _TOLERATED_MISSES * len(column):
+            self._looks_for_misses = False
             warnings.warn(
-                f"The table of the estimator {self.name!r} lacks {int(self._missed)} of {self._texts} texts: "
+                f"The table of the estimator {self.name!r} lacks {missed} of {len(column)} texts: "
                 f"{_CONSEQUENCES[self.on_miss]}. It was probably made for other data, or with another max_length or "
                 "prompt: call precompute(dataset, model) again.",
                 UserWarning,
@@ -339,9 +324,6 @@ class TrainedModelEstimator(EncoderEstimator):
         model: The encoder: a name, a path, or an instance.
         normalize: Compare cosines, and distil, instead of comparing dot products and softening.
         **options: As for :class:`EncoderEstimator`.
-
-    Raises:
-        ValueError: As :class:`EncoderEstimator`.
     """
 
     name = "trained-model"
@@ -369,9 +351,6 @@ class SimCSEEstimator(EncoderEstimator):
     Args:
         model: The encoder: a name, a path, or an instance.
         **options: As for :class:`EncoderEstimator`.
-
-    Raises:
-        ValueError: As :class:`EncoderEstimator`.
     """
 
     name = "simcse"

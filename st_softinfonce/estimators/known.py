@@ -29,9 +29,6 @@ class IdenticalEstimator(SimilarityEstimator):
         compares: ``"positives"`` finds copies of the positive document, mined negatives among them; ``"queries"``
             finds copies of the query; ``"documents"`` documents that are the query.
 
-    Raises:
-        ValueError: ``compares`` is not one of these.
-
     Example:
         >>> ids = torch.tensor([[5, 6], [7, 8], [5, 6]])
         >>> keys = IdenticalEstimator().represent(TextColumn({"input_ids": ids}))
@@ -70,9 +67,6 @@ class KnownRelevanceEstimator(SimilarityEstimator):
         compares: ``"positives"``: a candidate is relevant if it is in the group of the query's own positive;
             ``"queries"``: if its query is in the group of the query.
         **options: ``max_length``, ``prompt`` and ``task`` as for :class:`ByText`.
-
-    Raises:
-        ValueError: ``group_of`` holds no group, or an option is out of range.
     """
 
     name = "known"
@@ -94,7 +88,7 @@ class KnownRelevanceEstimator(SimilarityEstimator):
             raise ValueError("group_of must map at least one text to its group, got none.")
         self.compares = compares
         role = "query" if compares == "queries" else "document"
-        self._by_text: ByText[Hashable] = ByText(groups, model, role=role, **options)  # type: ignore[arg-type]
+        self._by_text: ByText[Hashable] = ByText(groups, model, role=role, **options)
         number: dict[Hashable, int] = {}
         numbers = [number.setdefault(group, len(number)) for group in self._by_text.values]
         self._numbers = torch.tensor([*numbers, -1], dtype=torch.int64)  # the last is for a text without a group

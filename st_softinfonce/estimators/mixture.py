@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from operator import mul
 from typing import Any
 
 import torch
@@ -43,9 +44,6 @@ class MixtureEstimator(SimilarityEstimator):
         temperatures: Above 0, one each, in units of the part's similarity. By default those of the parts' own
             treatments, if all are ``Soften``.
 
-    Raises:
-        ValueError: An option is out of range, an estimator is unknown, or the estimators compare different things.
-
     Example:
         >>> mixture = MixtureEstimator(["bm25", get_estimator("bm25", tokenizer="words")], weights=[3, 1])
         >>> mixture.treatment, mixture.compares
@@ -71,27 +69,22 @@ class MixtureEstimator(SimilarityEstimator):
                 f"{', '.join(f'{part.name} ({part.compares})' for part in self.parts)}. Make the parts with one value "
                 "of their option 'compares', or give the loss treatments=[(estimator, treatment), ...]."
             )
-        softening = [part.treatment for part in self.parts if isinstance(part.treatment, Soften)]
-        if temperatures is None and len(softening) < len(self.parts):
-            own = ", ".join(part.name for part in self.parts if not isinstance(part.treatment, Soften))
-            raise ValueError(
-                f"temperatures must be given, one for each of {len(self.parts)} estimators: {own} has no temperature "
-                "of its own (its treatment is not Soften)."
-            )
-        own_temperatures = [part.temperature for part in softening]
-        self.temperatures = self._one_each("temperatures", own_temperatures if temperatures is None else temperatures)
+        own = [part.treatment for part in self.parts]
+        if temperatures is None:
+            if others := [part.name for part in self.parts if not isinstance(part.treatment, Soften)]:
+                raise ValueError(
+                    f"temperatures must be given, one for each of {len(self.parts)} estimators: {', '.join(others)} "
+                    "has no temperature of its own (its treatment is not Soften)."
+                )
+            temperatures = [treatment.temperature for treatment in own if isinstance(treatment, Soften)]
+        self.temperatures = self._one_each("temperatures", temperatures)
         weights = self._one_each("weights", [1.0] * len(self.parts) if weights is None else weights)
         self.shares = [weight / math.fsum(weights) for weight in weights]
         self.compares = self.parts[0].compares
         self.padding = tuple(part.padding for part in self.parts)
         # Of parts that are not softened, the settings that the paper found best (its Figure 3).
-        settings = [
-            (t.alpha, t.beta) if isinstance(t := part.treatment, Soften) else (1.3, 0.7) for part in self.parts
-        ]
-        alpha, beta = (
-            math.fsum(share * value for share, value in zip(self.shares, values, strict=True))
-            for values in zip(*settings, strict=True)
-        )
+        settings = [(one.alpha, one.beta) if isinstance(one, Soften) else (1.3, 0.7) for one in own]
+        alpha, beta = (math.fsum(map(mul, self.shares, values)) for values in zip(*settings, strict=True))
         self.treatment = Soften(alpha=alpha, beta=beta, temperature=1.0)
 
     @override

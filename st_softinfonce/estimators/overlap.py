@@ -14,15 +14,10 @@ def find_tokens(vocabulary: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sum_over_shared(rows: Tensor, others: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum up what each row shares with each of the others.
+    """Sum up what each row ``(n, length)`` int64, -1 where there is no token, shares with each of the others.
 
-    Args:
-        rows: ``(n, length)`` int64, -1 where there is no token.
-        others: ``(m, length)``, likewise.
-        weights: ``(m, length)``, what a token of the others counts each time that a row has it; by default 1.
-
-    Returns:
-        ``(n, m)`` of the weights' dtype, or float32.
+    A token of the others ``(m, length)`` counts its weight, by default 1, each time that a row has it. Returned is
+    ``(n, m)`` of the weights' dtype, or float32.
     """
     # The rows' own tokens are the vocabulary. Its repeats stay in it unused: a search returns the first of equal ones.
     vocabulary = rows.flatten().sort().values  # (terms,)

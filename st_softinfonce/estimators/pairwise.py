@@ -21,10 +21,10 @@ from st_softinfonce.estimators.base import (
     Representation,
     SimilarityEstimator,
     bound_to_batch,
+    check_tensor,
     checked_representation,
     checked_similarity,
     map_rows,
-    without_gradient,
 )
 from st_softinfonce.estimators.registry import get_estimator
 from st_softinfonce.estimators.text_column import TextColumn
@@ -50,19 +50,6 @@ class PairwiseEstimator(SimilarityEstimator):
 
     Attributes:
         not_scored: Similarity of the candidates that are not chosen. By default -inf, which is "never relevant".
-
-    Raises:
-        ValueError: An option is out of range.
-
-    Example:
-        >>> from st_softinfonce.treatments import Soften
-        >>> class SameLength(PairwiseEstimator):
-        ...     treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
-        ...
-        ...     def score(self, queries, candidates):
-        ...         return torch.tensor([-abs(float(len(q) - len(c))) for q, c in zip(queries, candidates)])
-        >>> SameLength(candidates_per_query=4).get_config_dict()["shortlist"]
-        'bm25'
     """
 
     not_scored: ClassVar[float] = -math.inf
@@ -98,26 +85,13 @@ class PairwiseEstimator(SimilarityEstimator):
         treatment: Treatment,
         **options: Any,
     ) -> PairwiseEstimator:
-        """Make an estimator of a plain function, without a class of your own.
+        """Make an estimator of a plain function, without a class of your own; it has the function's name.
 
         Args:
             function: ``function(queries, candidates)``, two lists of as many texts, returns a number for each pair,
                 higher is more relevant: a list, an array or a tensor.
             treatment: The default treatment, which suits the scale of the scores.
             **options: As for the class.
-
-        Returns:
-            An estimator with the function's name.
-
-        Raises:
-            TypeError: ``function`` cannot be called, or ``treatment`` is none.
-
-        Example:
-            >>> from st_softinfonce.treatments import Mask
-            >>> def same_start(queries, candidates):
-            ...     return [float(q[:9] == c[:9]) for q, c in zip(queries, candidates)]
-            >>> PairwiseEstimator.from_function(same_start, Mask(above=0.5), compares="queries").name
-            'same_start'
         """
         if not callable(function):
             raise TypeError(f"function must be a function of two lists of texts, got {type(function).__name__}.")
@@ -126,14 +100,10 @@ class PairwiseEstimator(SimilarityEstimator):
 
     @abstractmethod
     def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
-        """Score pairs of texts, without gradient.
-
-        Args:
-            queries: ``n`` texts.
-            candidates: ``n`` texts, each to be judged for the query at its place.
+        """Score pairs of texts: ``n`` queries, and ``n`` candidates, each to be judged for the query at its place.
 
         Returns:
-            ``(n,)`` floating point, higher is more relevant.
+            ``(n,)`` floating point without gradient, higher is more relevant.
         """
 
     @override
@@ -169,18 +139,16 @@ class PairwiseEstimator(SimilarityEstimator):
         numbers = [number_of.get(text, -1) for text in _texts(candidates[0])]
         query_texts = _texts(queries[0])
         scores = torch.full((len(query_texts), len(texts) + 1), self.not_scored)  # the last is for no text of these
-        if texts and query_texts:
-            asked = set(numbers)
-            chosen = [
-                (row, number)
-                for row, choice in enumerate(self._choose(queries[1]))
-                for number in choice
-                if query_texts[row] and number in asked
-            ]
-            if chosen:
-                pairs = [(query_texts[row], texts[number]) for row, number in chosen]
-                rows, places = zip(*chosen, strict=True)
-                scores[rows, places] = torch.tensor(self._scores_of(pairs))
+        asked = set(numbers)
+        chosen = [
+            (row, number)
+            for row, choice in enumerate(self._choose(queries[1]) if texts and query_texts else [])
+            for number in choice
+            if query_texts[row] and number in asked
+        ]
+        if chosen:
+            rows, places = zip(*chosen, strict=True)
+            scores[rows, places] = torch.tensor(self._scores_of([(query_texts[i], texts[j]) for i, j in chosen]))
         return scores[:, numbers].to(queries[0].device)
 
     @override
@@ -224,11 +192,7 @@ class PairwiseEstimator(SimilarityEstimator):
     def _checked_scores(self, scores: object, queries: list[str], candidates: list[str]) -> list[float]:
         source = f"{self.name}.score()"
         asked = f"{source} must return a floating-point tensor with one number for each of {len(queries)} pairs"
-        if not isinstance(scores, Tensor):
-            raise ValueError(f"{asked}, got {type(scores).__name__}.")
-        if scores.shape != (len(queries),) or not scores.is_floating_point():
-            raise ValueError(f"{asked}, got {scores.dtype} of shape {tuple(scores.shape)}.")
-        values: list[float] = without_gradient(scores, source).tolist()
+        values: list[float] = check_tensor(scores, asked, source, (len(queries),)).tolist()
         for value, query, candidate in zip(values, queries, candidates, strict=True):
             if math.isnan(value) or value == math.inf:
                 raise ValueError(
@@ -247,10 +211,8 @@ class _OfFunction(PairwiseEstimator):
 
     def score(self, queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
         scores = self._function(queries, candidates)
-        if isinstance(scores, Tensor):
-            return scores
         try:
-            return torch.as_tensor(scores, dtype=torch.float64)
+            return scores if isinstance(scores, Tensor) else torch.as_tensor(scores, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{self.name} must return a number for each of {len(queries)} pairs, got {type(scores).__name__}: "

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import inspect
 import re
 import warnings
 from dataclasses import dataclass
-from importlib.abc import InspectLoader
-from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # importing torch would take seconds, and a list of names needs none of it
@@ -32,24 +28,18 @@ class EstimatorInfo:
     distribution: str  # the installed one that registers it
     version: str  # of the distribution
     target: str  # module:attribute
-    summary: str  # the first sentence of the target's docstring, read from its source; empty where there is none
 
 
 def list_estimators() -> dict[str, EstimatorInfo]:
-    """List the estimators that are installed, without importing any of them.
+    """List the estimators that are installed by name, without importing any of them.
 
-    Returns:
-        By name, in alphabetical order. A name that several distributions register is listed once, with a warning.
-
-    Example:
-        >>> list_estimators()["self"].summary
-        'How similar the model in training itself finds each pair in this step: no text, no teacher, no cost.'
+    A name that several distributions register is listed once, with a warning.
     """
     listed = {}
     for name, points in sorted(_discover().items()):
         if len(points) > 1:
             warnings.warn(_duplicate(name, points), EstimatorWarning, stacklevel=2)
-        listed[name] = EstimatorInfo(name, *_owner(points[0]), points[0].value, _summary(points[0].value))
+        listed[name] = EstimatorInfo(name, *_owner(points[0]), points[0].value)
     return listed
 
 
@@ -63,29 +53,17 @@ def get_estimator(
             returned; or an estimator class.
         **options: Passed to the estimator's constructor.
 
-    Returns:
-        The estimator.
-
     Raises:
         ValueError: The name is unknown, several distributions register it, the estimator breaks the contract, or
             options are given for an estimator that is made already.
         ImportError: The plugin behind the name cannot be imported; raised from the original error.
         TypeError: The estimator does not take an option, or is not an estimator at all.
-
-    Example:
-        >>> get_estimator("bm25", b=0.5).treatment
-        Soften(alpha=1.5, beta=0.5, temperature=1.0, min_weight=0.1)
     """
     from st_softinfonce.estimators.base import SimilarityEstimator, check_estimator
 
     if isinstance(name, str):
         source, factory = _load(name)
-    elif isinstance(name, type):
-        if not issubclass(name, SimilarityEstimator):
-            raise TypeError(
-                f"estimator must be a name, an estimator or a subclass of SimilarityEstimator, got the class "
-                f"{name.__name__}."
-            )
+    elif isinstance(name, type) and issubclass(name, SimilarityEstimator):
         source, factory = f"estimator {name.__name__}", name
     else:
         if options:
@@ -122,8 +100,8 @@ def _distribution_of(estimator: SimilarityEstimator) -> str | None:
     # The class itself, else a factory of its package that is registered under its name; only then what is slow to ask.
     exact = [point for point in points if point.value == f"{cls.__module__}:{cls.__qualname__}"]
     made = [point for point in points if point.name == estimator.name and re.match(rf"{package}[.:]", point.value)]
-    for point in exact + made:
-        return _named(point)
+    if registered := exact + made:
+        return _named(registered[0])
     distributions = set(packages_distributions().get(package, ()))
     # A namespace package has several, and nothing says which of them the estimator is from.
     return f"{(name := distributions.pop())} {version(name)}" if len(distributions) == 1 else None
@@ -164,15 +142,13 @@ def _discover() -> dict[str, list[EntryPoint]]:
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
     """Name the distribution of an entry point and its version, also where its metadata is lost or damaged."""
-    distribution = getattr(point, "dist", None)
-    if distribution is None:
-        return "unknown distribution", ""
+    distribution: Any = getattr(point, "dist", None)
     try:
         name, its_version = distribution.metadata["Name"], distribution.metadata["Version"]
     except Exception:  # whatever reading damaged metadata raises, in any version of Python
         name = its_version = None
     folder = getattr(distribution, "_path", None)  # all that is left of it
-    name = name or (f"the folder {folder.name}, which has no METADATA" if folder is not None else "a distribution")
+    name = name or ("unknown distribution" if folder is None else f"the folder {folder.name}, which has no METADATA")
     return str(name), str(its_version or "")
 
 
@@ -183,33 +159,3 @@ def _named(point: EntryPoint) -> str:
 def _duplicate(name: str, points: list[EntryPoint]) -> str:
     owners = " and ".join(map(_named, points))
     return f"estimator {name!r} is registered by {owners}: uninstall one, or pass an instance instead of the name."
-
-
-def _summary(target: str) -> str:
-    """Read the first sentence of an object's docstring from its module's source: an import can take seconds, or fail.
-
-    Empty if the object is made elsewhere or has no docstring.
-    """
-    module, _, name = target.partition(":")
-    try:
-        nodes = ast.walk(ast.parse(_source(module)))
-    except (ImportError, SyntaxError, ValueError) as error:
-        return f"(cannot be read: {error})"
-    for node in nodes:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
-            paragraph, *_ = (ast.get_docstring(node) or "").split("\n\n")
-            return re.split(r"(?<=[.!?])\s+(?=[A-Z(])", " ".join(paragraph.split()))[0]
-    return ""
-
-
-def _source(module: str) -> str:
-    """Read a module's source without importing its packages, as ``find_spec(module)`` would."""
-    top, *rest = module.split(".")
-    spec = find_spec(top)
-    for part in rest:
-        folders = None if spec is None else spec.submodule_search_locations
-        spec = None if spec is None or folders is None else PathFinder.find_spec(f"{spec.name}.{part}", folders)
-    if spec is None:
-        raise ImportError(f"No module named {module!r}")
-    source = spec.loader.get_source(spec.name) if isinstance(spec.loader, InspectLoader) else None
-    return source or ""

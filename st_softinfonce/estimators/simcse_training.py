@@ -28,7 +28,7 @@ def train_simcse(
 
     Unsupervised SimCSE (Gao et al. 2021) as Li et al. (2023) use it, with the standard trainer: no masked-language
     loss, temperature 0.07, the queries of all languages together. The paper starts from a DistilBERT sentence encoder
-    with mean pooling and trains for 10 epochs.
+    with mean pooling and trains for 10 epochs. Returned is the encoder in evaluation mode.
 
     Args:
         queries: The queries of the training data; equal ones count once.
@@ -39,12 +39,6 @@ def train_simcse(
         epochs: Passes over the queries.
         learning_rate: Of the trainer.
         **training_arguments: Further ``SentenceTransformerTrainingArguments``.
-
-    Returns:
-        The trained encoder, in evaluation mode.
-
-    Raises:
-        ValueError: There are fewer than 2 different queries, or the model has no dropout.
     """
     texts = list(dict.fromkeys(query for query in queries if query.strip()))
     if len(texts) < 2:

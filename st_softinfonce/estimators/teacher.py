@@ -29,11 +29,7 @@ def load_teacher(model: object, kind: type[Teacher], options: dict[str, object])
 
 
 def freeze_teacher(teacher: nn.Module, student: nn.Module, name: str) -> None:
-    """Freeze an estimator's model and put it into evaluation mode.
-
-    Raises:
-        ValueError: It shares a parameter with the model in training. Nothing is frozen then.
-    """
+    """Freeze an estimator's model in evaluation mode, or refuse one that shares a parameter with the student."""
     training = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in training for parameter in teacher.parameters()):
         raise ValueError(
@@ -44,15 +40,10 @@ def freeze_teacher(teacher: nn.Module, student: nn.Module, name: str) -> None:
 
 
 def describe_teacher(source: object, model: SentenceTransformer | CrossEncoder) -> dict[str, str]:
-    """Say which teacher it is, for a model card and for what is kept on disk.
+    """Say which teacher it is, for a model card and for what is kept on disk; ``source`` is what the user gave.
 
-    Args:
-        source: What the user gave: a name, a path, or the model.
-        model: The model.
-
-    Returns:
-        ``teacher``, its name, of a folder its last part alone; and ``teacher_revision``, its commit if it is known,
-        and always a fingerprint of its weights, as a commit would still be there after further training.
+    Its ``teacher_revision`` is its commit if that is known, and always a fingerprint of its weights, as a commit would
+    still be there after further training.
     """
     card = model.model_card_data
     config = getattr(getattr(model[0], "model", None), "config", None)

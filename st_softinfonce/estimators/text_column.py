@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
+from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from torch import Tensor
 
 from st_softinfonce import _host
+
+_AT_A_TIME = 4096
 
 
 class TextColumn:
     """One column of a batch, as the model in training reads it.
 
     Padded inputs, flattened inputs (unpadded attention) and StaticEmbedding's bags all read the same here: one row a
-    text. Token ids are those the model in training sees: truncated, and lower-cased by an uncased tokenizer. They are
-    copies: whoever writes into them changes nothing in training.
+    text. Token ids are copies of those the model in training sees: truncated, and lower-cased by an uncased tokenizer.
 
     Args:
         features: The column's features: ``input_ids`` with ``attention_mask``, with ``cu_seq_lens_q``, or with
@@ -25,9 +27,6 @@ class TextColumn:
         tokenizer: The tokenizer that made the ids; needed for :attr:`texts` and to tell special tokens.
         special_ids: Ids that are no content, instead of the tokenizer's special tokens.
         role: What the texts are, for an encoder that treats queries and documents differently.
-
-    Raises:
-        ValueError: The features hold no token ids.
 
     Example:
         >>> ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
@@ -66,22 +65,14 @@ class TextColumn:
         max_length: int | None = None,
         role: Literal["query", "document"] = "query",
     ) -> TextColumn:
-        """Make a column outside a training step, on the CPU, by a tokenizer alone.
+        """Make a column outside a training step, on the CPU, by a tokenizer of transformers or tokenizers alone.
 
-        Args:
-            texts: The texts, one row each.
-            tokenizer: A tokenizer of transformers, or a ``tokenizers.Tokenizer``.
-            max_length: Truncate to this many tokens, special tokens included.
-            role: What the texts are.
-
-        Returns:
-            The column.
+        Texts are truncated to ``max_length`` tokens, special tokens included.
         """
         if hasattr(tokenizer, "encode_batch"):
-            encodings = tokenizer.encode_batch(list(texts))
             rows = [
                 [token for token, used in zip(encoding.ids, encoding.attention_mask, strict=True) if used]
-                for encoding in encodings
+                for encoding in tokenizer.encode_batch(list(texts))
             ]
         else:
             rows = tokenizer(list(texts), truncation=max_length is not None, max_length=max_length)["input_ids"]
@@ -107,17 +98,16 @@ class TextColumn:
         Args:
             model: The model in training.
             texts: The texts, one row each.
-            role: What the texts are. A Router model without a ``task`` takes the route of that name.
+            role: What the texts are, which is the task of a Router or multi-vector model without another one.
             max_length: As given to the trainer, if it is: for all texts or by task.
             prompt: The column's prompt as given to the trainer, if it is.
             task: The column's task as given to the trainer's ``router_mapping``, if it is.
-
-        Returns:
-            The column.
         """
-        if task is None and hasattr(model[0], "sub_modules"):
+        if task is None and (hasattr(model[0], "sub_modules") or isinstance(model, MultiVectorEncoder)):
             task = role
-        features = _host.preprocess_column(model, texts, role, prompt=prompt, task=task, max_length=max_length)
+        length = max_length.get(task or "") if isinstance(max_length, Mapping) else max_length
+        options = {} if length is None else {"max_length": length}
+        features = model.preprocess(list(texts), prompt=prompt, task=task, **options) | {"task": task}
         moved = {
             key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in features.items()
         }
@@ -173,10 +163,7 @@ class TextColumn:
 
         These are not the original texts: they are truncated, lower-cased and spaced as the model's tokenizer does it,
         and without prompt and special tokens. What belongs to the original text, such as an id, a package, a label or
-        the text itself, is found with ``ByText``.
-
-        Raises:
-            ValueError: There is no tokenizer to decode with.
+        the text itself, is found with ``ByText``. Without a tokenizer to decode with this is a ValueError.
         """
         if self.tokenizer is None:
             raise ValueError("tokenizer is None: texts can only be decoded with the tokenizer that made the ids.")
@@ -184,6 +171,12 @@ class TextColumn:
         decode = getattr(self.tokenizer, "decode_batch", None) or self.tokenizer.batch_decode
         decoded: list[str] = decode(rows)
         return decoded
+
+
+def columns_read_by(model: Any, texts: Sequence[str], **reading: Any) -> Iterator[TextColumn]:
+    """Make columns of many texts as :meth:`TextColumn.as_read_by` does, some thousands at a time."""
+    for start in range(0, len(texts), _AT_A_TIME):
+        yield TextColumn.as_read_by(model, texts[start : start + _AT_A_TIME], **reading)
 
 
 def _padded(features: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -51,17 +51,8 @@ def split_words(text: str) -> list[str]:
 def word_ids(texts: Iterable[str], split: Callable[[str], list[str]] = split_words) -> Tensor:
     """Number the words of texts by a hash: the same in every process and on every device, so it can be gathered.
 
-    Two of a million words share one with a probability of 1 in 10 million.
-
-    Args:
-        texts: The texts, one row each.
-        split: Splits a text into words.
-
-    Returns:
-        ``(n, longest)`` int64 on the CPU, at least 0, and -1 after a text's last word.
-
-    Raises:
-        ValueError: ``split`` returned something else than a list of strings.
+    Two of a million words share one with a probability of 1 in 10 million. Returned is ``(n, longest)`` int64 on the
+    CPU, at least 0, and -1 after a text's last word. A ``split`` that returns no list of strings is a ValueError.
     """
     rows = []
     for text in texts:
@@ -79,27 +70,17 @@ def word_ids(texts: Iterable[str], split: Callable[[str], list[str]] = split_wor
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a tokenizer's tokens are as parts of words, so that words can be compared without decoding a text.
+    """What a tokenizer's tokens are as parts of words, so that words can be compared without decoding a text."""
 
-    Attributes:
-        letters: ``(vocabulary,)`` int64, a hash of each token's letters and digits in lower case.
-        count: ``(vocabulary,)`` int64, how many those are.
-        joins: ``(vocabulary,)`` bool, whether the token goes on with a word that the token before it has begun.
-        closes: ``(vocabulary,)`` bool, whether a word ends with the token, whatever comes next.
-        capital: ``(vocabulary,)`` bool, whether it begins with a capital letter, as a word within ``camelCase`` does.
-        ends_capital: ``(vocabulary,)`` bool, whether it ends with one, as the first half of ``README`` does.
-        powers: ``(longest word,)`` int64, what the hash of letters at a place in their word is multiplied by.
-        ignored: Hashes of words that say nothing: :data:`STOP_WORDS` and single letters and digits.
-    """
-
-    letters: Tensor
-    count: Tensor
-    joins: Tensor
-    closes: Tensor
-    capital: Tensor
-    ends_capital: Tensor
-    powers: Tensor
-    ignored: Tensor
+    # Of each token (vocabulary,):
+    letters: Tensor  # int64, a hash of its letters and digits in lower case
+    count: Tensor  # int64, how many those are
+    joins: Tensor  # bool, whether it goes on with a word that the token before it has begun
+    closes: Tensor  # bool, whether a word ends with it, whatever comes next
+    capital: Tensor  # bool, whether it begins with a capital letter, as a word within camelCase does
+    ends_capital: Tensor  # bool, whether it ends with one, as the first half of README does
+    powers: Tensor  # (longest word,) int64, what the hash of letters at a place in their word is multiplied by
+    ignored: Tensor  # hashes of words that say nothing: STOP_WORDS and single letters and digits
 
     @classmethod
     def of(cls, tokenizer: Any) -> Vocabulary:
@@ -117,8 +98,7 @@ class Vocabulary:
         suffix = getattr(model, "end_of_word_suffix", None)
         begins = any(name[:1] in _WORD_MARKS and len(name) > 1 for name in names.values())
         characters = 2 * sum(len(name) == 1 for name in names.values()) > len(names)
-        letters, count = [0] * size, [0] * size
-        joins, closes, capital, ends_capital = ([False] * size for _ in range(4))
+        rows: list[tuple[int, int, bool, bool, bool, bool]] = []  # the fields of each token, in their order
         for start in range(0, size, _TOKENS_AT_A_TIME):
             numbers = range(start, min(start + _TOKENS_AT_A_TIME, size))
             texts = decode([[number] for number in numbers], skip_special_tokens=False)
@@ -130,32 +110,22 @@ class Vocabulary:
                 piece = "\ufffd" in text or not text
                 own = name.strip("".join(_WORD_MARKS)) if piece else "".join(filter(str.isalnum, text))
                 if not own:
+                    rows.append((0, 0, False, False, False, False))
                     continue
-                lower = own.lower()
-                letters[number], count[number] = _hash_letters(lower), len(lower)
-                capital[number], ends_capital[number] = own[0].isupper(), own[-1].isupper()
-                closes[number] = not text[-1:].isalnum() or bool(suffix and name.endswith(suffix))
-                continues = (
-                    name.startswith(prefix)
-                    if prefix
-                    else name[:1] not in _WORD_MARKS
-                    if begins
-                    else bool(suffix) or characters
-                )
+                if prefix:
+                    continues = name.startswith(prefix)
+                else:
+                    continues = name[:1] not in _WORD_MARKS if begins else bool(suffix) or characters
                 has_capitals = own[0].isascii() or own[0].lower() != own[0].upper()
-                joins[number] = continues and text[:1].isalnum() and has_capitals
-        powers = [pow(_BASE, place, 2**64) for place in range(_LONGEST_WORD)]
+                joins = continues and text[:1].isalnum() and has_capitals
+                closes = not text[-1:].isalnum() or bool(suffix and name.endswith(suffix))
+                lower = own.lower()
+                hashed = _signed(_hash_letters(lower))
+                rows.append((hashed, len(lower), joins, closes, own[0].isupper(), own[-1].isupper()))
+        powers = [_signed(pow(_BASE, place, 2**64)) for place in range(_LONGEST_WORD)]
         ignored = [*STOP_WORDS, *string.ascii_lowercase, *string.digits]
-        return cls(
-            torch.tensor(list(map(_signed, letters))),
-            torch.tensor(count),
-            torch.tensor(joins),
-            torch.tensor(closes),
-            torch.tensor(capital),
-            torch.tensor(ends_capital),
-            torch.tensor(list(map(_signed, powers))),
-            torch.tensor(sorted(_signed(_hash_letters(word)) for word in ignored)),
-        )
+        hashes = sorted(_signed(_hash_letters(word)) for word in ignored)
+        return cls(*map(torch.tensor, (*zip(*rows, strict=True), powers, hashes)))
 
     def to(self, device: torch.device) -> Vocabulary:
         """Return it on a device, the same object if it is there already."""

@@ -33,9 +33,6 @@ class CachedSoftInfoNCELoss(_host.CachedLossMixin, SoftInfoNCELoss):
             ``mini_batch_size``. Rows are still scored ``mini_batch_size`` at a time.
         show_progress_bar: Show the progress within each batch.
         **options: The other options of :class:`SoftInfoNCELoss`.
-
-    Raises:
-        ValueError: As :class:`SoftInfoNCELoss`, or the model embeds with a StaticEmbedding.
     """
 
     def __init__(
@@ -70,15 +67,10 @@ class CachedSoftInfoNCELoss(_host.CachedLossMixin, SoftInfoNCELoss):
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Tensor | Asked | None = None, *, with_backward: bool = False
     ) -> Tensor:
-        """Compute the loss of the whole batch from the embeddings of its mini-batches.
+        """Compute the loss of the whole batch from the embeddings ``(n, D)`` of each mini-batch of each column.
 
-        Args:
-            reps: ``(n, D)`` for each mini-batch of each column.
-            labels: What :meth:`ask` returned for the batch.
-            with_backward: Also propagate back to ``reps``, chunk by chunk.
-
-        Returns:
-            Mean over the batch's queries, a scalar; detached if propagated back.
+        The ``labels`` are what :meth:`ask` returned. ``with_backward`` the loss is propagated back to the embeddings,
+        chunk by chunk, and returned detached.
         """
         batch = self._collect([torch.cat(column) for column in reps], labels)
         total = torch.zeros((), dtype=torch.float32, device=batch.queries.device)

@@ -31,7 +31,7 @@ class InputWatch:
     def __init__(self) -> None:
         self._batches = 0
         self._warned: set[str] = set()
-        # For each estimator, by its id, whether it told any two negatives apart in the first batches.
+        # By the id of an estimator, which need not be hashable: its name, and whether it told any negatives apart.
         self._different: dict[int, tuple[str, Tensor]] = {}
 
     @property
@@ -52,34 +52,30 @@ class InputWatch:
         if self._batches == 1:
             self._look_at_names(model, len(features))
         self._look_at_texts(model, features)
-        if self._different and self._batches > self._FIRST_BATCHES:
-            _, seen = next(iter(self._different.values()))
-            if seen.device.type == "cpu" or self.is_due:
-                self._name_the_indifferent()
+        if self._batches > self._FIRST_BATCHES:
+            self._name_the_indifferent()
 
     def look_for_differences(
         self, estimator: SimilarityEstimator, similarity: Tensor, rows: Tensor, known: Tensor | None
     ) -> None:
         """Note whether an estimator tells any two negatives of a row apart, of those that it can judge."""
-        if self._batches > self._FIRST_BATCHES or estimator.often_equal or torch.compiler.is_compiling():
+        alone = similarity.size(1) < 3  # a single negative has no other to differ from
+        if alone or estimator.often_equal or self._batches > self._FIRST_BATCHES or torch.compiler.is_compiling():
             return
-        if similarity.size(1) < 3:
-            return
-        own = rows.unsqueeze(1)
-        finite = similarity.clamp(min=torch.finfo(similarity.dtype).min)  # -inf is "never relevant"
-        left_out = torch.zeros_like(finite, dtype=torch.bool).scatter(1, own, True)
+        left_out = torch.zeros_like(similarity, dtype=torch.bool).scatter(1, rows.unsqueeze(1), True)
         if known is not None:
             left_out |= ~known
-        highest = finite.masked_fill(left_out, -torch.inf).amax(dim=1)
-        lowest = finite.masked_fill(left_out, torch.inf).amin(dim=1)
-        different = (highest > lowest).any()
+        highest = similarity.masked_fill(left_out, -torch.inf).amax(dim=1)
+        different = (highest > similarity.masked_fill(left_out, torch.inf).amin(dim=1)).any()
         _, before = self._different.get(id(estimator), (None, None))
         self._different[id(estimator)] = estimator.name, different if before is None else before | different
 
     def _name_the_indifferent(self) -> None:
-        different, self._different = self._different, {}
-        for name, seen in different.values():
-            if not bool(seen):
+        for key, (name, different) in list(self._different.items()):
+            if different.device.type != "cpu" and not self.is_due:
+                return
+            del self._different[key]
+            if not bool(different):
                 self._warn(
                     f"The estimator {name!r} found all negatives equally similar in the first {self._FIRST_BATCHES} "
                     "batches, so that it has no effect. Check what it reads: its texts are those of the model "

@@ -95,12 +95,8 @@ class Judgement:
 
         Where the estimator represents both queries and documents, a block is judged by the texts it holds; otherwise
         by the pair's similarity from query to document. The entry of the row's own number is always the positive's
-        similarity from query to document: thresholds are made of it.
-
-        Args:
-            directions: The blocks.
-            rows: ``(n,)``, the rows of the batch.
-            scores: The model's own similarities of every direction, ``(n, candidates)`` each.
+        similarity from query to document: thresholds are made of it. ``scores`` are the model's own similarities of
+        every direction, ``(n, candidates)`` each.
 
         Returns:
             For each direction the similarities ``(n, candidates)``, and which of them say something, of the same
@@ -161,21 +157,13 @@ class Judgement:
         return similarity, known
 
     def _checked(self, similarity: Tensor, rows: Tensor) -> Tensor:
-        name = self.judge.estimator.name
-        check_similarity(f"similarity of the estimator {name!r}", similarity, rows, anywhere=self.watch.is_due)
+        source = f"similarity of the estimator {self.judge.estimator.name!r}"
+        check_similarity(source, similarity, rows, anywhere=self.watch.is_due)
         return similarity
 
 
 def read_judges(estimator: object, treatment: object, treatments: object) -> list[Judge]:
-    """Read the estimators from the arguments of these names of :class:`SoftInfoNCELoss`.
-
-    Returns:
-        The estimators with their treatments, without those whose treatments have no effect.
-
-    Raises:
-        ValueError: An argument is not allowed beside another, or the estimator is unknown.
-        TypeError: Something else than an estimator or a treatment is given.
-    """
+    """Read the estimators, without those whose treatments have no effect, from these arguments of the loss."""
     if treatments is None:
         if estimator is None:
             if treatment is not None:

@@ -31,21 +31,13 @@ SAME_SIDE: tuple[Direction, ...] = ("query_to_query", "doc_to_doc")
 
 @dataclass(frozen=True)
 class Block:
-    """What the loss makes of some rows and the candidates of one direction.
-
-    Attributes:
-        direction: Which candidates these are.
-        scores: ``(n, candidates)``, scaled; -inf for what is no candidate.
-        log_weights: ``(n, candidates)``, what the treatments add; ``None`` where they add nothing.
-        targets: ``(n, candidates)``; ``None`` where all of a row's target is its positive's.
-        positives: ``(n,)``, the column of each row's own pair (of the row itself, where there are no pairs).
-    """
+    """What the loss makes of some rows and the candidates of one direction."""
 
     direction: Direction
-    scores: Tensor
-    log_weights: Tensor | None
-    targets: Tensor | None
-    positives: Tensor
+    scores: Tensor  # (n, candidates), scaled; -inf for what is no candidate
+    log_weights: Tensor | None  # (n, candidates), what the treatments add; None where they add nothing
+    targets: Tensor | None  # (n, candidates); None where all of a row's target is its positive's
+    positives: Tensor  # (n,), the column of each row's own pair (of the row itself, where there are no pairs)
 
 
 class SoftInfoNCELoss(InBatchLoss):
@@ -78,19 +70,6 @@ class SoftInfoNCELoss(InBatchLoss):
         hardness_strength: At least 0. ``hardness_strength * similarity_fct`` is added to their scores, a constant to
             the gradient.
         known_queries: The queries of mined negatives, which an estimator that compares queries then judges too.
-
-    Raises:
-        ValueError: An option is out of range, the estimator is unknown or breaks its contract or returns nan, or the
-            dataset has fewer than two columns.
-        TypeError: An estimator, a treatment, or another argument is of the wrong kind.
-
-    Example:
-        >>> from sentence_transformers import SentenceTransformer
-        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-        >>> from tokenizers import Tokenizer, models
-        >>> words = StaticEmbedding(Tokenizer(models.WordLevel({"sort": 0, "list": 1})), embedding_dim=4)
-        >>> SoftInfoNCELoss(SentenceTransformer(modules=[words]), "bm25").judges[0].treatments
-        (Soften(alpha=1.5, beta=0.5, temperature=1.0, min_weight=0.1),)
     """
 
     def __init__(

@@ -22,7 +22,6 @@ from st_softinfonce.tasks.ranks import (
     reciprocal_ranks,
 )
 from st_softinfonce.tasks.retrieval import CodeRetrieval, task_from_pairs
-from st_softinfonce.tasks.storage import load_task, save_task
 
 __all__ = [
     "CodeRetrieval",
@@ -33,10 +32,8 @@ __all__ = [
     "evaluate_rows",
     "grade_pairs",
     "graded_task_from_pairs",
-    "load_task",
     "mean_interval",
     "ndcg_at_10",
     "reciprocal_ranks",
-    "save_task",
     "task_from_pairs",
 ]

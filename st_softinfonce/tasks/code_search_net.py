@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
 from collections import defaultdict
@@ -21,7 +19,7 @@ from st_softinfonce.data.code_search_net import (
     source_fingerprint,
 )
 from st_softinfonce.tasks.retrieval import CodeRetrieval
-from st_softinfonce.tasks.tables import DEFAULT_PROMPT, check_prompt, make_metadata, make_table
+from st_softinfonce.tasks.tables import DEFAULT_PROMPT, Draft, make_metadata
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import PromptDict
@@ -47,7 +45,6 @@ class CodeSearchNetMRR(CodeRetrieval):
         languages: The subsets; each has candidates and a score of its own.
         revision: The commit, branch or tag of a dataset on the Hub.
         prompt: As for `task_from_pairs`.
-        seed: As for `CodeRetrieval`.
 
     Raises:
         FileNotFoundError: A folder lacks files of a language: name the languages that are there.
@@ -61,9 +58,7 @@ class CodeSearchNetMRR(CodeRetrieval):
         languages: Sequence[str] = CODE_SEARCH_NET_LANGUAGES,
         revision: str | None = None,
         prompt: str | PromptDict | None = DEFAULT_PROMPT,
-        seed: int = 42,
     ) -> None:
-        check_prompt(prompt)
         if isinstance(languages, str) or not languages:
             raise ValueError(
                 f"languages={languages!r} is not valid: pass some of {CODE_SEARCH_NET_LANGUAGES}, in a list."
@@ -77,7 +72,7 @@ class CodeSearchNetMRR(CodeRetrieval):
         is_folder = Path(directory_or_hub_id).is_dir()
         metadata = make_metadata(
             "CodeSearchNetMRR",
-            hashlib.sha256(json.dumps([prompt, content], sort_keys=True).encode()).hexdigest()[:40],
+            content,
             subsets=chosen,
             split=_SPLIT,
             main_score=self.main_score,
@@ -87,7 +82,7 @@ class CodeSearchNetMRR(CodeRetrieval):
             reference="https://arxiv.org/abs/1909.09436",
             is_public=not is_folder,
         )
-        super().__init__(metadata, {}, seed=seed)
+        super().__init__(metadata, {})
         self._read: dict[str, RetrievalSplitData] = {}
 
     def table(self, subset: str, split: str) -> RetrievalSplitData:
@@ -106,33 +101,30 @@ class CodeSearchNetMRR(CodeRetrieval):
 
 
 def _strict_table(data: DatasetDict, language: str) -> RetrievalSplitData:
-    documents: dict[str, str] = {}
+    draft = Draft()
     by_url: dict[str, str] = {}
     same_code: dict[str, set[str]] = defaultdict(set)
     same_query: dict[str, set[str]] = defaultdict(set)
 
-    def add(row: dict[str, str]) -> str:
+    def add(row: dict[str, str]) -> None:
         document = text_id("code", row["url"], row["code"])
-        documents[document] = row["code"]
+        draft.documents[document] = row["code"]
         by_url.setdefault(_key(row), document)
         same_code[row["code"]].add(document)
         if row["query"]:
             same_query[row["query"]].add(document)
-        return document
 
     for row in data["codebase"]:
         add(row)
     missing = 0
-    own: dict[str, str] = {}
-    queries: dict[str, str] = {}
     for row in data["test"]:
         query = text_id("query", _key(row), row["query"])
-        queries[query] = row["query"]
+        draft.queries[query] = row["query"]
         if _key(row) not in by_url:
             missing += 1
             add(row)
-        own[query] = by_url[_key(row)]
-        same_query[row["query"]].add(own[query])
+        draft.relevant[query] = {by_url[_key(row)]: 1}
+        same_query[row["query"]].add(by_url[_key(row)])
     if missing:
         warnings.warn(
             f"{missing} of {len(data['test'])} test rows of CodeSearchNet {language} are not in its codebase by url, "
@@ -140,15 +132,10 @@ def _strict_table(data: DatasetDict, language: str) -> RetrievalSplitData:
             UserWarning,
             stacklevel=2,
         )
-    return make_table(
-        queries,
-        documents,
-        {query: {document: 1} for query, document in own.items()},
-        {
-            query: (same_query[text] | same_code[documents[own[query]]]) - {own[query]}
-            for query, text in queries.items()
-        },
-    )
+    for query, text in draft.queries.items():
+        (own,) = draft.relevant[query]
+        draft.duplicates[query] = (same_query[text] | same_code[draft.documents[own]]) - {own}
+    return draft.table()
 
 
 def _key(row: dict[str, str]) -> str:

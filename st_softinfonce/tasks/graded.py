@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from datasets import Dataset, DatasetDict
 
-from st_softinfonce._retrieval import (
-    check_same_languages,
-    languages_of,
-    one_split,
-    optional_texts,
-    text_id,
-    texts,
-)
+from st_softinfonce._retrieval import text_id
 from st_softinfonce.tasks.retrieval import CodeRetrieval
-from st_softinfonce.tasks.tables import DEFAULT_PROMPT, check_arguments, make_table
+from st_softinfonce.tasks.tables import DEFAULT_PROMPT, Draft, Row, read_rows
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import PromptDict
@@ -29,16 +21,6 @@ MAX_GROUP = 20
 
 _QUALIFIER = re.compile(r"[.#:/\\]+")
 _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z][a-z\d]*|[^\W\d_A-Za-z]\w*")
-
-
-@dataclass(frozen=True)
-class _Row:
-    language: str
-    query: str
-    code: str
-    name: str
-    path: str
-    package: str
 
 
 class GradedCodeRetrieval(CodeRetrieval):
@@ -74,9 +56,6 @@ def grade_pairs(pairs: Dataset) -> list[dict[int, int]]:
     Returns:
         For each row, row to grade, of all rows of grade 1 to 3.
 
-    Raises:
-        ValueError: A column is missing or holds empty texts.
-
     Example:
         >>> pairs = Dataset.from_dict({"query": ["sort it", "sort it", "add"], "code": ["a", "b", "c"]})
         >>> grade_pairs(pairs)
@@ -86,8 +65,7 @@ def grade_pairs(pairs: Dataset) -> list[dict[int, int]]:
         raise ValueError(
             f"pairs has the splits {list(pairs)}: pass one of them, e.g. pairs[{next(iter(pairs), '')!r}]."
         )
-    pairs = one_split("pairs", pairs, "")
-    return _grade(_rows("pairs", pairs, texts("pairs", pairs, "query")))
+    return _grade(read_rows(pairs, None, "")[0])
 
 
 def graded_task_from_pairs(
@@ -101,70 +79,27 @@ def graded_task_from_pairs(
 ) -> GradedCodeRetrieval:
     """Make an MTEB retrieval task with graded relevance, measured by `ndcg_at_10`, of your own pairs.
 
-    Every code is a candidate for every query of its language; equal codes are one document with the highest grade of
-    its rows. Surrounding whitespace is removed from all texts.
-
-    Args:
-        pairs: The columns of `grade_pairs`, such as `mine_pairs` returns; with `language`, each is a subset.
-        name: As for `task_from_pairs`: a fingerprint of the data is appended.
-        split: What mteb calls the data, and which split is taken of a `DatasetDict`.
-        corpus: Further candidates: column `code`, and `language` exactly if `pairs` has it. With `query`, `name`,
-            `path` and `package` they are graded like the others, but are no queries.
-        prompt: As for `task_from_pairs`.
-        description: One sentence for the task's metadata.
-
-    Returns:
-        A task for `mteb.evaluate(model, tasks=[task])`.
-
-    Raises:
-        ValueError: A column is missing, a text is empty or no string, an argument has a wrong form.
+    Arguments and errors are those of `task_from_pairs`, with the columns of `grade_pairs`, such as `mine_pairs`
+    returns; candidates of the `corpus` that have them are graded like the others. Equal codes are one document, with
+    the highest grade of its rows.
     """
-    check_arguments(name, split, prompt)
-    pairs = one_split("pairs", pairs, split)
-    rows = _rows("pairs", pairs, texts("pairs", pairs, "query"))
-    if corpus is not None:
-        corpus = one_split("corpus", corpus, split)
-        check_same_languages(pairs, corpus, {row.language for row in rows})
-        rows += _rows("corpus", corpus, optional_texts(corpus, "query"))
-
-    languages = list(dict.fromkeys(row.language for row in rows))
-    queries: dict[str, dict[str, str]] = {language: {} for language in languages}
-    documents: dict[str, dict[str, str]] = {language: {} for language in languages}
-    relevant: dict[str, dict[str, dict[str, int]]] = {language: defaultdict(dict) for language in languages}
-    document_ids = [text_id(row.code) for row in rows]
-    for row, document in zip(rows, document_ids, strict=True):
-        documents[row.language][document] = row.code
-    for row, grades in zip(rows[: len(pairs)], _grade(rows), strict=False):
+    rows, further = read_rows(pairs, corpus, split)
+    everything = rows + further
+    documents = [text_id(row.code) for row in everything]
+    drafts: defaultdict[str, Draft] = defaultdict(Draft)
+    for row, document in zip(everything, documents, strict=True):
+        drafts[row.language].documents[document] = row.code
+    for row, grades in zip(rows, _grade(everything), strict=False):
         query = text_id(row.query, row.code)
-        queries[row.language][query] = row.query
-        known = relevant[row.language][query]
+        drafts[row.language].queries[query] = row.query
+        known = drafts[row.language].relevant[query]
         for other, grade in grades.items():
-            known[document_ids[other]] = max(grade, known.get(document_ids[other], 0))
-
-    tables = {
-        language: make_table(queries[language], documents[language], relevant[language], {}) for language in languages
-    }
-    return GradedCodeRetrieval.of_tables(
-        name,
-        tables,
-        by_language="language" in pairs.column_names,
-        split=split,
-        prompt=prompt,
-        description=description or "Rank the code that a query asks for first, related code next, all else below.",
-    )
+            known[documents[other]] = max(grade, known.get(documents[other], 0))
+    description = description or "Rank the code that a query asks for first, related code next, all else below."
+    return GradedCodeRetrieval.of_drafts(name, drafts, split, prompt=prompt, description=description)
 
 
-def _rows(argument: str, table: Dataset, queries: list[str]) -> list[_Row]:
-    columns = (
-        languages_of(argument, table),
-        queries,
-        texts(argument, table, "code"),
-        *(optional_texts(table, column) for column in ("name", "path", "package")),
-    )
-    return [_Row(*values) for values in zip(*columns, strict=True)]
-
-
-def _grade(rows: list[_Row]) -> list[dict[int, int]]:
+def _grade(rows: Sequence[Row]) -> list[dict[int, int]]:
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         for grade, key in _keys(row):
@@ -181,7 +116,7 @@ def _grade(rows: list[_Row]) -> list[dict[int, int]]:
     return grades
 
 
-def _keys(row: _Row) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _keys(row: Row) -> Iterator[tuple[int, tuple[str, ...]]]:
     """What rows have to share to be related, and the grade it gives, highest first."""
     yield OWN, (row.language, row.code)
     if row.query:

@@ -33,19 +33,15 @@ Predictions = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 RowRanks = dict[str, dict[str, tuple[float, float]]]
 
 
-def reciprocal_ranks(
-    task: CodeRetrieval, predictions: str | Path | Predictions, *, split: str | None = None
-) -> RowRanks:
+def reciprocal_ranks(task: CodeRetrieval, predictions: str | Path | Predictions) -> RowRanks:
     """Return the reciprocal ranks behind `mrr_at_1000_strict` and `mrr_at_1000_duplicates`, row by row.
 
-    The mean over a subset's rows is the score that the task reports, and two models' rows have the same ids, as a
-    paired test needs.
+    The mean over a subset's rows is the score that the task reports, and two models' rows have the same ids.
 
     Args:
         task: The task that was evaluated.
         predictions: The folder given to `mteb.evaluate(..., prediction_folder=...)` for one model, the file in it, or
             its content: subset to split to query id to document id to score.
-        split: Needed only where the task has several.
 
     Returns:
         Subset of the predictions to row id to (strict, duplicates-aware) reciprocal rank, 0 past rank 1000. A row's
@@ -53,11 +49,11 @@ def reciprocal_ranks(
 
     Raises:
         FileNotFoundError: There are no predictions of this task; mteb writes none for a result from its cache.
-        ValueError: `split` is needed or unknown, or the predictions hold no subset of the task.
+        ValueError: The predictions hold no subset of the task.
     """
     return {
         subset: task.rank_rows(table, table["relevant_docs"], results)
-        for subset, table, results in _evaluated(task, predictions, split)
+        for subset, table, results in _evaluated(task, predictions)
     }
 
 
@@ -112,26 +108,19 @@ def evaluate_rows(
 ) -> tuple[ModelResult, RowRanks]:
     """Evaluate a model with MTEB, and keep the reciprocal rank of every row.
 
-    Args:
-        model: As for `evaluate_and_keep`, like the others.
-        task: Likewise.
-        batch_size: Likewise.
-        show_progress: Likewise.
-
-    Returns:
-        What `mteb.evaluate` returns, and what `reciprocal_ranks` does.
+    Arguments are those of `evaluate_and_keep`. Returned is what `mteb.evaluate` and `reciprocal_ranks` return.
     """
     result, found = evaluate_and_keep(model, task, batch_size=batch_size, show_progress=show_progress)
     return result, reciprocal_ranks(task, found)
 
 
-def bm25_rows(task: CodeRetrieval, *, split: str | None = None) -> RowRanks:
+def bm25_rows(task: CodeRetrieval) -> RowRanks:
     """Search with BM25 over words instead of a model: what any model should beat.
 
     Words are split at `snake_case`, `camelCase` and digits, and lower-cased; the rest is `rank_bm25.BM25Okapi`.
-    Arguments, result and errors are those of `reciprocal_ranks`.
+    The result is that of `reciprocal_ranks`.
     """
-    split = _one_split(task, split)
+    (split,) = task.metadata.eval_splits
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for subset in task.metadata.hf_subsets:
         table = task.table(subset, split)
@@ -144,7 +133,7 @@ def bm25_rows(task: CodeRetrieval, *, split: str | None = None) -> RowRanks:
             scores = matrix.get_scores(split_words(text)).tolist()
             best = heapq.nlargest(LAST_RANK, zip(scores, ids, strict=True))  # all would not fit in memory
             found[subset][split][query] = {document: score for score, document in best}
-    return reciprocal_ranks(task, found, split=split)
+    return reciprocal_ranks(task, found)
 
 
 class Interval(NamedTuple):
@@ -162,23 +151,13 @@ def mean_interval(
 
     Queries are drawn with replacement, the same ones for all seeds, and seeds as whole blocks. So few seeds vary too
     little when they are drawn, by (S - 1) / S: their means are spread by sqrt(S / (S - 1)) first. Several languages
-    are drawn each by itself, and count equally.
+    are drawn each by itself, and count equally. With one seed the interval is over queries alone.
 
     Args:
         values: `(queries,)`, or `(seeds, queries)` of several trainings, or a list of such arrays, one a language.
         level: Of the interval, between 0 and 1.
         draws: Bootstrap samples, at least 1.
         seed: Of the draws.
-
-    Returns:
-        Mean and both ends. With one seed the interval is over queries alone.
-
-    Raises:
-        ValueError: There are no values, or not all are finite; an option is out of range.
-
-    Example:
-        >>> mean_interval([0.5, 0.5, 0.5])
-        Interval(mean=0.5, low=0.5, high=0.5)
     """
     check_count("draws", draws)
     if not 0 < level < 1:
@@ -211,19 +190,14 @@ def _drawn(seeds: int, queries: int, draws: int, seed: int, block: int) -> tuple
     return of_seeds, of_queries.astype(np.int16)
 
 
-def ndcg_at_10(
-    task: CodeRetrieval, predictions: str | Path | Predictions, *, split: str | None = None
-) -> dict[str, dict[str, float]]:
+def ndcg_at_10(task: CodeRetrieval, predictions: str | Path | Predictions) -> dict[str, dict[str, float]]:
     """Return the nDCG@10 of every query, whose mean mteb reports, rounded, as `ndcg_at_10`.
 
     Gains are the grades themselves, discounts are log2(rank + 1), as trec_eval computes them. Arguments and errors are
-    those of `reciprocal_ranks`.
-
-    Returns:
-        Subset to query id to nDCG@10.
+    those of `reciprocal_ranks`; returned are subset to query id to nDCG@10.
     """
     scores = {}
-    for subset, table, results in _evaluated(task, predictions, split):
+    for subset, table, results in _evaluated(task, predictions):
         evaluator = pytrec_eval.RelevanceEvaluator(table["relevant_docs"], {"ndcg_cut.10"})
         found = evaluator.evaluate({query: dict(hits) for query, hits in results.items()})
         # A query that found nothing is missing there.
@@ -235,9 +209,9 @@ def ndcg_at_10(
 
 
 def _evaluated(
-    task: CodeRetrieval, predictions: str | Path | Predictions, split: str | None
+    task: CodeRetrieval, predictions: str | Path | Predictions
 ) -> Iterator[tuple[str, RetrievalSplitData, Mapping[str, Mapping[str, float]]]]:
-    split = _one_split(task, split)
+    (split,) = task.metadata.eval_splits
     found = predictions if isinstance(predictions, Mapping) else _read(task, Path(predictions))
     subsets = [subset for subset in task.metadata.hf_subsets if split in found.get(subset, {})]
     if not subsets:
@@ -247,15 +221,6 @@ def _evaluated(
         )
     for subset in subsets:
         yield subset, task.table(subset, split), found[subset][split]
-
-
-def _one_split(task: CodeRetrieval, split: str | None) -> str:
-    splits = list(task.metadata.eval_splits)
-    if split is None and len(splits) == 1:
-        split = splits[0]
-    if split not in splits:
-        raise ValueError(f"split={split!r} is not a split of {task.metadata.name}: pass one of {splits}.")
-    return split
 
 
 def _read(task: CodeRetrieval, path: Path) -> dict[str, Any]:

@@ -13,24 +13,8 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from typing_extensions import Self
 
-from st_softinfonce._retrieval import (
-    check_same_languages,
-    languages_of,
-    mean_reciprocal_ranks,
-    one_split,
-    optional_texts,
-    row_reciprocal_ranks,
-    text_id,
-    texts,
-)
-from st_softinfonce.tasks.tables import (
-    DEFAULT_PROMPT,
-    check_arguments,
-    duplicates_of,
-    fingerprint,
-    make_metadata,
-    make_table,
-)
+from st_softinfonce._retrieval import mean_reciprocal_ranks, row_reciprocal_ranks, text_id
+from st_softinfonce.tasks.tables import DEFAULT_PROMPT, Draft, content_of, duplicates_of, make_metadata, read_rows
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import PromptDict
@@ -43,8 +27,7 @@ class CodeRetrieval(AbsTaskRetrieval):
     The main score is `mrr_at_1000`: the mean over queries of 1 / (rank of the best-ranked right answer), 0 where that
     rank is past 1000. The rank is taken among all candidates of the subset, so it is the MRR of the Soft-InfoNCE paper
     (Li et al., EMNLP 2023). Documents of exactly equal scores rank by id, descending, as everywhere in mteb; ids are
-    hashes of the texts, so a tie favours no document. (If more than 1000 documents tie at rank 1000, `torch.topk`
-    decides which are kept.)
+    hashes of the texts, so a tie favours no document.
 
     Two more scores are means over rows, the distinct (query, code) pairs, also 0 past rank 1000. In
     `mrr_at_1000_strict` only the row's own code is right; in `mrr_at_1000_duplicates` so is the code of any row with
@@ -61,11 +44,8 @@ class CodeRetrieval(AbsTaskRetrieval):
     """
 
     main_score: ClassVar[str] = "mrr_at_1000"
-    """The score that stands for all."""
-    own_grade: ClassVar[int] = 1
-    """The grade of a row's own code."""
-    duplicate_grade: ClassVar[int] = 1
-    """The least grade that counts as right where duplicates do."""
+    own_grade: ClassVar[int] = 1  # of a row's own code
+    duplicate_grade: ClassVar[int] = 1  # the least that counts as right where duplicates do
 
     def __init__(
         self, metadata: TaskMetadata, tables: Mapping[str, Mapping[str, RetrievalSplitData]], *, seed: int = 42
@@ -75,17 +55,12 @@ class CodeRetrieval(AbsTaskRetrieval):
         super().__init__(seed=seed)
 
     @classmethod
-    def of_tables(
-        cls, name: str, tables: Mapping[str, RetrievalSplitData], *, by_language: bool, split: str, **described: Any
-    ) -> Self:
-        """Make a task of one split from the tables of each language; `described` is for its metadata."""
+    def of_drafts(cls, name: str, drafts: Mapping[str, Draft], split: str, **described: Any) -> Self:
+        """Make a task of one split from a draft of each language; `described` is for its metadata."""
+        tables = {language: draft.table() for language, draft in drafts.items()}
+        content = {language: content_of(table) for language, table in tables.items()}
         metadata = make_metadata(
-            name,
-            fingerprint(tables, described["prompt"]),
-            subsets=tables if by_language else ["default"],
-            split=split,
-            main_score=cls.main_score,
-            **described,
+            name, content, subsets=list(tables), split=split, main_score=cls.main_score, **described
         )
         return cls(metadata, {language: {split: table} for language, table in tables.items()})
 
@@ -174,47 +149,17 @@ def task_from_pairs(
     Returns:
         A task for `mteb.evaluate(model, tasks=[task])`. The result's `task_results[0].get_score()` is the mean of
         the subsets' scores, `.get_score(languages=["python"])` is one of them.
-
-    Raises:
-        ValueError: A column is missing, a text is empty or no string, an argument has a wrong form.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> pairs = Dataset.from_dict({"query": ["add numbers"], "code": ["def add(a, b): return a + b"]})
-        >>> task_from_pairs(pairs, "MyCode").metadata.main_score
-        'mrr_at_1000'
     """
-    check_arguments(name, split, prompt)
-    pairs = one_split("pairs", pairs, split)
-    languages = languages_of("pairs", pairs)
-    queries: dict[str, dict[str, str]] = {language: {} for language in languages}
-    documents: dict[str, dict[str, str]] = {language: {} for language in languages}
-    relevant: dict[str, dict[str, dict[str, int]]] = {language: defaultdict(dict) for language in languages}
-    duplicates: dict[str, dict[str, set[str]]] = {language: defaultdict(set) for language in languages}
-    for language, query, code in zip(
-        languages, texts("pairs", pairs, "query"), texts("pairs", pairs, "code"), strict=True
-    ):
-        queries[language][text_id(query)] = query
-        documents[language][text_id(code)] = code
-        relevant[language][text_id(query)][text_id(code)] = 1
-    if corpus is not None:
-        corpus = one_split("corpus", corpus, split)
-        check_same_languages(pairs, corpus, queries)
-        columns = languages_of("corpus", corpus), optional_texts(corpus, "query"), texts("corpus", corpus, "code")
-        for language, query, code in zip(*columns, strict=True):
-            documents[language][text_id(code)] = code
-            if text_id(query) in queries[language] and text_id(code) not in relevant[language][text_id(query)]:
-                duplicates[language][text_id(query)].add(text_id(code))
-
-    tables = {
-        language: make_table(queries[language], documents[language], relevant[language], duplicates[language])
-        for language in queries
-    }
-    return CodeRetrieval.of_tables(
-        name,
-        tables,
-        by_language="language" in pairs.column_names,
-        split=split,
-        prompt=prompt,
-        description=description or "Find the code that a query asks for among all candidates of its language.",
-    )
+    rows, further = read_rows(pairs, corpus, split)
+    drafts: defaultdict[str, Draft] = defaultdict(Draft)
+    for row in rows:
+        draft, query, document = drafts[row.language], text_id(row.query), text_id(row.code)
+        draft.queries[query], draft.documents[document] = row.query, row.code
+        draft.relevant[query][document] = 1
+    for row in further:
+        draft, query, document = drafts[row.language], text_id(row.query), text_id(row.code)
+        draft.documents[document] = row.code
+        if query in draft.queries and document not in draft.relevant[query]:
+            draft.duplicates[query].add(document)
+    description = description or "Find the code that a query asks for among all candidates of its language."
+    return CodeRetrieval.of_drafts(name, drafts, split, prompt=prompt, description=description)

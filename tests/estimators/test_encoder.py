@@ -398,7 +398,7 @@ class TestTable:
                 ValueError,
                 r"dataset\['query'\]\[1\] must be a text, got None. Remove such rows",
             ),
-            ({"query": "sort"}, ValueError, r"dataset\['query'\] must be a list of texts, got a str. Put a single"),
+            ({"query": "sort"}, ValueError, r"dataset\['query'\] must be a list of texts, got a str. Put one"),
             ({"query": 3}, ValueError, r"dataset\['query'\] must be a list of texts, got a int"),
             ({}, ValueError, r"dataset must have the column of the queries, .*got \[\]"),
             ({"label": [1]}, ValueError, r"dataset must have the column of the queries, .*got \[\]"),

@@ -8,16 +8,11 @@ import pytest
 from st_softinfonce import BM25Estimator, estimators, get_estimator, list_estimators
 from st_softinfonce.estimators import registry
 
-PLUGIN = '''
+PLUGIN = """
 import torch
 from st_softinfonce import SimilarityEstimator, Soften
 
 class Length(SimilarityEstimator):
-    """How close in length, e.g. in tokens,
-    two texts are. Nothing else.
-
-    More."""
-
     treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
     compares = "queries"
 
@@ -35,7 +30,7 @@ class NotAnEstimator:
 
 def make_length():
     return Length(power=2.0)
-'''
+"""
 
 
 class Distribution:
@@ -69,30 +64,15 @@ def test_bm25_is_registered_like_any_plugin():
     assert isinstance(get_estimator("bm25"), BM25Estimator)
 
 
-def test_listing_imports_nothing_and_reads_the_summaries(installed, tmp_path):
-    (tmp_path / "package_plugin").mkdir()
-    (tmp_path / "package_plugin" / "__init__.py").write_text("raise ValueError\n")
-    (tmp_path / "package_plugin" / "inner.py").write_text(PLUGIN)
-    (tmp_path / "torn_plugin.py").write_text("def")
-    summary = "How close in length, e.g. in tokens, two texts are."
-    expected = {
-        "length": ("length_plugin:Length", summary),
-        "factory": ("length_plugin:make_length", ""),
-        "inner": ("package_plugin.inner:Length", summary),
-        "elsewhere": ("package_plugin:Length", ""),
-        "broken": ("broken_plugin:Broken", ""),
-        "gone": ("gone.inner:Gone", "(cannot be read: No module named 'gone.inner')"),
-        "torn": ("torn_plugin:Torn", "(cannot be read: invalid syntax"),
-    }
-    for name, (target, _) in expected.items():
+def test_listing_imports_nothing(installed):
+    targets = {"length": "length_plugin:Length", "broken": "broken_plugin:Broken", "gone": "gone.inner:Gone"}
+    for name, target in targets.items():
         installed(name, target, f"{name}-distribution")
     listed = list_estimators()
     assert list(listed) == sorted(listed)
-    for name, (_, text) in expected.items():
-        assert listed[name].distribution == f"{name}-distribution"
-        assert listed[name].summary.startswith(text)
-        assert bool(listed[name].summary) == bool(text)
-    assert not {"length_plugin", "package_plugin", "package_plugin.inner"} & set(sys.modules)
+    for name, target in targets.items():
+        assert (listed[name].distribution, listed[name].target) == (f"{name}-distribution", target)
+    assert not {"length_plugin", "broken_plugin"} & set(sys.modules)
 
 
 def test_every_public_name_is_there_and_no_other():
