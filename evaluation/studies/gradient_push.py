@@ -187,7 +187,7 @@ def pushes(scores: Tensor, log_weights: Tensor | None = None, targets: Tensor | 
 
 
 def compare_pushes(plain: Tensor, weighted: Tensor, relevant: Tensor) -> dict[str, float]:
-    """Sum up a batch's pushes ``(N, M)`` without and with a treatment; ``relevant`` tells which negatives are relevant."""
+    """Sum up a batch's pushes ``(N, M)`` without and with a treatment, and those on relevant negatives."""
     share = [push / push.sum() for push in (plain, weighted)]
     return {
         "queries": len(relevant),
