@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evaluation.environment import OUTPUT, RESULTS
 from evaluation.report import plots
-from evaluation.report.tables import HEADLINE, read_summaries
+from evaluation.report.tables import GAINS, HEADLINE, read_summaries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +50,8 @@ def draw(results: Path, suffix: str = "svg") -> list[Path]:
     drawn = {name: plots.plan_figure(summary) for name, summary in summaries.items()}
     if set(HEADLINE) & set(summaries):
         drawn["headline"] = plots.headline_figure(summaries)
+    if GAINS in summaries:
+        drawn["gains"] = plots.gains_figure(summaries[GAINS])
     if (results / "weights.json").exists():
         drawn["weights"] = plots.weights_figure(json.loads((results / "weights.json").read_text()))
     drawn["weighting"] = plots.weighting_figure()

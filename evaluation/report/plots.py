@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 
 from evaluation.report.tables import (
     ALL,
+    GAINS_REGIME,
+    GAINS_ROWS,
+    GAINS_TEACHERS,
     METHODS,
     METRIC,
     NAMES,
@@ -81,6 +84,47 @@ def headline_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     axis.set_yticks(range(len(entries)), [METHODS[row].replace("`", "") for row in entries])
     axis.set_ylim(len(entries) - 0.5, -0.5)
     axis.set_xlabel("Difference to the best InfoNCE row, points of MRR")
+    _legend(figure)
+    return figure
+
+
+def gains_figure(summary: Mapping[str, Any]) -> Figure:
+    """Draw gains over InfoNCE with the same batches: by the number of mined negatives, and by the teacher's strength.
+
+    Args:
+        summary: Of the plan `tables.GAINS`.
+
+    Returns:
+        The figure.
+    """
+    found = {(e["regime"], e["row"]): e for e in summary["entries"] if e["language"] == ALL}
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    by_count, by_teacher = figure.subplots(1, 2, sharey=True)
+    for number, (name, rows) in enumerate(GAINS_ROWS.items()):
+        spread = 0.12 * (number - (len(GAINS_ROWS) - 1) / 2)
+        for count in (1, 4, 8):
+            entry = found.get((f"mined-{count}", rows["minilm"]), {})
+            if "difference" in entry:
+                _interval(by_count, entry, count + spread, number, name)
+        for teacher, row in rows.items():
+            entry, strength = found.get((GAINS_REGIME, row), {}), found.get((GAINS_REGIME, teacher))
+            if "difference" in entry and strength is not None:
+                _interval(by_teacher, entry, 100 * strength["scores"][METRIC] + 4 * spread, number, name)
+                by_teacher.annotate(
+                    GAINS_TEACHERS[teacher],
+                    (100 * strength["scores"][METRIC], 0.02),
+                    xycoords=("data", "axes fraction"),
+                    ha="center",
+                    fontsize=7,
+                )
+    for axis in (by_count, by_teacher):
+        axis.axhline(0, color=INK, linewidth=0.8)
+        axis.grid(axis="y")
+    by_teacher.margins(x=0.25)
+    by_count.set_xticks((1, 4, 8))
+    by_count.set_xlabel("Negatives a query, mined by all-MiniLM")
+    by_teacher.set_xlabel("The teacher's own MRR, points")
+    by_count.set_ylabel("Difference to InfoNCE in the same batches,\npoints of MRR: mean, 95% interval")
     _legend(figure)
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,40 +22,55 @@ NAMES = {
 }
 # Plans that are reported together, by the title of their section; any other plan is a section of its own.
 SECTIONS = {
-    "Several mined negatives, a stronger teacher": ("mined", "same_side", "transformer"),
+    "Several mined negatives, a stronger teacher": (
+        *("mined", "same_side", "negatives"),
+        *("transformer", "transformer_languages"),
+    ),
     "The static matrix: random batches, one mined negative": ("cpu", "false_negatives", "why", "alpha_beta"),
 }
-# Who should take what in the README, and the plan, model, regime and row that measured it.
+# Who should take what in the README, and the plans, model, regime and row that measured it.
 _TEACHER = "`TrainedModelEstimator(teacher, normalize=True)`"
 _SAME_SIDE = '`directions=("query_to_doc", "query_to_query", "doc_to_doc")`'
 ADVICE = (
     (
         "a transformer, a stronger model, and negatives that it mined",
         f"{_TEACHER}, `Distill()`",
-        ("transformer", "minilm-2", "mined-2", "distill"),
+        (("transformer", "transformer_languages"), ("minilm-2", "mined-2"), "distill"),
     ),
     (
         "static embeddings and the same",
-        f"{_TEACHER}, `Mask(margin=0.0)`, {_SAME_SIDE}",
-        ("mined", "static", "mined-4", "gist"),
+        f"{_TEACHER}, `Mask(margin=0.05)`, {_SAME_SIDE}",
+        (("mined",), ("static", "mined-4"), "gist"),
     ),
     (
         "the same, and your questions differ from the training queries",
         f"{_TEACHER}, `Distill()`",
-        ("mined", "static", "mined-4", "distill"),
+        (("mined",), ("static", "mined-4"), "distill"),
     ),
     (
         "static embeddings and no stronger model",
         "`SoftInfoNCELoss(model, None, directions=...)` with these directions, and negatives that it mined itself",
-        ("same_side", "static", "mined-4-own", "info-nce-same-side"),
+        (("same_side",), ("static", "mined-4-own"), "info-nce-same-side"),
     ),
 )
 _PLACE = ("model", "regime", "share")
 # The plans, model and regime of the README's table, and what its rows are called there. Of a row that several plans
-# have, the one in more languages counts, or else the later plan's.
+# have, the one in more languages counts, or else the later plan's; all of them where they share no language.
 HEADLINE, HEADLINE_PLACE = ("mined", "same_side"), ("static", "mined-4")
 # Where the same rows were measured on a transformer.
-TRANSFORMER, TRANSFORMER_PLACE = ("transformer",), ("minilm-2", "mined-2")
+TRANSFORMER, TRANSFORMER_PLACE = ("transformer", "transformer_languages"), ("minilm-2", "mined-2")
+# The figure of why: the plan and the regime, and by teacher the rows of each series.
+GAINS, GAINS_REGIME = "negatives", "mined-4"
+GAINS_ROWS = {
+    "Distill": {"trained-model": "distill-own", "minilm": "distill", "minilm-tuned": "distill-tuned"},
+    "Mask(relative=True)": {"trained-model": "mask-own", "minilm": "mask-relative", "minilm-tuned": "mask-tuned"},
+    "Soften": {"trained-model": "soft-own", "minilm": "soft-trained-model", "minilm-tuned": "soft-tuned"},
+}
+GAINS_TEACHERS = {
+    "trained-model": "the student's\nown kind",
+    "minilm": "all-MiniLM",
+    "minilm-tuned": "all-MiniLM,\nfine-tuned",
+}
 METHODS = {
     "info-nce-same-side": "InfoNCE with same-side negatives: no teacher",
     "mask-distill-same-side": "same-side negatives, `Mask` and `Distill`",
@@ -126,7 +142,7 @@ def readme_lines(folder: Path) -> list[str]:
                 _points(entry, METRIC, "to_best"),
                 f"{gains} of {len(each)} better, {losses} worse",
                 "" if other is None else f"{100 * other:+.1f}",
-                _points(small[0], METRIC, "to_best") + _alone(summaries[TRANSFORMER[0]], small[0]) if small else "",
+                _points(small[0], METRIC, "to_best") + _of_languages(small[1]) if small else "",
             ]
         )
     heads = ["mined negatives and", "points of MRR", "languages", "other queries", "a small transformer"]
@@ -142,18 +158,11 @@ def advice_lines(folder: Path) -> list[str]:
     Returns:
         Lines of Markdown.
     """
-    found = {
-        (name, entry["model"], entry["regime"], entry["row"]): entry
-        for name, summary in read_summaries(folder).items()
-        for entry in summary["entries"]
-        if entry["language"] == ALL
-    }
+    summaries = read_summaries(folder)
     rows = []
-    for situation, take, place in ADVICE:
-        entry = found.get(place, {})
-        measured = "not measured"
-        if "to_best" in entry:
-            measured = f"{_points(entry, METRIC, 'to_best')} ({len(entry['languages'])} languages)"
+    for situation, take, (plans, place, row) in ADVICE:
+        found = headline_entries(summaries, plans, place).get(row)
+        measured = _points(found[0], METRIC, "to_best") + _of_languages(found[1]) if found else "not measured"
         rows.append([situation, take, measured])
     return table(["you have", "take", "over the best InfoNCE row"], rows)
 
@@ -180,9 +189,31 @@ def headline_entries(
                 if (entry["model"], entry["regime"], entry["row"]) == (*place, row) and "to_best" in entry
             ]
             each = [entry for entry in here if entry["language"] != ALL]
-            if each and (row not in found or len(each) >= len(found[row][1])):
-                found[row] = next(entry for entry in here if entry["language"] == ALL), each
+            if not each:
+                continue
+            entry, known = next(entry for entry in here if entry["language"] == ALL), found.get(row, ({}, []))[1]
+            if known and not {one["language"] for one in known} & {one["language"] for one in each}:
+                found[row] = _pooled([*known, *each]), [*known, *each]
+            elif len(each) >= len(known):
+                found[row] = entry, each
     return dict(sorted(found.items(), key=lambda item: -item[1][0]["to_best"][METRIC]["mean"]))
+
+
+def _pooled(languages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make the mean of languages of several plans: their queries are independent, so that variances add up."""
+    shared = set.intersection(*(set(one["to_best"]) for one in languages))
+    intervals = {}
+    for metric in shared:
+        each = [one["to_best"][metric] for one in languages]
+        mean = sum(one["mean"] for one in each) / len(each)
+        half = math.hypot(*((one["high"] - one["low"]) / 2 for one in each)) / len(each)
+        intervals[metric] = {"mean": mean, "low": mean - half, "high": mean + half}
+    return {"language": ALL, "to_best": intervals}
+
+
+def _of_languages(entries: Sequence[Mapping[str, Any]]) -> str:
+    names = [entry["language"] for entry in entries]
+    return f" ({names[0].capitalize()} alone)" if len(names) == 1 else f" ({len(names)} languages)"
 
 
 def _sections(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Summary]]:
@@ -325,7 +356,7 @@ def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[
 
 
 def _push_lines(content: Mapping[str, Any]) -> list[str]:
-    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[int | str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for entry in content["entries"]:
         if entry["state"] == "trained":  # where there is more to see
             groups[entry["batch_size"], entry["row"]].append(entry)
@@ -338,7 +369,12 @@ def _push_lines(content: Mapping[str, Any]) -> list[str]:
         def percent(key: str, digits: int = 1, members: Sequence[Mapping[str, Any]] = members) -> str:
             return f"{sum(member[key] for member in members) / len(members):.{digits}%}"
 
-        cells = [f"{size:,}", row, percent("queries_with_a_relevant_negative"), percent("share_on_relevant")]
+        cells = [
+            f"{size:,}" if isinstance(size, int) else size,
+            row,
+            percent("queries_with_a_relevant_negative"),
+            percent("share_on_relevant"),
+        ]
         cells += [f"{sum(known) / len(known):.0%}" if known else "", percent("others_left", 0), percent("moved")]
         rows.append(cells)
     return [
@@ -473,6 +509,7 @@ def _corpora_lines(content: Mapping[str, Any]) -> list[str]:
 
 OTHERS = (
     ("Where training pushes", "push.json", _push_lines),
+    ("Where training pushes, with mined negatives", "push_mined.json", _push_lines),
     ("The weights", "weights.json", _weights_lines),
     ("What of the theory holds", "theory.json", _theory_lines),
     ("Time of a step, MiniLM of three layers", "step_time.json", _step_lines),

@@ -10,7 +10,16 @@ from evaluation.__main__ import main
 from evaluation.environment import HERE, RESULTS, write_json
 from evaluation.report.plots import plan_figure
 from evaluation.report.summary import ALL, current_results, summarise
-from evaluation.report.tables import METRIC, advice_lines, overview, plan_lines, readme_lines, results_page, verdict
+from evaluation.report.tables import (
+    METRIC,
+    advice_lines,
+    headline_entries,
+    overview,
+    plan_lines,
+    readme_lines,
+    results_page,
+    verdict,
+)
 from evaluation.runs.plan import METRICS, Config
 from evaluation.runs.store import Store, write_values
 
@@ -184,6 +193,22 @@ def test_the_readmes_table_has_gains_over_the_best_infonce_by_language_and_on_ot
     assert "| **+3.00 [+3.00, +3.00]** | 2 of 2 better, 0 worse | +3.0 | **+5.00" in distill  # more languages count
     lines = plan_lines("mined", json.loads((tmp_path / "results" / "mined.json").read_text()))
     assert sum(line.startswith("| row |") and line.endswith("| human-eval |") for line in lines) == 2
+
+
+def test_plans_with_other_languages_are_put_together():
+    def plan(**gains):
+        mean = {"model": "minilm-2", "regime": "mined-2", "row": "distill", "to_best": {}}
+        return {
+            "entries": [
+                mean | {"language": name, "to_best": {METRIC: {"mean": gain, "low": gain - half, "high": gain + half}}}
+                for name, (gain, half) in gains.items()
+            ]
+        }
+
+    plans = {"transformer": plan(python=(0.01, 0.03), mean=(0.01, 0.03)), "more": plan(go=(0.03, 0.04), mean=(0, 0))}
+    mean, languages = headline_entries(plans, ("transformer", "more"), ("minilm-2", "mined-2"))["distill"]
+    assert [entry["language"] for entry in languages] == ["python", "go"]
+    assert mean["to_best"][METRIC] == pytest.approx({"mean": 0.02, "low": -0.005, "high": 0.045})
 
 
 @pytest.fixture

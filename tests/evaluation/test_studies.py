@@ -55,9 +55,11 @@ def test_a_push_is_the_gradient_of_the_loss_by_the_score():
     scores = torch.randn(5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(5, 5, generator=generator, dtype=torch.float64) + 0.1
     weights.fill_diagonal_(1.0)
-    for given in (None, weights):
-        (gradient,) = torch.autograd.grad(5 * soft_info_nce(scores, None if given is None else given.log()), scores)
-        torch.testing.assert_close(pushes(scores.detach(), given), gradient.fill_diagonal_(0.0))
+    targets = torch.rand(5, 5, generator=generator, dtype=torch.float64).softmax(dim=1)
+    for given in ((None, None), (weights.log(), None), (weights.log(), targets)):
+        loss = soft_info_nce(scores, given[0], targets=given[1])
+        (gradient,) = torch.autograd.grad(5 * loss, scores)
+        torch.testing.assert_close(pushes(scores.detach(), *given), gradient.fill_diagonal_(0.0).clamp(min=0.0))
 
 
 def test_sums_tell_relevant_from_other_negatives():
@@ -89,3 +91,39 @@ def test_pushes_are_measured_for_every_row_and_state(bench):
         assert 0 < entry["share_on_relevant"] < 1
         if entry["row"] == "soft-bm25":  # the same query: the most similar there is
             assert entry["relevant_left"] < entry["others_left"]
+
+
+MINED_PLAN = """
+[regimes.mined]
+batch_size = 8
+epochs = 1
+negatives = 2
+mined_by = "trained-model"
+[rows.mask]
+loss = "SoftInfoNCELoss"
+estimator = { name = "trained-model", normalize = true }
+treatment = { name = "mask", margin = 0.1 }
+[rows.distill]
+loss = "SoftInfoNCELoss"
+estimator = { name = "trained-model", normalize = true }
+treatment = { name = "distill", share = 0.0 }
+[[matrix]]
+models = ["tiny"]
+languages = ["python"]
+regimes = ["mined"]
+rows = ["info-nce", "mask", "distill"]
+seeds = [1, 2]
+"""
+
+
+def test_pushes_with_mined_negatives_are_those_of_each_treatment(bench, capsys):
+    bench.path.write_text(bench.path.read_text() + MINED_PLAN)
+    options = ["--output", str(bench.runs), "--results", str(bench.results), "--mined"]
+    assert main(["push", str(bench.path), *options, "mined"]) == 0
+    entries = {one["row"]: one for one in json.loads((bench.results / "push_mined.json").read_text())["entries"]}
+    assert set(entries) == {"mask", "distill"}
+    assert entries["distill"]["moved"] == pytest.approx(0, abs=1e-6)  # of InfoNCE's targets
+    assert entries["distill"]["others_left"] == pytest.approx(1)
+    assert entries["mask"]["relevant_left"] < 0.5  # as similar as the positive, but for a few
+    assert main(["push", str(bench.path), *options, "random"]) == 2
+    assert "no rows of regime 'random'" in capsys.readouterr().err
