@@ -115,13 +115,6 @@ class TestWrappers:
         assert all(torch.equal(one, read[0]) for one in read)
         assert torch.equal(read[0], expected)
 
-    def test_outside_a_wrapper_every_call_asks_anew(self, static_model):
-        estimator = Counting()
-        loss = SoftInfoNCELoss(static_model, estimator)
-        for calls in (1, 2, 3):
-            loss(features(static_model), None)
-            assert estimator.represented == calls
-
     def test_a_loss_that_was_used_can_be_copied(self, static_model):
         loss = SoftInfoNCELoss(static_model)
         expected = loss(features(static_model), None)
@@ -235,12 +228,3 @@ class TestTrainer:
         trainer.train()
         assert trainer.state.global_step == 1
         assert any(not torch.equal(before[name], value) for name, value in transformer_model.named_parameters())
-
-    def test_the_trainers_compilation_trains(self, transformer_model, tmp_path):
-        trainer = SentenceTransformerTrainer(
-            model=transformer_model,
-            args=arguments(tmp_path, torch_compile=True, torch_compile_backend="eager"),
-            train_dataset=pairs(),
-            loss=CachedSoftInfoNCELoss(transformer_model),
-        )
-        assert trainer.train().training_loss > 0

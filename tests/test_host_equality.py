@@ -58,11 +58,6 @@ def exact_transformer(transformer_model):
     return transformer_model.double()
 
 
-def test_the_combinations_are_as_many_as_there_are():
-    assert len(ORDERS) == 1 + 3 * 2 + 6 * 3 + 6 * 3
-    assert len({tuple(options.values()) for options in combinations()}) == 4 * (len(ORDERS) + 3)
-
-
 @pytest.mark.parametrize(
     ("texts", "scores"),
     [("pairs", "cosine-20"), ("one-negative", "dot-product-1"), ("two-negatives", "cosine-20")],
@@ -158,29 +153,6 @@ def test_small_batches(exact_model, size):
 
 def features_again(batch):
     return [dict(column) for column in batch]
-
-
-def test_from_embeddings(static_model):
-    generator = torch.Generator().manual_seed(0)
-    embeddings = [torch.randn(8, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
-    for options in COVERING:
-        host = MultipleNegativesRankingLoss(static_model, **options).compute_loss_from_embeddings(embeddings, None)
-        ours = SoftInfoNCELoss(static_model, None, **options).compute_loss_from_embeddings(embeddings)
-        torch.testing.assert_close(ours, host, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e2, 1e4])
-def test_at_large_scores_the_loss_is_as_exact_as_cross_entropy(static_model, scale):
-    """In float32, where logsumexp less the score loses what cross_entropy keeps."""
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(8, 4, generator=generator)
-    documents = queries + 1e-3 * torch.randn(8, 4, generator=generator)
-    loss = SoftInfoNCELoss(static_model, None, scale=scale, similarity_fct=dot_score)
-    ours = loss.compute_loss_from_embeddings([queries, documents])
-    exact = torch.nn.functional.cross_entropy(
-        scale * dot_score(queries, documents), torch.arange(8), reduction="none"
-    ).mean()
-    assert torch.equal(ours, exact)
 
 
 @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
