@@ -156,13 +156,6 @@ class TestModels:
         weights = ours(router_model, BM25Estimator(compares="documents")).ask(batch)[0]
         assert all((ids >= 0).any() for ids in (weights.queries, *weights.candidates))
 
-    def test_router_models_train_in_the_trainer(self, router_model, tmp_path):
-        args = arguments(tmp_path, router_mapping={"query": "query", "code": "document"})
-        trainer = SentenceTransformerTrainer(
-            model=router_model, args=args, train_dataset=pairs(), loss=SoftInfoNCELoss(router_model)
-        )
-        assert trainer.train().training_loss > 0
-
     @kinds
     def test_a_compiled_model_trains_alike(self, transformer_model, kind):
         eager = run(transformer_model, kind[0](transformer_model))

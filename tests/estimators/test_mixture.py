@@ -48,19 +48,6 @@ class Parts(SimilarityEstimator):
         return torch.zeros(count, other)
 
 
-class Overlap(PairwiseEstimator):
-    """Number of common words, of each query's three likely candidates."""
-
-    treatment = Soften(alpha=1.0, beta=1.0, temperature=0.5)
-
-    def __init__(self):
-        super().__init__(candidates_per_query=3)
-
-    def score(self, queries, candidates):
-        pairs = zip(queries, candidates, strict=True)
-        return torch.tensor([float(len({*query.split()} & {*candidate.split()})) for query, candidate in pairs])
-
-
 def flat(representation):
     """List what a representation holds, to compare with ==."""
     if isinstance(representation, tuple):
@@ -111,29 +98,6 @@ class TestRepresentations:
                     assert torch.equal(some[:, : expected.size(1)], expected)
                     assert (some[:, expected.size(1) :] == padding).all()
         assert len(widths) == 2  # something was padded
-
-    def test_a_mixture_of_mixtures_is_the_mixture_of_its_parts(self, tokenizer):
-        """Logits are shares of shares."""
-        bm25, overlap = BM25Estimator(compares="documents"), Overlap()
-        near = NearDuplicateEstimator(size=1, compares="documents")
-        inner = MixtureEstimator([bm25, overlap], weights=[1, 2])
-        nested = MixtureEstimator([inner, near], weights=[3, 1], temperatures=[1.0, 0.2])
-        plain = MixtureEstimator(
-            [bm25, overlap, near], weights=[1, 2, 1], temperatures=[1.0, Overlap.treatment.temperature, 0.2]
-        )
-        queries, documents = (
-            [mixture.represent(column) for mixture in (nested, plain)]
-            for column in columns(tokenizer, QUERIES, DOCUMENTS)
-        )
-        known = torch.arange(len(DOCUMENTS)) != 3
-        for options in ((), (known,)):
-            some = slice(None) if not options else known
-            nested_similarity, plain_similarity = (
-                mixture.for_batch(candidates, *options).similarity(rows, candidates)[:, some]
-                for mixture, rows, candidates in zip((nested, plain), queries, documents, strict=True)
-            )
-            assert (nested_similarity > -math.inf).any()
-            torch.testing.assert_close(nested_similarity, plain_similarity, rtol=1e-6, atol=1e-6)
 
 
 class TestScale:
