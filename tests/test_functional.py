@@ -254,11 +254,6 @@ class TestWeights:
         weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0, known=known)
         assert torch.equal(weights, torch.ones_like(weights))
 
-    @pytest.mark.parametrize("known", [torch.ones(3), torch.ones(4).bool(), [True] * 3], ids=["float", "4", "list"])
-    def test_known_that_does_not_fit_is_refused(self, known):
-        with pytest.raises(ValueError, match=r"known must be a bool tensor of shape \(3,\) or \(2, 3\), got"):
-            functional.negative_weights(torch.zeros(2, 3), alpha=0.5, beta=1.5, temperature=1.0, known=known)
-
     def test_the_floor_holds_and_moves(self):
         similarity = torch.tensor([[0.0, 50.0, 0.0, 0.0]])
         options = {"alpha": 1.3, "beta": 0.7, "temperature": 1.0}
@@ -329,19 +324,6 @@ class TestWeights:
             functional.soft_info_nce(scores, weights.log()),
         )
 
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
-            ("alpha", -0.1), ("alpha", math.nan), ("alpha", "1"), ("beta", 0.0), ("beta", math.inf),
-            ("temperature", 0.0), ("temperature", -1.0), ("temperature", None),
-            ("min_weight", 0.0), ("min_weight", 1.1), ("min_weight", math.nan),
-        ],
-    )  # fmt: skip
-    def test_parameters_out_of_range_are_refused_by_name_and_value(self, name, value):
-        options = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "min_weight": 0.1} | {name: value}
-        with pytest.raises(ValueError, match=f"^{name} must be .* got {value!r}"):
-            functional.negative_weights(torch.zeros(4, 4), **options)
-
 
 class TestSoftInfoNCE:
     @pytest.mark.parametrize("targets", [None, torch.eye(2).double()], ids=["one-hot", "targets"])
@@ -392,54 +374,6 @@ class TestSoftInfoNCE:
         functional.soft_info_nce(scores.requires_grad_(), log_weights, targets=targets).backward()
         assert log_weights.grad is targets.grad is None
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"log_weights": torch.tensor([[0.0, math.nan], [0.0, 0.0]])}, "log_weights must be numbers or -inf, got"),
-            ({"log_weights": torch.tensor([[0.0, math.inf], [0.0, 0.0]])}, "log_weights must be .* value of inf"),
-            ({"log_weights": torch.zeros(2, 3)}, r"log_weights must have shape \(2, 2\).* got \(2, 3\)"),
-            ({"targets": torch.ones(2, 2)}, r"targets must be at least 0 and sum to 1.* row sums from 2.0 to 2.0"),
-            ({"targets": torch.tensor([[2.0, -1.0], [0.0, 1.0]])}, "targets must be .* smallest value of -1.0"),
-            ({"targets": torch.full((2, 2), math.nan)}, "targets must be at least 0"),
-            ({"targets": torch.zeros(2, 3)}, r"targets must have shape \(2, 2\).* got \(2, 3\)"),
-            (
-                {"log_weights": torch.tensor([[0.0, -math.inf], [0.0, 0.0]]), "targets": torch.full((2, 2), 0.5)},
-                "targets must be 0 for a candidate that is taken out, got 0.5 at row 0, column 1",
-            ),
-        ],
-        ids=["nan", "inf", "shape", "sum", "negative", "nan-target", "target-shape", "impossible"],
-    )
-    def test_impossible_weights_and_targets_are_refused(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            functional.soft_info_nce(torch.zeros(2, 2), **options)
-
-    @pytest.mark.parametrize(
-        ("scores", "message"),
-        [
-            (torch.zeros(3), r"scores must have shape .* got \(3,\)"),
-            (torch.zeros(0, 3), r"scores must have shape .* got \(0, 3\)"),
-            (torch.zeros(3, 2), r"3 queries need at least as many candidates, got 2"),
-            (torch.zeros(2, 2, dtype=torch.int64), r"scores must be a floating-point tensor, got torch.int64"),
-        ],
-        ids=["one-dimension", "no-query", "too-few-candidates", "integers"],
-    )
-    def test_impossible_scores_are_refused(self, scores, message):
-        with pytest.raises(ValueError, match=message):
-            functional.soft_info_nce(scores)
-
-    @pytest.mark.parametrize(
-        ("positives", "message"),
-        [
-            (torch.tensor([0, 5]), r"positives must be columns from 0 to 2, got \[0, 5\]"),
-            (torch.tensor([0]), r"positives must hold one column number per query, shape \(2,\)"),
-            (torch.tensor([0.0, 1.0]), r"positives must hold one column number per query.*float32"),
-        ],
-        ids=["outside", "too-few", "floats"],
-    )
-    def test_impossible_positives_are_refused(self, positives, message):
-        with pytest.raises(ValueError, match=message):
-            functional.soft_info_nce(torch.zeros(2, 3), positives=positives)
-
 
 class TestMasks:
     def test_of_tied_negatives_the_lowest_column_goes_first(self):
@@ -465,24 +399,6 @@ class TestMasks:
         assert functional.mask_log_weights(similarity, margin=0.5).tolist() == [[0.0, 0.0, -math.inf]]
         assert functional.mask_log_weights(similarity, above=0.5).tolist() == [[0.0, 0.0, -math.inf]]
         assert functional.mask_log_weights(similarity, ratio=0.5).tolist() == [[0.0, -math.inf, -math.inf]]
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({}, "exactly one of margin, top_k, ratio, above, got none"),
-            ({"top_k": 1, "ratio": 0.5}, "exactly one of margin, top_k, ratio, above, got top_k=1, ratio=0.5"),
-            ({"top_k": 0}, "top_k must be an integer of at least 1 or None, got 0"),
-            ({"top_k": 1.5}, "top_k must be an integer of at least 1 or None, got 1.5"),
-            ({"ratio": -0.5}, "ratio must be a finite number above 0, got -0.5"),
-            ({"margin": math.nan}, "margin must be a finite number in units of the similarity, got nan"),
-            ({"above": "0.5"}, "above must be a finite number in units of the similarity, got '0.5'"),
-            ({"top_k": 1, "relative": True}, "relative must be True or False, and True only with a margin, got True"),
-            ({"margin": 0.1, "relative": 1}, "relative must be True or False, and True only with a margin, got 1"),
-        ],
-    )
-    def test_impossible_rules_are_refused(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            functional.mask_log_weights(torch.zeros(3, 3), **options)
 
 
 class TestTargets:
@@ -517,19 +433,74 @@ class TestTargets:
         targets = functional.distilled_targets(similarity, share=1.0, temperature=temperature)
         assert_close(targets.sum(dim=1), torch.ones(2))
 
-    @pytest.mark.parametrize(
-        ("function", "options", "message"),
-        [
+
+WEIGHTS = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "min_weight": 0.1}
+OUT = torch.tensor([[0.0, -math.inf], [0.0, 0.0]])
+REFUSED = [
+    *(
+        (functional.negative_weights, torch.zeros(4, 4), WEIGHTS | {name: value}, f"^{name} must be .* got {value!r}")
+        for name, values in {
+            "alpha": (-0.1, math.nan, "1"),
+            "beta": (0.0, math.inf),
+            "temperature": (0.0, None),
+            "min_weight": (0.0, 1.1, math.nan),
+        }.items()
+        for value in values
+    ),
+    *(
+        (functional.negative_weights, torch.zeros(2, 3), WEIGHTS | {"known": known}, "known must be a bool tensor of")
+        for known in (torch.ones(3), torch.ones(4).bool(), [True] * 3)
+    ),
+    *(
+        (functional.soft_info_nce, torch.zeros(2, 2), options, message)
+        for options, message in (
+            ({"log_weights": OUT * math.inf}, "log_weights must be numbers or -inf, got"),
+            ({"log_weights": -OUT}, "log_weights must be .* value of inf"),
+            ({"log_weights": torch.zeros(2, 3)}, r"log_weights must have shape \(2, 2\).* got \(2, 3\)"),
+            ({"targets": torch.ones(2, 2)}, r"targets must be at least 0 and sum to 1.* row sums from 2.0 to 2.0"),
+            ({"targets": torch.tensor([[2.0, -1.0], [0.0, 1.0]])}, "targets must be .* smallest value of -1.0"),
+            ({"targets": torch.full((2, 2), math.nan)}, "targets must be at least 0"),
+            ({"targets": torch.zeros(2, 3)}, r"targets must have shape \(2, 2\).* got \(2, 3\)"),
+            ({"log_weights": OUT, "targets": torch.full((2, 2), 0.5)}, "targets must be 0 .* at row 0, column 1"),
+            ({"positives": torch.tensor([0, 5])}, r"positives must be columns from 0 to 1, got \[0, 5\]"),
+            ({"positives": torch.tensor([0])}, r"positives must hold one column number per query, shape \(2,\)"),
+            ({"positives": torch.tensor([0.0, 1.0])}, "positives must hold one column number per query.*float32"),
+        )
+    ),
+    *(
+        (functional.soft_info_nce, scores, {}, message)
+        for scores, message in (
+            (torch.zeros(3), r"scores must have shape .* got \(3,\)"),
+            (torch.zeros(0, 3), r"scores must have shape .* got \(0, 3\)"),
+            (torch.zeros(3, 2), "3 queries need at least as many candidates, got 2"),
+            (torch.zeros(2, 2, dtype=torch.int64), "scores must be a floating-point tensor, got torch.int64"),
+        )
+    ),
+    *(
+        (function, torch.zeros(3, 3), options, message)
+        for function, options, message in (
+            (functional.mask_log_weights, {}, "exactly one of margin, top_k, ratio, above, got none"),
+            (functional.mask_log_weights, {"top_k": 1, "ratio": 0.5}, "exactly one of .*, got top_k=1, ratio=0.5"),
+            (functional.mask_log_weights, {"top_k": 1.5}, "top_k must be an integer of at least 1 or None, got 1.5"),
+            (functional.mask_log_weights, {"ratio": -0.5}, "ratio must be a finite number above 0, got -0.5"),
+            (functional.mask_log_weights, {"margin": math.nan}, "margin must be a finite number .*, got nan"),
+            (functional.mask_log_weights, {"above": "0.5"}, "above must be a finite number .*, got '0.5'"),
+            (functional.mask_log_weights, {"top_k": 1, "relative": True}, "relative must be .* got True"),
+            (functional.mask_log_weights, {"margin": 0.1, "relative": 1}, "relative must be .* got 1"),
             (functional.promoted_targets, {"above": 1.0}, r"above must be a probability in \[0, 1\), got 1.0"),
             (functional.promoted_targets, {"above": -0.1}, r"above must be a probability in \[0, 1\), got -0.1"),
             (functional.distilled_targets, {"share": 1.5}, r"share must be in \[0, 1\], got 1.5"),
             (functional.distilled_targets, {"share": None}, r"share must be in \[0, 1\], got None"),
             (functional.distilled_targets, {"temperature": 0}, "temperature must be a finite number above 0, got 0"),
-        ],
-    )
-    def test_options_out_of_range_are_refused(self, function, options, message):
-        with pytest.raises(ValueError, match=message):
-            function(torch.zeros(3, 3), **options)
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "matrix", "options", "message"), REFUSED)
+def test_what_is_impossible_is_refused_by_name_and_value(function, matrix, options, message):
+    with pytest.raises(ValueError, match=message):
+        function(matrix, **options)
 
 
 def test_a_compiled_loss_is_the_same():

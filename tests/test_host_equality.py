@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, run
+from conftest import COLUMNS, assert_same, features, run
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
@@ -22,14 +22,9 @@ ORDERS = [
     for order in itertools.permutations(OTHER_DIRECTIONS, size)
     for place in sorted({0, min(1, size), size})
 ]
-TEXTS = {
-    "pairs": [QUERIES, DOCUMENTS],
-    "one-negative": [QUERIES, DOCUMENTS, NEGATIVES],
-    "two-negatives": [QUERIES, DOCUMENTS, NEGATIVES, NEGATIVES[::-1]],
-}
 SCORES = {"cosine-20": {}, "dot-product-1": {"scale": 1.0, "similarity_fct": dot_score}}
 HARDNESS = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
-texts = pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS.keys())
+texts = pytest.mark.parametrize("texts", COLUMNS.values(), ids=COLUMNS.keys())
 
 
 SUBSETS = {tuple(sorted(order)): order for order in ORDERS}.values()
@@ -63,7 +58,7 @@ def exact_transformer(transformer_model):
     [("pairs", "cosine-20"), ("one-negative", "dot-product-1"), ("two-negatives", "cosine-20")],
 )
 def test_every_order_of_directions_partition_and_hardness(static_model, texts, scores):
-    model, texts, scores = static_model.double(), TEXTS[texts], SCORES[scores]
+    model, texts, scores = static_model.double(), COLUMNS[texts], SCORES[scores]
     batch = features(model, texts)
     values = set()
     # Every order is gone through with one negative; each subset once with more or none.
@@ -142,7 +137,7 @@ def test_a_treatment_without_effect_is_the_hosts_loss_and_asks_nobody(exact_mode
 @pytest.mark.parametrize("size", [1, 2, 5], ids=lambda size: f"batch-of-{size}")
 @pytest.mark.filterwarnings("ignore:A batch has a single pair")
 def test_small_batches(exact_model, size):
-    for columns in TEXTS.values():
+    for columns in COLUMNS.values():
         batch = features(exact_model, [column[:size] for column in columns])
         for options in COVERING:
             exact_model.zero_grad()

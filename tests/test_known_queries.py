@@ -11,7 +11,6 @@ from st_softinfonce import (
     CachedSoftInfoNCELoss,
     KnownQueries,
     MixtureEstimator,
-    NearDuplicateEstimator,
     SimilarityEstimator,
     Soften,
     SoftInfoNCELoss,
@@ -86,13 +85,6 @@ def test_unknown_negatives_do_not_count_in_the_statistics(static_model, make):
     bound = estimator.for_batch(rows, known)
     torch.testing.assert_close(bound.similarity(rows, rows)[:, known], expected)
     assert not torch.allclose(estimator.for_batch(rows).similarity(rows, rows)[:, known], expected)
-
-
-def test_a_plugin_with_statistics_is_asked_about_the_known_ones_alone(static_model):
-    rows = torch.tensor([[3.0], [5.0], [7.0]])
-    known = torch.tensor([True, False, True])
-    assert Length().for_batch(rows, known).mean == 5.0
-    assert NearDuplicateEstimator().for_batch(rows, known).size == 5
 
 
 class Length(SimilarityEstimator):

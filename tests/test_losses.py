@@ -12,7 +12,18 @@ import conftest
 import numpy as np
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, features, pairwise, run
+from conftest import (
+    ALL_DIRECTIONS,
+    COLUMNS,
+    DOCUMENTS,
+    NEGATIVES,
+    QUERIES,
+    ForbidWaiting,
+    features,
+    pairwise,
+    run,
+    with_dropout,
+)
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import dot_score
 
@@ -25,19 +36,11 @@ from st_softinfonce.estimators import (
     SimCSEEstimator,
     TrainedModelEstimator,
 )
-from st_softinfonce.functional import SmallBatchWarning
 from st_softinfonce.losses import InputWarning, MultiVectorSoftInfoNCELoss
 from st_softinfonce.posterior import RelevancePosterior
 from st_softinfonce.treatments import Discount, Distill, Mask, Promote, Soften
 
-COLUMNS = {
-    "pairs": [QUERIES, DOCUMENTS],
-    "one-negative": [QUERIES, DOCUMENTS, NEGATIVES],
-    "two-negatives": [QUERIES, DOCUMENTS, NEGATIVES, NEGATIVES[::-1]],
-}
-columns = pytest.mark.parametrize("texts", COLUMNS.values(), ids=COLUMNS.keys())
 losses = pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss], ids=["plain", "cached"])
-ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 POSTERIOR = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-2.0, 6.0), prior=0.01)
 
 
@@ -119,12 +122,6 @@ class TestBatches:
                 features(model, [QUERIES[:1], DOCUMENTS[:1], NEGATIVES[:1]])
             )
         assert value > 0
-
-    def test_a_last_batch_too_small_for_eq_4_is_plain_info_nce(self, model):
-        texts = [QUERIES[:3], DOCUMENTS[:3]]
-        with pytest.warns(SmallBatchWarning, match="A batch with 2 negatives per query is too small"):
-            soft = loss_and_gradients(SoftInfoNCELoss(model), texts)
-        assert_same(soft, loss_and_gradients(MultipleNegativesRankingLoss(model), texts))
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     @pytest.mark.parametrize("treatment", [None, Mask(top_k=2), Distill(), Promote()], ids=lambda t: type(t).__name__)
@@ -326,10 +323,7 @@ class TestPlugins:
 
     @pytest.fixture
     def dropout_model(self, transformer_model):
-        for module in transformer_model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.3
-        return transformer_model.train()
+        return with_dropout(transformer_model)
 
     def step(self, model, cls, estimator):
         """What the model read and drew, and what it leaves behind, with an estimator that weighs nothing."""

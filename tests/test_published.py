@@ -6,7 +6,7 @@ import pytest
 import reference as loops
 import reference_losses as reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, pairwise, run
+from conftest import ALL_DIRECTIONS, DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, pairwise, run
 from sentence_transformers.sentence_transformer.losses import (
     CachedGISTEmbedLoss,
     GISTEmbedLoss,
@@ -26,7 +26,6 @@ from st_softinfonce.estimators import (
 )
 from st_softinfonce.treatments import Distill, Mask, Promote, Soften
 
-ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 COLUMNS = [QUERIES, DOCUMENTS, NEGATIVES, NEGATIVES[::-1]]
 # With copies of a positive among the documents and the negatives.
 TEXTS = [QUERIES, [*DOCUMENTS[:-1], DOCUMENTS[0]], [NEGATIVES[0], DOCUMENTS[0], *NEGATIVES[2:]]]

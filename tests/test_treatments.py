@@ -136,9 +136,6 @@ class TestCombination:
         _, targets = combine([((Promote(),), one, None), ((Promote(),), other, None)], torch.tensor([0]))
         torch.testing.assert_close(targets, torch.tensor([[1.0, 1.0, 0.9, 0.6]]) / 3.5)
 
-    def test_of_nothing_is_nothing(self):
-        assert combine([], ROWS) == (None, None)
-
     def test_a_treatment_of_ones_own_is_a_class_and_a_function(self):
         @dataclasses.dataclass(frozen=True)
         class Halve(Treatment):

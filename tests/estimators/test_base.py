@@ -51,10 +51,6 @@ class TestTextColumn:
         assert len(column) == 3
         assert words_of(column, tokenizer) == [["read", "a", "file"], [], ["sort", "list"]]
 
-    def test_special_tokens_can_be_given(self, tokenizer):
-        ids = torch.tensor([[1, 7, 8, 2]])
-        assert TextColumn({"input_ids": ids}, special_ids={7}).content_ids.tolist() == [[1, -1, 8, 2]]
-
     @pytest.mark.parametrize("side", ["right", "left"])
     @pytest.mark.parametrize("kind", [int, torch.tensor], ids=["int", "tensor"])
     def test_the_prompt_is_no_content(self, tokenizer, side, kind):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, pairwise
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, features, pairwise, with_dropout
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from sentence_transformers import (
     SentenceTransformer,
@@ -30,10 +30,7 @@ def teacher(bert_folder):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.5
-    return model.train()
+    return with_dropout(model, 0.5)
 
 
 def triplets():
@@ -186,23 +183,6 @@ class TestTable:
         encoded = count_encodings(teacher)
         estimator.represent(TextColumn.from_texts(QUERIES, other))
         assert sum(map(len, encoded)) == len(QUERIES)
-
-    def test_texts_that_differ_in_unknown_words_alone_share_the_vector_of_the_first(self, transformer_model, teacher):
-        queries = ["sort merge", "sort unheardof", "sort", "sort another"]
-        with_unknown = copy.deepcopy(teacher)
-        with_unknown.tokenizer.add_tokens(["unheardof"])
-        with_unknown[0].model.resize_token_embeddings(len(with_unknown.tokenizer), mean_resizing=False)
-        estimator = SimCSEEstimator(with_unknown, on_miss="ignore")
-        shared = estimator.precompute({"query": queries}, transformer_model, show_progress=False)
-        assert shared == 1
-        vectors = estimator.represent(TextColumn(transformer_model.preprocess(queries), transformer_model.tokenizer))
-        expected = with_unknown.encode(
-            ["sort merge", "sort unheardof", "sort", "sort unheardof"],
-            convert_to_tensor=True,
-            normalize_embeddings=True,
-        )
-        torch.testing.assert_close(vectors.float(), expected, rtol=2e-3, atol=2e-3)
-        assert not torch.allclose(vectors[1], vectors[2])
 
     @pairwise(folder=[None, "table"], chunk_size=[1, 2, 4096], order={"forwards": 1, "backwards": -1})
     def test_texts_that_the_student_reads_alike_share_the_vector_of_the_first(
@@ -399,9 +379,7 @@ class TestTrainSimCSE:
         return {"disable_tqdm": True, "use_cpu": True, "epochs": 30, "batch_size": 8, "learning_rate": 5e-3}
 
     def test_a_query_becomes_more_similar_to_itself_than_to_others(self, teacher, tmp_path):
-        for module in teacher.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.1
+        with_dropout(teacher, 0.1)
         before = copy.deepcopy(teacher.state_dict())
         trained = train_simcse([*QUERIES, *QUERIES, " "], teacher, output_dir=tmp_path, **self.options)
         assert not trained.training
