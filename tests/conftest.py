@@ -116,6 +116,34 @@ NEGATIVES = [
 ]
 
 
+COLUMNS = {
+    "pairs": [QUERIES, DOCUMENTS],
+    "one-negative": [QUERIES, DOCUMENTS, NEGATIVES],
+    "two-negatives": [QUERIES, DOCUMENTS, NEGATIVES, NEGATIVES[::-1]],
+}
+ALL_DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+
+
+def write_package(folder, package, count=8, file="code.py"):
+    """Write a package of documented functions; their number, for each package other texts."""
+    (folder / package / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / package / "__init__.py").write_text("")
+    functions = [
+        f'def f{number}(value):\n    """{QUERIES[number]} of data"""\n'
+        f'    read = "{DOCUMENTS[number]} {package} {file}"\n    return read\n'
+        for number in range(count)
+    ]
+    (folder / package / file).write_text("\n".join(functions))
+
+
+def with_dropout(model, share=0.3):
+    """Turn a model's dropout on."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
+    return model.train()
+
+
 class ForbidWaiting(TorchDispatchMode):
     """Fails on what makes the host wait for a device: reading a value, or a size that depends on values."""
 

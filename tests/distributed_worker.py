@@ -11,13 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import torch.distributed as dist
-from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.losses import (
-    CachedGISTEmbedLoss,
-    GISTEmbedLoss,
-    MultipleNegativesRankingLoss,
-)
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -73,14 +68,15 @@ class Histogram(SimilarityEstimator):
         return queries @ candidates.T
 
 
+# Each of the model in training.
 ESTIMATORS = {
-    "bm25-queries": BM25Estimator,
-    "bm25-documents": lambda: BM25Estimator(compares="documents"),
+    "bm25-queries": lambda model: BM25Estimator(),
+    "bm25-documents": lambda model: BM25Estimator(compares="documents"),
     # One that masks hardly anything would not show that anything was gathered.
-    "near-duplicate": lambda: NearDuplicateEstimator(size=1),
-    "mixture": lambda: MixtureEstimator(["bm25", Histogram("queries")]),
-    "histogram-queries": lambda: Histogram("queries"),
-    "histogram-documents": lambda: Histogram("documents"),
+    "near-duplicate": lambda model: NearDuplicateEstimator(size=1),
+    "mixture": lambda model: MixtureEstimator(["bm25", Histogram("queries")]),
+    "histogram-queries": lambda model: Histogram("queries"),
+    "trained-model": lambda model: TrainedModelEstimator(copy.deepcopy(model), normalize=True),
 }
 WAYS = {
     "one-way": {},
@@ -100,49 +96,12 @@ CONFIGURATIONS |= {
     f"{kind}-{name}": (cls, make, options)
     for kind, cls in (("plain", SoftInfoNCELoss), ("cached", CachedSoftInfoNCELoss))
     for name, make, options in (
-        ("host-four-ways", lambda: None, FOUR_WAYS),
-        ("self", lambda: "self", {"treatment": Mask(margin=-0.001), **FOUR_WAYS}),
-        ("promoted", lambda: Histogram("documents"), {"treatment": Promote(above=0.4), **FOUR_WAYS}),
-        ("distilled", lambda: Histogram("documents"), {"treatment": [Mask(top_k=1), Distill(temperature=0.2)]}),
+        ("host-four-ways", lambda model: None, FOUR_WAYS),
+        ("self", lambda model: "self", {"treatment": Mask(margin=-0.001), **FOUR_WAYS}),
+        ("promoted", lambda model: Histogram("documents"), {"treatment": Promote(above=0.4), **FOUR_WAYS}),
+        ("distilled", lambda model: Histogram("documents"), {"treatment": [Mask(top_k=1), Distill(temperature=0.2)]}),
     )
 }
-MARGINS = {"absolute": Mask(margin=0.05), "relative": Mask(margin=0.1, relative=True)}
-
-
-def guided_steps(folder, model, part, gather):
-    """GISTEmbed by the host and by us, both with plain and cached gradients: name to (value, gradients)."""
-    found = {}
-    for strategy, mask in MARGINS.items():
-        for blocks in ("alone", "anchors", "positives"):
-            for kind in ("plain", "cached"):
-                more = {"mini_batch_size": 3} if kind == "cached" else {}
-                guide = SentenceTransformer(str(Path(folder) / "guide"), device="cpu")
-                host = (CachedGISTEmbedLoss if more else GISTEmbedLoss)(
-                    model,
-                    guide,
-                    temperature=0.05,
-                    margin_strategy=strategy,
-                    margin=mask.margin,
-                    contrast_anchors=blocks == "anchors",
-                    contrast_positives=blocks == "positives",
-                    gather_across_devices=gather,
-                    **more,
-                )
-                extra = {"anchors": ["query_to_query"], "positives": ["doc_to_doc"]}.get(blocks, [])
-                ours = (CachedSoftInfoNCELoss if more else SoftInfoNCELoss)(
-                    model,
-                    TrainedModelEstimator(guide, normalize=True),
-                    mask,
-                    directions=["query_to_doc", *extra],
-                    gather_across_devices=gather,
-                    **more,
-                )
-                for name, loss in (("host", host), ("ours", ours)):
-                    model.zero_grad()
-                    value = loss(features(model, part)[:2], None)
-                    value.backward()
-                    found[f"{name}-{kind}-{strategy}-{blocks}"] = (value.detach(), gradients(model))
-    return found
 
 
 @cache
@@ -164,7 +123,7 @@ def gradients(model):
 
 def one_step(model, cls, make, options, part):
     options = dict(options) | ({"mini_batch_size": 3} if cls is CachedSoftInfoNCELoss else {})
-    loss = cls(model, make(), gather_across_devices=True, **options)
+    loss = cls(model, make(model), gather_across_devices=True, **options)
     model.zero_grad()
     value = loss(features(model, part), None)
     value.backward()
@@ -176,30 +135,6 @@ def average(value, found):
         dist.all_reduce(tensor)
         tensor /= dist.get_world_size()
     return value, found
-
-
-def train(folder, output, cls, batch_size, **options):
-    model = load_model(folder).float()
-    pairs = Dataset.from_dict({"query": QUERIES * 4, "code": DOCUMENTS * 4})
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=SentenceTransformerTrainingArguments(
-            output_dir=str(output),
-            per_device_train_batch_size=batch_size,
-            num_train_epochs=2,
-            learning_rate=1e-3,
-            max_grad_norm=0,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            **options,
-        ),
-        train_dataset=pairs,
-        loss=cls(model, gather_across_devices=True),
-    )
-    trainer.train()
-    return trainer.state.global_step, {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def main():
@@ -215,19 +150,13 @@ def main():
     for name, configuration in CONFIGURATIONS.items():
         results[name] = average(*one_step(model, *configuration, part))
 
-    host = MultipleNegativesRankingLoss(model, gather_across_devices=True)
-    model.zero_grad()
-    value = host(features(model, part), None)
-    value.backward()
-    results["host"] = average(value.detach(), gradients(model))
-    results["unweighted"] = average(*one_step(model, SoftInfoNCELoss, lambda: None, {}, part))
-    for name, found in guided_steps(folder, model, part, gather=True).items():
-        results[name] = average(*found)
-    host = MultipleNegativesRankingLoss(model, gather_across_devices=True, **FOUR_WAYS)
-    model.zero_grad()
-    value = host(features(model, part), None)
-    value.backward()
-    results["host-four-ways"] = average(value.detach(), gradients(model))
+    for name, options in (("host", {}), ("host-four-ways", FOUR_WAYS)):
+        host = MultipleNegativesRankingLoss(model, gather_across_devices=True, **options)
+        model.zero_grad()
+        value = host(features(model, part), None)
+        value.backward()
+        results[name] = average(value.detach(), gradients(model))
+    results["unweighted"] = average(*one_step(model, SoftInfoNCELoss, lambda model: None, {}, part))
 
     # DDP averages the gradients itself.
     for name, cls in (("ddp-plain", SoftInfoNCELoss), ("ddp-cached", CachedSoftInfoNCELoss)):
@@ -239,10 +168,6 @@ def main():
         value = value.detach()
         dist.all_reduce(value)
         results[name] = (value / world_size, gradients(model))
-
-    for name, cls in (("trainer-plain", SoftInfoNCELoss), ("trainer-cached", CachedSoftInfoNCELoss)):
-        options = {"ddp_backend": "gloo", "ddp_find_unused_parameters": True}
-        results[name] = train(folder, Path(folder) / name / str(rank), cls, size, **options)
 
     model = load_model(folder)
     for layer in model[0].model.encoder.layer:

@@ -34,7 +34,6 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.token = token
         self.files = {}  # name: {path: content}
-        self.messages = {}  # name: of the commits
         self.private = set()
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         constants = huggingface_hub.constants  # read from the environment when it was imported
@@ -92,7 +91,6 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.body)
         name = f"{request.get('organization') or 'user'}/{request['name']}"
         self.server.files.setdefault(name, {".gitattributes": b""})
-        self.server.messages.setdefault(name, [])
         if request.get("visibility") == "private":
             self.server.private.add(name)
         return 200, {"url": f"{self.server.endpoint}/{name}", "name": name}, {}
@@ -106,8 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}, {}
 
     def commit(self, name):
-        header, *files = map(json.loads, self.body.splitlines())
-        self.server.messages[name].append(header["value"]["summary"])
+        _, *files = map(json.loads, self.body.splitlines())
         contents = self.server.files[name]
         contents |= {file["value"]["path"]: base64.b64decode(file["value"]["content"]) for file in files}
         return 200, {"success": True, "commitOid": sha(contents), "commitUrl": f"{self.server.endpoint}/{name}"}, {}

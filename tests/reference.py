@@ -147,3 +147,12 @@ def bm25(queries, documents, k1, b, average_length=None):
             line.append(score)
         scores.append(line)
     return scores
+
+
+def jaccard(one, other, size):
+    """Compare the sets of runs of so many tokens; a shorter text is one run."""
+    one, other = (
+        {tuple(row[i : i + size]) for i in range(max(len(row) - size + 1, 1))} if row else set()
+        for row in (one, other)
+    )
+    return len(one & other) / len(one | other) if one | other else 0.0

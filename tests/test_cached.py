@@ -4,36 +4,23 @@ import copy
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, gradients, run
+from conftest import ALL_DIRECTIONS, DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, gradients, run, with_dropout
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
+from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss
 from st_softinfonce.treatments import Distill, Mask, Promote
 
 TEXTS = [QUERIES, DOCUMENTS, NEGATIVES]
+# Each loss of test_published and of test_host_equality is cached there too, in chunks of three.
 CONFIGURATIONS = {
     "default": {},
-    "documents": {"estimator": "documents"},
-    "both-ways": {"directions": ("query_to_doc", "doc_to_query")},
-    "both-ways-apart": {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
-    "documents-both-ways": {"estimator": "documents", "directions": ("query_to_doc", "doc_to_query")},
-    "unweighted": {"estimator": None},
-    "distilled": {"treatment": [Mask(top_k=2), Distill(temperature=5.0)]},
     "self-four-ways": {
         "estimator": "self",
         "treatment": Mask(margin=-0.001),
-        "directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
+        "directions": ALL_DIRECTIONS,
     },
     "several": {"treatments": [("identical", Promote()), ("bm25", Mask(top_k=1)), ("self", Distill())]},
-    "hardness": {"hardness_mode": "all_negatives", "hardness_strength": 5.0},
 }
-
-
-def make(cls, model, options, **more):
-    options = dict(options)
-    if options.get("estimator") == "documents":
-        options["estimator"] = BM25Estimator(compares="documents")
-    return cls(model, **options, **more)
 
 
 @pytest.fixture
@@ -44,10 +31,7 @@ def transformer_model(transformer_model):
 
 @pytest.fixture
 def dropout_model(transformer_model):
-    for module in transformer_model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.3
-    transformer_model.train()
+    with_dropout(transformer_model)
     batch = features(transformer_model)
     one, other = (transformer_model(copy.deepcopy(batch[0]))["sentence_embedding"] for _ in range(2))
     assert not torch.equal(one, other), "dropout is off"
@@ -56,17 +40,14 @@ def dropout_model(transformer_model):
 
 @pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
 def test_cached_equals_plain(transformer_model, options):
-    plain = run(transformer_model, make(SoftInfoNCELoss, transformer_model, options))
-    # Chunks that divide the batch, that do not, and that hold all of it.
-    for chunk in (1, 3, 4, 8, 20) if options in ({}, CONFIGURATIONS["self-four-ways"]) else (3,):
-        cached = run(transformer_model, make(CachedSoftInfoNCELoss, transformer_model, options, mini_batch_size=chunk))
-        assert_same(cached, plain)
-    if options.get("estimator", "bm25") is not None:
-        plain_options = {name: value for name, value in options.items() if not name.startswith("treatment")}
-        unweighted = run(
-            transformer_model, make(SoftInfoNCELoss, transformer_model, plain_options | {"estimator": None})
+    plain = run(transformer_model, SoftInfoNCELoss(transformer_model, **options))
+    for chunk in (1, 3, 4, 8, 20):  # that divide the batch, that do not, and that hold all of it
+        assert_same(
+            run(transformer_model, CachedSoftInfoNCELoss(transformer_model, mini_batch_size=chunk, **options)), plain
         )
-        assert abs(unweighted[0] - plain[0]) > 1e-4
+    directions = {"directions": options["directions"]} if "directions" in options else {}
+    unweighted = run(transformer_model, SoftInfoNCELoss(transformer_model, None, **directions))
+    assert abs(unweighted[0] - plain[0]) > 1e-4
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 1000])

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import DOCUMENTS, QUERIES
 from datasets import Dataset
 
 from st_softinfonce import (
@@ -24,7 +23,6 @@ from st_softinfonce import (
 )
 from st_softinfonce.calibration import make_treatment
 from st_softinfonce.effects import Effects
-from st_softinfonce.pair_batches import PairTexts, batch_similarities
 
 VERBS = "read write open close sort merge count find parse send".split()
 NOUNS = "file list number socket string lines bytes".split()
@@ -157,27 +155,6 @@ def test_an_estimator_that_tells_nothing_is_reported_not_fatal(static_model, pai
     assert report.soften_problem in str(report)
     assert report.python() == ""
     assert json.loads(json.dumps(report.to_dict()))["posterior"] is None
-
-
-def test_texts_are_those_of_training(transformer_model, pairs):
-    transformer_model.max_seq_length = 4
-    texts = PairTexts(pairs, model=transformer_model)
-    assert texts.column([0], "document").texts == ["def read"]
-
-
-def test_batches_come_in_random_order_and_begin_anew(static_model, pairs):
-    texts = PairTexts(pairs, model=static_model)
-    batches = list(batch_similarities(BM25Estimator(), texts, 40, batches=4, seed=0))
-    seen = [row for rows, _ in batches[:3] for row in rows]
-    assert len(set(seen)) == 120
-    assert seen != sorted(seen)
-    assert batches[3][1].shape == (40, 40)
-    assert batches[3][0] != batches[0][0]
-
-
-def test_the_first_two_columns_serve_without_the_usual_names(static_model):
-    data = Dataset.from_dict({"question": QUERIES, "answer": DOCUMENTS, "other": DOCUMENTS})
-    assert PairTexts(data, model=static_model).columns == ("question", "answer")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,11 @@
 """The command line: what it prints where, its exit status, and that nothing heavy is loaded for help."""
 
-import fcntl
 import json
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import warnings
 from dataclasses import asdict
 from importlib.metadata import version
@@ -260,13 +256,6 @@ def test_inspect_shows_any_treatment(run, source, base, arguments, treatment, ef
     assert {row["effect"] for row in answer["negatives"]} == {effect}
 
 
-def test_inspect_fits_a_soften_for_an_estimator_without_one(run, source, base):
-    options = ["--estimator", "near-duplicate", "--treatment", "soften"]
-    status, out, err = run("inspect", source, "--model", base, "--json", *options)
-    assert status == 0, err
-    assert json.loads(out)["summary"]["treatment"].startswith("Soften(alpha=")
-
-
 def test_inspect_without_a_network_says_what_to_do(run, source):
     status, out, err = run("inspect", source, "--json")
     assert (status, out) == (1, "")
@@ -371,14 +360,6 @@ def test_warnings_are_one_line(run, monkeypatch):
     assert (status, out, err) == (0, "No estimators are installed.\n", "st-softinfonce: warning: two lines\n")
 
 
-def test_an_interrupt_is_quiet_and_status_130(run, monkeypatch):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("st_softinfonce.estimators.list_estimators", interrupt)
-    assert run("estimators") == (130, "", "st-softinfonce: interrupted\n")
-
-
 def test_a_signal_interrupts_the_process(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = (
@@ -412,27 +393,9 @@ def test_a_broken_pipe_is_quiet():
 
 
 @pytest.mark.slow
-def test_progress_is_shown_in_a_terminal_only(source, base, tmp_path):
+def test_no_progress_is_shown_where_there_is_no_terminal(source, base):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "st_softinfonce", "inspect", str(source), "--model", base, "--json"]
-    assert subprocess.run(command, capture_output=True, env=environment, check=True).stderr == b""
-    terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, env=environment)
-    out = started.stdout.read()
-    os.close(end)
-    seen = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        seen += chunk
-    os.close(terminal)
-    assert started.wait(timeout=60) == 0
-    started.stdout.close()
-    assert b"Mining" in seen
-    assert b"Inspecting" in seen
-    json.loads(out)
+    finished = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert finished.stderr == b""
+    json.loads(finished.stdout)

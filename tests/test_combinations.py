@@ -115,13 +115,6 @@ class TestWrappers:
         assert all(torch.equal(one, read[0]) for one in read)
         assert torch.equal(read[0], expected)
 
-    def test_outside_a_wrapper_every_call_asks_anew(self, static_model):
-        estimator = Counting()
-        loss = SoftInfoNCELoss(static_model, estimator)
-        for calls in (1, 2, 3):
-            loss(features(static_model), None)
-            assert estimator.represented == calls
-
     def test_a_loss_that_was_used_can_be_copied(self, static_model):
         loss = SoftInfoNCELoss(static_model)
         expected = loss(features(static_model), None)
@@ -162,13 +155,6 @@ class TestModels:
         assert differ(run(router_model, ours(router_model), batch), unweighted)
         weights = ours(router_model, BM25Estimator(compares="documents")).ask(batch)[0]
         assert all((ids >= 0).any() for ids in (weights.queries, *weights.candidates))
-
-    def test_router_models_train_in_the_trainer(self, router_model, tmp_path):
-        args = arguments(tmp_path, router_mapping={"query": "query", "code": "document"})
-        trainer = SentenceTransformerTrainer(
-            model=router_model, args=args, train_dataset=pairs(), loss=SoftInfoNCELoss(router_model)
-        )
-        assert trainer.train().training_loss > 0
 
     @kinds
     def test_a_compiled_model_trains_alike(self, transformer_model, kind):
@@ -235,12 +221,3 @@ class TestTrainer:
         trainer.train()
         assert trainer.state.global_step == 1
         assert any(not torch.equal(before[name], value) for name, value in transformer_model.named_parameters())
-
-    def test_the_trainers_compilation_trains(self, transformer_model, tmp_path):
-        trainer = SentenceTransformerTrainer(
-            model=transformer_model,
-            args=arguments(tmp_path, torch_compile=True, torch_compile_backend="eager"),
-            train_dataset=pairs(),
-            loss=CachedSoftInfoNCELoss(transformer_model),
-        )
-        assert trainer.train().training_loss > 0

@@ -8,9 +8,8 @@ import distributed_worker as worker
 import pytest
 import torch
 from conftest import assert_same, make_transformer_model
-from test_published import make_guide
 
-from st_softinfonce import BM25Estimator, CachedSoftInfoNCELoss, SoftInfoNCELoss
+from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss
 
 WORLD_SIZE = 2
 WHOLE = slice(0, len(worker.QUERIES))
@@ -20,7 +19,6 @@ WHOLE = slice(0, len(worker.QUERIES))
 def folder(tmp_path_factory, bert_folder):
     folder = tmp_path_factory.mktemp("distributed")
     make_transformer_model(bert_folder).save_pretrained(str(folder / "model"))
-    make_guide(folder / "guide-bert").save_pretrained(str(folder / "guide"))
     return folder
 
 
@@ -47,8 +45,10 @@ def results(folder):
 @pytest.mark.parametrize("name", worker.CONFIGURATIONS)
 def test_two_processes_equal_one_with_the_whole_batch(folder, results, name):
     whole = worker.one_step(worker.load_model(folder), *worker.CONFIGURATIONS[name], WHOLE)
+    # A teacher's similarities are products in float32 of vectors in half precision, padded otherwise.
+    tolerance = {"rtol": 1e-4, "atol": 1e-6} if "trained-model" in name else {}
     for found in results:
-        assert_same(found[name], whole)
+        assert_same(found[name], whole, **tolerance)
     cls, make, options = worker.CONFIGURATIONS[name]
     half = worker.one_step(worker.load_model(folder), cls, make, options, slice(0, 4))
     assert abs(half[0] - whole[0]) > 1e-3, "half of the batch gives the same: nothing was gathered"
@@ -62,52 +62,19 @@ def test_without_weights_two_processes_equal_the_host(results):
         assert abs(found["plain-bm25-queries-one-way"][0] - found["host"][0]) > 1e-4
 
 
-@pytest.mark.parametrize("blocks", ["alone", "anchors", "positives"])
-@pytest.mark.parametrize("strategy", worker.MARGINS)
-@pytest.mark.parametrize("kind", ["plain", "cached"])
-def test_guided_by_a_teacher_two_processes_equal_one_and_the_host(whole_guided, results, kind, strategy, blocks):
-    name = f"{kind}-{strategy}-{blocks}"
-    whole = whole_guided[f"ours-{name}"]
-    assert_same(whole, whole_guided[f"host-{name}"])
-    for found in results:
-        assert_same(found[f"ours-{name}"], whole)
-        if blocks == "anchors":
-            # The host does not gather the anchors: to each process the others' queries are no candidates.
-            assert abs(found[f"host-{name}"][0] - whole[0]) > 1e-3
-        else:
-            assert_same(found[f"host-{name}"], whole)
-
-
-@pytest.fixture(scope="module")
-def whole_guided(folder):
-    return worker.guided_steps(folder, worker.load_model(folder), WHOLE, gather=False)
-
-
 @pytest.mark.parametrize("kind", ["plain", "cached"])
 def test_under_ddp_the_gradients_are_those_of_the_whole_batch(folder, results, kind):
     cls = {"plain": SoftInfoNCELoss, "cached": CachedSoftInfoNCELoss}[kind]
-    whole = worker.one_step(worker.load_model(folder), cls, BM25Estimator, {}, WHOLE)
+    whole = worker.one_step(worker.load_model(folder), cls, worker.ESTIMATORS["bm25-queries"], {}, WHOLE)
     for found in results:
         value, gradients = found[f"ddp-{kind}"]
         used = {name: gradient for name, gradient in gradients.items() if name in whole[1]}
         assert_same((value, used), whole)
 
 
-@pytest.mark.parametrize("kind", ["plain", "cached"])
-def test_the_trainer_on_two_processes_ends_where_one_with_the_whole_batch_does(folder, results, tmp_path, kind):
-    cls = {"plain": SoftInfoNCELoss, "cached": CachedSoftInfoNCELoss}[kind]
-    steps, whole = worker.train(folder, tmp_path, cls, len(worker.QUERIES))
-    start = worker.load_model(folder).float().state_dict()
-    for found in results:
-        assert found[f"trainer-{kind}"][0] == steps
-        for name, value in found[f"trainer-{kind}"][1].items():
-            torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
-    assert max((whole[name] - start[name]).abs().max() for name in whole) > 1e-3
-
-
 def test_a_sharded_model_has_the_gradients_of_the_whole_batch_and_steps(folder, results):
     model = worker.load_model(folder)
-    whole = worker.one_step(model, SoftInfoNCELoss, BM25Estimator, {}, WHOLE)
+    whole = worker.one_step(model, SoftInfoNCELoss, worker.ESTIMATORS["bm25-queries"], {}, WHOLE)
     for found in results:
         value, gradients, stepped = found["sharded"]
         assert_same((value, {name: gradients[name] for name in whole[1]}), whole)

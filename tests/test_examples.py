@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DOCUMENTS, QUERIES, make_transformer_model
+from conftest import DOCUMENTS, QUERIES, make_transformer_model, write_package
 from sentence_transformers import SentenceTransformer
 from tiny_models import save_bert
 
@@ -32,17 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning"),
     pytest.mark.filterwarnings("ignore::st_softinfonce.functional.SmallBatchWarning"),
 ]
-
-
-def write_package(folder, package, count=8, file="code.py"):
-    (folder / package / file).parent.mkdir(parents=True, exist_ok=True)
-    (folder / package / "__init__.py").write_text("")
-    functions = [
-        f'def f{number}(value):\n    """{QUERIES[number]} of data"""\n'
-        f'    read = "{DOCUMENTS[number]} {package} {file}"\n    return read\n'
-        for number in range(count)
-    ]
-    (folder / package / file).write_text("\n".join(functions))
 
 
 @pytest.fixture
@@ -181,23 +170,6 @@ def test_own_repository_of_one_package_is_split_within_it_and_says_so_at_the_end
     assert f"WARNING: the test pairs are other {level} of the same packages" in output[output.index("Models: ") :]
 
 
-def test_own_repository_with_a_static_model_in_a_language_with_comments(static_model, tmp_path, run):
-    static_model.save_pretrained(str(tmp_path / "static"))
-    for package in ("one", "two", "three"):
-        (tmp_path / "src" / package).mkdir(parents=True)
-        (tmp_path / "src" / package / "code.go").write_text(
-            f"package {package}\n"
-            + "".join(
-                f"\n// {query} of data\nfunc f{number}(read int) int {{\n\tread += {number}\n"
-                f'\tprint("{package}")\n\treturn read\n}}\n'
-                for number, query in enumerate(QUERIES)
-            )
-        )
-    output = run("own_repository.py", tmp_path / "src", "--model", "static", *OWN, "--test-packages", "two")
-    assert "go: MRR of 8 queries among 24 candidates" in output
-    assert "Texts were cut" not in output
-
-
 def test_own_repository_of_one_file_cannot_be_split(base, tmp_path, run):
     write_package(tmp_path / "alone", "pack")
     with pytest.raises(SystemExit, match="got 8 rows of 1: add sources"):
@@ -215,12 +187,6 @@ def test_own_repository_refuses_too_few_pairs_and_names_options_that_it_has(base
     assert "9 training pairs" in output
     with pytest.raises(SystemExit, match="training pairs make no two batches of 32"):
         run("own_repository.py", source, "--model", base, "--min-pairs", 10)
-
-
-def test_own_repository_says_what_to_do_without_a_model(source, run):
-    for model in ("nobody/nothing", "src"):
-        with pytest.raises(SystemExit, match=rf"{model} cannot be loaded: (.|\n)*Without a network, give a model's"):
-            run("own_repository.py", source, "--model", model)
 
 
 def test_own_repository_without_documentation_is_searched_without_training(base, tmp_path, run):
@@ -293,16 +259,6 @@ def test_search_keeps_its_index_where_it_lies_within_the_code(base, source, run,
     assert run("search.py", "read a file", "--model", base, "--code", ".") == first
 
 
-def test_search_without_functions_says_so(base, tmp_path, run):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "constants.py").write_text("ONE = 1\n")
-    with (
-        pytest.warns(UserWarning, match="No pairs found"),
-        pytest.raises(SystemExit, match="No functions found below"),
-    ):
-        run("search.py", "read a file", "--model", base, "--code", tmp_path / "empty")
-
-
 def test_search_finds_the_file_of_a_package_that_is_not_called_as_its_folder(base, tmp_path, run):
     (tmp_path / "code" / "server" / "store").mkdir(parents=True)
     (tmp_path / "code" / "go.mod").write_text("module example.org/team/shop\n")
@@ -320,14 +276,6 @@ def test_search_of_what_is_no_code_says_what_can_be_read(base, tmp_path, run, ca
         run("search.py", "read a file", "--model", base, "--code", folder)
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(rf"search.py: error: --code must be a folder with .py .* files, got {folder}", last)
-
-
-@pytest.mark.parametrize("model", ["nobody/nothing", "src"])
-def test_search_without_a_model_says_how_to_get_one(source, run, model):
-    with pytest.raises(
-        SystemExit, match=rf"{model} cannot be loaded: (.|\n)*Train one with examples/own_repository.py"
-    ):
-        run("search.py", "read a file", "--model", model, "--code", source)
 
 
 # Comparisons
@@ -376,9 +324,8 @@ def test_compare_treatments(base, static_model, bert_folder, source, tmp_path, r
     [
         ("src", "base", "src holds no pairs .*: st-softinfonce mine SOURCES -o PAIRS makes some"),
         ("other.jsonl", "base", r"must have the columns query and code, got \['question', 'answer'\]: rename them"),
-        ("pairs.jsonl", "nobody/nothing", r"nobody/nothing cannot be loaded: (.|\n)*give a model's folder"),
     ],
-    ids=["sources", "columns", "model"],
+    ids=["sources", "columns"],
 )
 def test_compare_treatments_says_what_to_do(base, source, tmp_path, run, pairs, model, message):
     rows = mine_pairs(source).select_columns(["query", "code"])
@@ -431,6 +378,22 @@ def test_evaluate_mteb(base, bert_folder, source, tmp_path, run):
         run("evaluate_mteb.py", source, "--model", base, "--packages", "three")
 
 
+@pytest.mark.parametrize("model", ["nobody/nothing", "src"])
+@pytest.mark.parametrize(
+    ("script", "arguments", "remedy"),
+    [
+        ("own_repository.py", ["src"], "Without a network, give a model's"),
+        ("search.py", ["read", "--code", "src"], "Train one with examples/own_repository.py"),
+        ("compare_treatments.py", ["pairs.jsonl"], "give a model's folder"),
+    ],
+    ids=["own-repository", "search", "compare-treatments"],
+)
+def test_without_a_model_it_says_what_to_do(source, tmp_path, run, script, arguments, remedy, model):
+    mine_pairs(source).select_columns(["query", "code"]).to_json(str(tmp_path / "pairs.jsonl"))
+    with pytest.raises(SystemExit, match=rf"{model} cannot be loaded: (.|\n)*{remedy}"):
+        run(script, *arguments, *(["--teacher", model] if "compare" in script else []), "--model", model)
+
+
 # Trainings
 
 
@@ -465,13 +428,6 @@ def test_train_large_with_everything_at_once(base, source, tmp_path, run):
     assert list((tmp_path / "out" / "model").rglob("adapter_model.safetensors"))
     assert loads(tmp_path / "out" / "model", truncate_dim=8).shape == (1, 8)
     assert "MatryoshkaLoss" in (tmp_path / "out" / "model" / "README.md").read_text()
-
-
-def test_train_large_caches_gradients_where_it_is_asked_to(base, source, tmp_path, run):
-    options = ["--mini-batch-size", 3, "--steps", 2, "--batch-size", 8, "--output", "out"]
-    run("train_large.py", source, "--model", base, *options)
-    assert "CachedSoftInfoNCELoss" in (tmp_path / "out" / "model" / "README.md").read_text()
-    assert weights_differ(tmp_path / "out" / "model", tmp_path / base)
 
 
 @pytest.mark.slow

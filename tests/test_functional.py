@@ -11,7 +11,6 @@ from st_softinfonce import functional
 from st_softinfonce.posterior import RelevancePosterior
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
-PAPER = {"bm25": (1.5, 0.5, 1.0), "simcse": (1.3, 0.7, 0.1), "trained-model": (1.3, 0.7, 5.0)}
 
 
 def number(value):
@@ -59,30 +58,21 @@ class TestAgainstThePapersCode:
             assert_close(loss, number(case["infonce"]["loss"]))
             assert_close(gradient, tensor(case["infonce"]["grad"]), 1e-9)
 
-    def test_weights(self, reference_cases):
-        compared = 0
+    def test_weights_and_the_loss_with_its_gradient(self, reference_cases):
+        compared = exact = broken = 0
         for case in reference_cases["batches"]:
             for setting in case["by_setting"]:
-                if not setting["normalizer"] > 1e-9:
+                options = {"alpha": setting["alpha"], "beta": setting["beta"], "temperature": setting["t"]}
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", functional.SmallBatchWarning)
+                    weights = functional.negative_weights(tensor(case["sim"]), **options)
+                if not setting["normalizer"] > 1e-9:  # where the paper's formula breaks, it is plain InfoNCE
+                    assert torch.equal(weights, torch.ones_like(weights))
+                    broken += 1
                     continue
-                weights = functional.negative_weights(
-                    tensor(case["sim"]), alpha=setting["alpha"], beta=setting["beta"], temperature=setting["t"]
-                )
                 assert torch.equal(weights.diagonal(), torch.ones(case["N"], dtype=torch.float64))
                 assert_close(without_diagonal(weights), tensor(setting["w"]))
-                compared += 1
-        assert compared > 60
-
-    def test_soft_info_nce_and_its_gradient(self, reference_cases):
-        exact = 0
-        for case in reference_cases["batches"]:
-            for setting in case["by_setting"]:
-                if not setting["normalizer"] > 1e-9:
-                    continue
                 record = setting["soft_infonce"]
-                weights = functional.negative_weights(
-                    tensor(case["sim"]), alpha=setting["alpha"], beta=setting["beta"], temperature=setting["t"]
-                )
                 loss, gradient = loss_and_gradient(
                     functional.soft_info_nce, tensor(case["S"]), log_weights=weights.log()
                 )
@@ -91,21 +81,9 @@ class TestAgainstThePapersCode:
                 if not record["flags"]:
                     assert_close(loss, number(record["loss"]))
                 exact += "exact_grad" in record
+                compared += 1
+        assert compared > 60
         assert exact > 10
-
-    def test_too_few_negatives_is_plain_info_nce_where_the_papers_formula_breaks(self, reference_cases):
-        broken = 0
-        for case in reference_cases["batches"]:
-            for setting in case["by_setting"]:
-                if setting["normalizer"] > 1e-9:
-                    continue
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", functional.SmallBatchWarning)
-                    weights = functional.negative_weights(
-                        tensor(case["sim"]), alpha=setting["alpha"], beta=setting["beta"], temperature=setting["t"]
-                    )
-                assert torch.equal(weights, torch.ones_like(weights))
-                broken += 1
         assert broken >= 10
 
     @pytest.mark.parametrize("rule", ["top_k", "ratio"])
@@ -198,7 +176,9 @@ class TestEveryLoss:
         scores, similarity = random_batch(7, *shape, scale=scale)
         positives = positives and positives[: shape[0]]
         columns = None if positives is None else torch.tensor(positives)
-        assert_close(ours(scores, similarity, columns), oracle(scores.tolist(), similarity.tolist(), positives))
+        loss, gradient = loss_and_gradient(lambda s: ours(s, similarity, columns), scores)
+        assert_close(loss, oracle(scores.tolist(), similarity.tolist(), positives))
+        assert torch.isfinite(gradient).all()
 
     @losses
     def test_gradient_equals_finite_differences(self, ours, oracle):
@@ -213,15 +193,6 @@ class TestEveryLoss:
         ours(scores, similarity, None).backward()
         assert scores.grad.abs().sum() > 0
         assert similarity.grad is None
-
-    @losses
-    def test_extreme_scores_keep_a_finite_loss_and_gradient(self, ours, oracle):
-        scores, similarity = random_batch(5, scale=1e3)
-        scores[0, 0], scores[1, 1] = -1e3, 1e3
-        loss, gradient = loss_and_gradient(lambda s: ours(s, similarity, None), scores)
-        assert torch.isfinite(loss)
-        assert torch.isfinite(gradient).all()
-        assert gradient[0, 0] < -0.01
 
     @losses
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -260,15 +231,6 @@ class TestEveryLoss:
 
 
 class TestWeights:
-    @pytest.mark.parametrize(("alpha", "beta", "temperature"), PAPER.values(), ids=PAPER.keys())
-    def test_equal_the_loop_written_ones(self, alpha, beta, temperature):
-        _, similarity = random_batch(2, 6, 11)
-        options = {"alpha": alpha, "beta": beta, "temperature": temperature}
-        assert_close(
-            functional.negative_weights(similarity, **options),
-            reference.negative_weights(similarity.tolist(), **options),
-        )
-
     @pytest.mark.parametrize("fill", [0.0, 99.0, float("nan"), float("inf")], ids=str)
     @pytest.mark.parametrize("ruled_out", [False, True], ids=["finite", "all-ruled-out"])
     def test_of_known_candidates_are_those_without_the_others(self, fill, ruled_out):
@@ -292,16 +254,6 @@ class TestWeights:
         weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0, known=known)
         assert torch.equal(weights, torch.ones_like(weights))
 
-    @pytest.mark.parametrize("known", [torch.ones(3), torch.ones(4).bool(), [True] * 3], ids=["float", "4", "list"])
-    def test_known_that_does_not_fit_is_refused(self, known):
-        with pytest.raises(ValueError, match=r"known must be a bool tensor of shape \(3,\) or \(2, 3\), got"):
-            functional.negative_weights(torch.zeros(2, 3), alpha=0.5, beta=1.5, temperature=1.0, known=known)
-
-    def test_unclamped_weights_sum_to_the_number_of_negatives(self):
-        _, similarity = random_batch(4, 8, 12)
-        weights = functional.negative_weights(similarity, alpha=0.2, beta=1.0, temperature=5.0, min_weight=1e-6)
-        assert_close(weights.sum(dim=1) - 1, torch.full((8,), 11.0))
-
     def test_the_floor_holds_and_moves(self):
         similarity = torch.tensor([[0.0, 50.0, 0.0, 0.0]])
         options = {"alpha": 1.3, "beta": 0.7, "temperature": 1.0}
@@ -313,15 +265,18 @@ class TestWeights:
     )
     def test_no_preference_is_plain_info_nce(self, options):
         similarity = torch.full((6, 6), 0.25) if options["alpha"] else random_batch(1, 6, 6)[1]
-        weights = functional.negative_weights(similarity, **options, temperature=1.0)
+        weights = functional.negative_weights(similarity.requires_grad_(), **options, temperature=1.0)
         assert_close(weights, torch.ones(6, 6), 1e-6)
+        assert not weights.requires_grad
 
-    @pytest.mark.parametrize("negatives", [1, 2, 3], ids=lambda n: f"{n}-negatives")
+    @pytest.mark.parametrize("negatives", [1, 3], ids=lambda n: f"{n}-negatives")
     def test_a_batch_too_small_for_the_formula_weighs_1_and_warns(self, negatives):
         similarity = torch.randn(1, negatives + 1, generator=torch.Generator().manual_seed(0))
         with pytest.warns(functional.SmallBatchWarning, match=f"{negatives} negatives.*alpha=1.5.*more than 3"):
             weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
         assert torch.equal(weights, torch.ones_like(weights))
+        enough = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0]])
+        assert functional.negative_weights(enough, alpha=1.5, beta=0.5, temperature=1.0)[0, 1] < 0.2
 
     def test_a_batch_of_one_weighs_nothing_without_a_warning(self):
         assert functional.negative_weights(torch.zeros(1, 1), alpha=1.5, beta=0.5, temperature=1.0).tolist() == [[1.0]]
@@ -369,41 +324,8 @@ class TestWeights:
             functional.soft_info_nce(scores, weights.log()),
         )
 
-    def test_one_negative_more_is_weighted_again(self):
-        similarity = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0]])
-        weights = functional.negative_weights(similarity, alpha=1.5, beta=0.5, temperature=1.0)
-        assert weights[0, 1] == pytest.approx(0.1)
-
-    def test_rows_do_not_depend_on_each_other(self):
-        _, similarity = random_batch(8, 6, 6)
-        options = {"alpha": 1.3, "beta": 0.7, "temperature": 0.3}
-        part = functional.negative_weights(similarity[2:4], **options, positives=torch.tensor([2, 3]))
-        assert torch.equal(part, functional.negative_weights(similarity, **options)[2:4])
-
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
-            ("alpha", -0.1), ("alpha", math.nan), ("alpha", "1"), ("beta", 0.0), ("beta", math.inf),
-            ("temperature", 0.0), ("temperature", -1.0), ("temperature", None),
-            ("min_weight", 0.0), ("min_weight", 1.1), ("min_weight", math.nan),
-        ],
-    )  # fmt: skip
-    def test_parameters_out_of_range_are_refused_by_name_and_value(self, name, value):
-        options = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "min_weight": 0.1} | {name: value}
-        with pytest.raises(ValueError, match=f"^{name} must be .* got {value!r}"):
-            functional.negative_weights(torch.zeros(4, 4), **options)
-
 
 class TestSoftInfoNCE:
-    def test_minus_infinity_takes_the_negative_out(self):
-        scores, _ = random_batch(3, 3, 4)
-        log_weights = torch.zeros(3, 4, dtype=torch.float64)
-        log_weights[:, 3] = -math.inf
-        loss, gradient = loss_and_gradient(functional.soft_info_nce, scores, log_weights=log_weights)
-        assert_close(loss, functional.soft_info_nce(scores[:, :3]))
-        assert torch.equal(gradient[:, 3], torch.zeros(3, dtype=torch.float64))
-        assert gradient[:, :3].abs().min() > 0
-
     @pytest.mark.parametrize("targets", [None, torch.eye(2).double()], ids=["one-hot", "targets"])
     def test_a_row_that_loses_every_negative_counts_zero(self, targets):
         scores, _ = random_batch(3, 2, 2)
@@ -445,77 +367,12 @@ class TestSoftInfoNCE:
             functional.soft_info_nce(scores, log_weights.clone().fill_diagonal_(-math.inf)),
         )
 
-    def test_gradient_in_exp_score_is_proportional_to_the_weight(self):
-        """Eq. 5: dL / d exp(s_ij) = w_ij / sum_k w_ik exp(s_ik), per row."""
-        scores, similarity = random_batch(21)
-        weights = functional.negative_weights(similarity, alpha=1.3, beta=0.7, temperature=0.4)
-        _, gradient = loss_and_gradient(functional.soft_info_nce, scores, log_weights=weights.log())
-        ratio = without_diagonal(gradient / scores.exp() / weights)
-        assert_close(ratio, ratio[:, :1].expand_as(ratio))
-
-    def test_gradient_is_the_softmax_less_the_targets(self):
-        scores, _ = random_batch(22)
-        targets = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)).double()
-        targets = targets / targets.sum(dim=1, keepdim=True)
-        _, gradient = loss_and_gradient(functional.soft_info_nce, scores, targets=targets)
-        assert_close(gradient, (scores.softmax(dim=1) - targets) / 5)
-
     def test_log_weights_and_targets_get_no_gradient(self):
         scores, _ = random_batch(3)
         log_weights = torch.zeros(5, 5, dtype=torch.float64, requires_grad=True)
         targets = torch.eye(5, dtype=torch.float64).requires_grad_()
         functional.soft_info_nce(scores.requires_grad_(), log_weights, targets=targets).backward()
-        assert scores.grad.abs().sum() > 0
-        assert log_weights.grad is None
-        assert targets.grad is None
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"log_weights": torch.tensor([[0.0, math.nan], [0.0, 0.0]])}, "log_weights must be numbers or -inf, got"),
-            ({"log_weights": torch.tensor([[0.0, math.inf], [0.0, 0.0]])}, "log_weights must be .* value of inf"),
-            ({"log_weights": torch.zeros(2, 3)}, r"log_weights must have shape \(2, 2\).* got \(2, 3\)"),
-            ({"targets": torch.ones(2, 2)}, r"targets must be at least 0 and sum to 1.* row sums from 2.0 to 2.0"),
-            ({"targets": torch.tensor([[2.0, -1.0], [0.0, 1.0]])}, "targets must be .* smallest value of -1.0"),
-            ({"targets": torch.full((2, 2), math.nan)}, "targets must be at least 0"),
-            ({"targets": torch.zeros(2, 3)}, r"targets must have shape \(2, 2\).* got \(2, 3\)"),
-            (
-                {"log_weights": torch.tensor([[0.0, -math.inf], [0.0, 0.0]]), "targets": torch.full((2, 2), 0.5)},
-                "targets must be 0 for a candidate that is taken out, got 0.5 at row 0, column 1",
-            ),
-        ],
-        ids=["nan", "inf", "shape", "sum", "negative", "nan-target", "target-shape", "impossible"],
-    )
-    def test_impossible_weights_and_targets_are_refused(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            functional.soft_info_nce(torch.zeros(2, 2), **options)
-
-    @pytest.mark.parametrize(
-        ("scores", "message"),
-        [
-            (torch.zeros(3), r"scores must have shape .* got \(3,\)"),
-            (torch.zeros(0, 3), r"scores must have shape .* got \(0, 3\)"),
-            (torch.zeros(3, 2), r"3 queries need at least as many candidates, got 2"),
-            (torch.zeros(2, 2, dtype=torch.int64), r"scores must be a floating-point tensor, got torch.int64"),
-        ],
-        ids=["one-dimension", "no-query", "too-few-candidates", "integers"],
-    )
-    def test_impossible_scores_are_refused(self, scores, message):
-        with pytest.raises(ValueError, match=message):
-            functional.soft_info_nce(scores)
-
-    @pytest.mark.parametrize(
-        ("positives", "message"),
-        [
-            (torch.tensor([0, 5]), r"positives must be columns from 0 to 2, got \[0, 5\]"),
-            (torch.tensor([0]), r"positives must hold one column number per query, shape \(2,\)"),
-            (torch.tensor([0.0, 1.0]), r"positives must hold one column number per query.*float32"),
-        ],
-        ids=["outside", "too-few", "floats"],
-    )
-    def test_impossible_positives_are_refused(self, positives, message):
-        with pytest.raises(ValueError, match=message):
-            functional.soft_info_nce(torch.zeros(2, 3), positives=positives)
+        assert log_weights.grad is targets.grad is None
 
 
 class TestMasks:
@@ -537,76 +394,24 @@ class TestMasks:
         similarity = torch.tensor([[-math.inf, 0.5, 0.9]])
         assert functional.mask_log_weights(similarity, margin=0.1, relative=relative).tolist() == [[0.0, 0.0, 0.0]]
 
-    def test_a_relative_margin_of_a_negative_positive_goes_down(self):
-        """NV-Retriever's rule with the absolute value: otherwise the threshold would rise above the positive."""
-        similarity = torch.tensor([[-1.0, -1.05, -1.2]])
-        mask = functional.mask_log_weights(similarity, margin=0.1, relative=True)
-        assert mask.tolist() == [[0.0, -math.inf, 0.0]]
-
-    def test_a_positive_with_similarity_of_zero_or_less_masks_nothing_by_a_ratio(self):
-        similarity = torch.tensor([[-1.0, 5.0, -2.0], [3.0, 0.0, 1.0]])
-        assert not functional.mask_log_weights(similarity, ratio=0.5).any()
-
     def test_the_threshold_itself_stays_by_a_margin_and_goes_by_a_ratio(self):
         similarity = torch.tensor([[1.0, 0.5, 0.75]])
         assert functional.mask_log_weights(similarity, margin=0.5).tolist() == [[0.0, 0.0, -math.inf]]
         assert functional.mask_log_weights(similarity, above=0.5).tolist() == [[0.0, 0.0, -math.inf]]
         assert functional.mask_log_weights(similarity, ratio=0.5).tolist() == [[0.0, -math.inf, -math.inf]]
 
-    def test_more_than_all_negatives_leaves_none(self):
-        mask = functional.mask_log_weights(torch.rand(3, 3).double(), top_k=10)
-        loss, gradient = loss_and_gradient(functional.soft_info_nce, torch.randn(3, 3).double(), log_weights=mask)
-        assert loss == 0
-        assert not gradient.any()
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({}, "exactly one of margin, top_k, ratio, above, got none"),
-            ({"top_k": 1, "ratio": 0.5}, "exactly one of margin, top_k, ratio, above, got top_k=1, ratio=0.5"),
-            ({"top_k": 0}, "top_k must be an integer of at least 1 or None, got 0"),
-            ({"top_k": 1.5}, "top_k must be an integer of at least 1 or None, got 1.5"),
-            ({"ratio": -0.5}, "ratio must be a finite number above 0, got -0.5"),
-            ({"margin": math.nan}, "margin must be a finite number in units of the similarity, got nan"),
-            ({"above": "0.5"}, "above must be a finite number in units of the similarity, got '0.5'"),
-            ({"top_k": 1, "relative": True}, "relative must be True or False, and True only with a margin, got True"),
-            ({"margin": 0.1, "relative": 1}, "relative must be True or False, and True only with a margin, got 1"),
-        ],
-    )
-    def test_impossible_rules_are_refused(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            functional.mask_log_weights(torch.zeros(3, 3), **options)
-
 
 class TestTargets:
-    def test_promotion_shares_equally_among_certain_positives(self):
-        similarity = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
-        assert_close(
-            functional.promoted_targets(similarity), torch.tensor([[1 / 3, 0, 1 / 3, 1 / 3], [0.0, 1, 0, 0]]), 1e-6
-        )
-
     def test_promotion_by_a_posterior_is_in_proportion_to_the_probability(self):
         posterior = RelevancePosterior(knots=(0.0, 1.0), log_ratios=(-9.0, 0.0), prior=0.8)
         targets = functional.promoted_targets(torch.tensor([[0.0, 1.0, 0.5]]), posterior=posterior)
         assert_close(targets, torch.tensor([[1 / 1.8, 0.8 / 1.8, 0.0]]), 1e-6)
-
-    def test_promotions_of_two_estimators_take_the_larger_relevance(self):
-        one = functional.promoted_targets(torch.tensor([[1.0, 0.6, 0.9]]))
-        both = functional.promoted_targets(torch.tensor([[1.0, 0.8, 0.0]]), targets=one)
-        assert_close(both, torch.tensor([[1.0, 0.8, 0.9]]) / 2.7, 1e-6)
 
     def test_what_is_masked_gets_no_target(self):
         mask = torch.tensor([[0.0, -math.inf, 0.0]])
         similarity = torch.tensor([[1.0, 1.0, 1.0]])
         assert functional.promoted_targets(similarity, log_weights=mask).tolist() == [[0.5, 0.0, 0.5]]
         assert functional.distilled_targets(similarity, share=1.0, log_weights=mask).tolist() == [[0.5, 0.0, 0.5]]
-
-    def test_distillation_mixes_one_hot_and_the_teachers_softmax(self):
-        _, similarity = random_batch(4, 3, 6)
-        targets = functional.distilled_targets(similarity, share=0.3, temperature=0.5)
-        expected = 0.7 * torch.eye(3, 6).double() + 0.3 * (similarity / 0.5).softmax(dim=1)
-        assert_close(targets, expected)
-        assert_close(targets.sum(dim=1), torch.ones(3))
 
     @pytest.mark.parametrize("share", [0.0, 1.0], ids=["one-hot", "the-teacher-alone"])
     def test_the_extremes_of_the_share(self, share):
@@ -628,19 +433,74 @@ class TestTargets:
         targets = functional.distilled_targets(similarity, share=1.0, temperature=temperature)
         assert_close(targets.sum(dim=1), torch.ones(2))
 
-    @pytest.mark.parametrize(
-        ("function", "options", "message"),
-        [
+
+WEIGHTS = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "min_weight": 0.1}
+OUT = torch.tensor([[0.0, -math.inf], [0.0, 0.0]])
+REFUSED = [
+    *(
+        (functional.negative_weights, torch.zeros(4, 4), WEIGHTS | {name: value}, f"^{name} must be .* got {value!r}")
+        for name, values in {
+            "alpha": (-0.1, math.nan, "1"),
+            "beta": (0.0, math.inf),
+            "temperature": (0.0, None),
+            "min_weight": (0.0, 1.1, math.nan),
+        }.items()
+        for value in values
+    ),
+    *(
+        (functional.negative_weights, torch.zeros(2, 3), WEIGHTS | {"known": known}, "known must be a bool tensor of")
+        for known in (torch.ones(3), torch.ones(4).bool(), [True] * 3)
+    ),
+    *(
+        (functional.soft_info_nce, torch.zeros(2, 2), options, message)
+        for options, message in (
+            ({"log_weights": OUT * math.inf}, "log_weights must be numbers or -inf, got"),
+            ({"log_weights": -OUT}, "log_weights must be .* value of inf"),
+            ({"log_weights": torch.zeros(2, 3)}, r"log_weights must have shape \(2, 2\).* got \(2, 3\)"),
+            ({"targets": torch.ones(2, 2)}, r"targets must be at least 0 and sum to 1.* row sums from 2.0 to 2.0"),
+            ({"targets": torch.tensor([[2.0, -1.0], [0.0, 1.0]])}, "targets must be .* smallest value of -1.0"),
+            ({"targets": torch.full((2, 2), math.nan)}, "targets must be at least 0"),
+            ({"targets": torch.zeros(2, 3)}, r"targets must have shape \(2, 2\).* got \(2, 3\)"),
+            ({"log_weights": OUT, "targets": torch.full((2, 2), 0.5)}, "targets must be 0 .* at row 0, column 1"),
+            ({"positives": torch.tensor([0, 5])}, r"positives must be columns from 0 to 1, got \[0, 5\]"),
+            ({"positives": torch.tensor([0])}, r"positives must hold one column number per query, shape \(2,\)"),
+            ({"positives": torch.tensor([0.0, 1.0])}, "positives must hold one column number per query.*float32"),
+        )
+    ),
+    *(
+        (functional.soft_info_nce, scores, {}, message)
+        for scores, message in (
+            (torch.zeros(3), r"scores must have shape .* got \(3,\)"),
+            (torch.zeros(0, 3), r"scores must have shape .* got \(0, 3\)"),
+            (torch.zeros(3, 2), "3 queries need at least as many candidates, got 2"),
+            (torch.zeros(2, 2, dtype=torch.int64), "scores must be a floating-point tensor, got torch.int64"),
+        )
+    ),
+    *(
+        (function, torch.zeros(3, 3), options, message)
+        for function, options, message in (
+            (functional.mask_log_weights, {}, "exactly one of margin, top_k, ratio, above, got none"),
+            (functional.mask_log_weights, {"top_k": 1, "ratio": 0.5}, "exactly one of .*, got top_k=1, ratio=0.5"),
+            (functional.mask_log_weights, {"top_k": 1.5}, "top_k must be an integer of at least 1 or None, got 1.5"),
+            (functional.mask_log_weights, {"ratio": -0.5}, "ratio must be a finite number above 0, got -0.5"),
+            (functional.mask_log_weights, {"margin": math.nan}, "margin must be a finite number .*, got nan"),
+            (functional.mask_log_weights, {"above": "0.5"}, "above must be a finite number .*, got '0.5'"),
+            (functional.mask_log_weights, {"top_k": 1, "relative": True}, "relative must be .* got True"),
+            (functional.mask_log_weights, {"margin": 0.1, "relative": 1}, "relative must be .* got 1"),
             (functional.promoted_targets, {"above": 1.0}, r"above must be a probability in \[0, 1\), got 1.0"),
             (functional.promoted_targets, {"above": -0.1}, r"above must be a probability in \[0, 1\), got -0.1"),
             (functional.distilled_targets, {"share": 1.5}, r"share must be in \[0, 1\], got 1.5"),
             (functional.distilled_targets, {"share": None}, r"share must be in \[0, 1\], got None"),
             (functional.distilled_targets, {"temperature": 0}, "temperature must be a finite number above 0, got 0"),
-        ],
-    )
-    def test_options_out_of_range_are_refused(self, function, options, message):
-        with pytest.raises(ValueError, match=message):
-            function(torch.zeros(3, 3), **options)
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "matrix", "options", "message"), REFUSED)
+def test_what_is_impossible_is_refused_by_name_and_value(function, matrix, options, message):
+    with pytest.raises(ValueError, match=message):
+        function(matrix, **options)
 
 
 def test_a_compiled_loss_is_the_same():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, run
+from conftest import COLUMNS, assert_same, features, run
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
@@ -22,14 +22,9 @@ ORDERS = [
     for order in itertools.permutations(OTHER_DIRECTIONS, size)
     for place in sorted({0, min(1, size), size})
 ]
-TEXTS = {
-    "pairs": [QUERIES, DOCUMENTS],
-    "one-negative": [QUERIES, DOCUMENTS, NEGATIVES],
-    "two-negatives": [QUERIES, DOCUMENTS, NEGATIVES, NEGATIVES[::-1]],
-}
 SCORES = {"cosine-20": {}, "dot-product-1": {"scale": 1.0, "similarity_fct": dot_score}}
 HARDNESS = (None, "in_batch_negatives", "hard_negatives", "all_negatives")
-texts = pytest.mark.parametrize("texts", TEXTS.values(), ids=TEXTS.keys())
+texts = pytest.mark.parametrize("texts", COLUMNS.values(), ids=COLUMNS.keys())
 
 
 SUBSETS = {tuple(sorted(order)): order for order in ORDERS}.values()
@@ -58,17 +53,12 @@ def exact_transformer(transformer_model):
     return transformer_model.double()
 
 
-def test_the_combinations_are_as_many_as_there_are():
-    assert len(ORDERS) == 1 + 3 * 2 + 6 * 3 + 6 * 3
-    assert len({tuple(options.values()) for options in combinations()}) == 4 * (len(ORDERS) + 3)
-
-
 @pytest.mark.parametrize(
     ("texts", "scores"),
     [("pairs", "cosine-20"), ("one-negative", "dot-product-1"), ("two-negatives", "cosine-20")],
 )
 def test_every_order_of_directions_partition_and_hardness(static_model, texts, scores):
-    model, texts, scores = static_model.double(), TEXTS[texts], SCORES[scores]
+    model, texts, scores = static_model.double(), COLUMNS[texts], SCORES[scores]
     batch = features(model, texts)
     values = set()
     # Every order is gone through with one negative; each subset once with more or none.
@@ -147,7 +137,7 @@ def test_a_treatment_without_effect_is_the_hosts_loss_and_asks_nobody(exact_mode
 @pytest.mark.parametrize("size", [1, 2, 5], ids=lambda size: f"batch-of-{size}")
 @pytest.mark.filterwarnings("ignore:A batch has a single pair")
 def test_small_batches(exact_model, size):
-    for columns in TEXTS.values():
+    for columns in COLUMNS.values():
         batch = features(exact_model, [column[:size] for column in columns])
         for options in COVERING:
             exact_model.zero_grad()
@@ -158,29 +148,6 @@ def test_small_batches(exact_model, size):
 
 def features_again(batch):
     return [dict(column) for column in batch]
-
-
-def test_from_embeddings(static_model):
-    generator = torch.Generator().manual_seed(0)
-    embeddings = [torch.randn(8, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
-    for options in COVERING:
-        host = MultipleNegativesRankingLoss(static_model, **options).compute_loss_from_embeddings(embeddings, None)
-        ours = SoftInfoNCELoss(static_model, None, **options).compute_loss_from_embeddings(embeddings)
-        torch.testing.assert_close(ours, host, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e2, 1e4])
-def test_at_large_scores_the_loss_is_as_exact_as_cross_entropy(static_model, scale):
-    """In float32, where logsumexp less the score loses what cross_entropy keeps."""
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(8, 4, generator=generator)
-    documents = queries + 1e-3 * torch.randn(8, 4, generator=generator)
-    loss = SoftInfoNCELoss(static_model, None, scale=scale, similarity_fct=dot_score)
-    ours = loss.compute_loss_from_embeddings([queries, documents])
-    exact = torch.nn.functional.cross_entropy(
-        scale * dot_score(queries, documents), torch.arange(8), reduction="none"
-    ).mean()
-    assert torch.equal(ours, exact)
 
 
 @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DOCUMENTS, QUERIES, make_transformer_model, make_word_tokenizer, training_arguments
+from conftest import DOCUMENTS, QUERIES, make_transformer_model, make_word_tokenizer, training_arguments, write_package
 from datasets import Dataset
 from hub_server import Hub
 from huggingface_hub import ModelCard
@@ -28,26 +28,13 @@ pytestmark = [
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "push_to_hub.py"
 TOKEN = "token-of-the-test"
-TRAINED = ("user/model", "user/every-save")
 # In a process of its own: without this package, and with the settings that a user has from the environment.
 LOAD = """
 import json, sys
 sys.modules["st_softinfonce"] = None  # an import of it fails
 from sentence_transformers import SentenceTransformer
-names, queries = json.loads(sys.stdin.read())
-print(json.dumps({name: SentenceTransformer(name, device="cpu").encode(queries).tolist() for name in names}))
+print(json.dumps(SentenceTransformer("user/model", device="cpu").encode(json.loads(sys.stdin.read())).tolist()))
 """
-
-
-def train(model, folder, **options):
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=training_arguments(folder, max_steps=2, **options),
-        train_dataset=Dataset.from_dict({"query": QUERIES, "code": DOCUMENTS}),
-        loss=SoftInfoNCELoss(model),
-    )
-    trainer.train()
-    return trainer
 
 
 @pytest.fixture(scope="module")
@@ -57,48 +44,39 @@ def pushed(tmp_path_factory, bert_folder):
     static = SentenceTransformer(modules=[StaticEmbedding(make_word_tokenizer(), embedding_dim=16)], device="cpu")
     static.save_pretrained(str(folder / "static"))
     for package in ("one", "two"):
-        (folder / "src" / package).mkdir(parents=True)
-        functions = [
-            f'def f{number}(value):\n    """{query.title()} of {package}."""\n    read = "{document} {package}"\n'
-            "    return read\n"
-            for number, (query, document) in enumerate(zip(QUERIES, DOCUMENTS, strict=True))
-        ]
-        (folder / "src" / package / "__init__.py").write_text("\n".join(functions))
+        write_package(folder / "src", package)
     with pytest.MonkeyPatch.context() as patch, Hub(TOKEN, patch, folder / "cache") as hub:
         patch.chdir(folder)
         model = make_transformer_model(bert_folder)
-        train(model, "by-hand")
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=training_arguments("by-hand", max_steps=2),
+            train_dataset=Dataset.from_dict({"query": QUERIES, "code": DOCUMENTS}),
+            loss=SoftInfoNCELoss(model),
+        )
+        trainer.train()
         model.push_to_hub("user/model")
-        saved = {"push_to_hub": True, "save_strategy": "steps", "save_steps": 1, "hub_strategy": "every_save"}
-        train(static, "every-save", **saved, hub_model_id="user/every-save", hub_always_push=True).save_model()
         arguments = "push_to_hub.py src --test-packages two --repository user/example --private --model static"
         patch.setattr(sys, "argv", [*arguments.split(), "--steps", "2", "--batch-size", "8"])
         runpy.run_path(str(EXAMPLE), run_name="__main__")
-        yield hub, {"user/model": model.encode(QUERIES), "user/every-save": static.encode(QUERIES)}, folder
+        yield hub, model.encode(QUERIES), folder
 
 
 def test_a_pushed_model_gives_the_same_embeddings_without_this_package(pushed):
     hub, embeddings, folder = pushed
     variables = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     variables |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
-    options = {"cwd": folder, "env": variables, "input": json.dumps([TRAINED, QUERIES]), "timeout": 280}
+    options = {"cwd": folder, "env": variables, "input": json.dumps(QUERIES), "timeout": 280}
     finished = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, **options)
     assert finished.returncode == 0, finished.stderr[-5000:]
-    for name, loaded in json.loads(finished.stdout.splitlines()[-1]).items():
-        assert np.abs(embeddings[name]).max() > 0
-        # The same weights on the same machine: bit for bit.
-        np.testing.assert_array_equal(np.array(loaded, dtype=np.float32), embeddings[name])
+    loaded = np.array(json.loads(finished.stdout.splitlines()[-1]), dtype=np.float32)
+    assert np.abs(embeddings).max() > 0
+    np.testing.assert_array_equal(loaded, embeddings)  # the same weights on the same machine: bit for bit
 
 
-def test_the_trainer_pushes_what_it_saves(pushed):
-    messages = {message.split(",")[0] for message in pushed[0].messages["user/every-save"]}
-    assert messages == {"Training in progress", "Model save"}
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_the_pushed_card_names_the_loss_and_the_model(pushed, name):
-    for text in ("st_softinfonce.losses.soft_info_nce.SoftInfoNCELoss", '"estimator": "bm25"', f'("{name}")'):
-        assert text in pushed[0].files[name]["README.md"].decode()
+def test_the_pushed_card_names_the_loss_and_the_model(pushed):
+    for text in ("st_softinfonce.losses.soft_info_nce.SoftInfoNCELoss", '"estimator": "bm25"', '("user/model")'):
+        assert text in pushed[0].files["user/model"]["README.md"].decode()
 
 
 def test_the_example_pushes_its_results_before_and_after_and_keeps_the_model_private(pushed):

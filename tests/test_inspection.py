@@ -193,13 +193,6 @@ def test_a_page_without_any_negative_is_still_one(static_model, pairs, tmp_path)
     assert "No negative is treated." in inspection.write_page(tmp_path / "page.html").read_text()
 
 
-def test_columns_of_other_names_serve(static_model, pairs):
-    plain = pairs.select_columns(["query", "code"]).rename_columns({"query": "question", "code": "answer"})
-    found = inspect(static_model, plain, "bm25", batch_size=64).negatives
-    assert "path" not in found.columns
-    assert len(found) > 10
-
-
 def test_takes_what_calibrate_found(static_model, pairs):
     report = calibrate("bm25", pairs, 20, model=static_model)
     assert list(inspect(static_model, pairs, "bm25", report.discount).negatives["weight"][:3]) == pytest.approx(

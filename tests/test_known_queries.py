@@ -3,7 +3,7 @@
 import pytest
 import reference
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, ForbidWaiting, pairwise
+from conftest import DOCUMENTS, NEGATIVES, QUERIES
 from sentence_transformers.util import cos_sim
 
 from st_softinfonce import (
@@ -11,7 +11,6 @@ from st_softinfonce import (
     CachedSoftInfoNCELoss,
     KnownQueries,
     MixtureEstimator,
-    NearDuplicateEstimator,
     SimilarityEstimator,
     Soften,
     SoftInfoNCELoss,
@@ -50,13 +49,6 @@ def test_documents_that_the_model_reads_alike_have_a_query_only_if_it_is_the_sam
     assert found.texts == ["", "", "read list", "read list"]
 
 
-def test_documents_are_truncated_as_in_training(transformer_model):
-    known = KnownQueries(QUERY_OF, transformer_model, max_length=5)
-    features = transformer_model.preprocess(DOCUMENTS, max_length=5)
-    _, found = known.of(TextColumn(features, transformer_model.tokenizer))
-    assert found.all()
-
-
 @pytest.mark.parametrize("cls", [SoftInfoNCELoss, CachedSoftInfoNCELoss])
 def test_known_negatives_are_weighed_by_their_queries_and_unknown_ones_at_1(transformer_model, cls):
     judge = BM25Estimator(tokens="all"), Soften(alpha=1.3, beta=0.7, temperature=0.5)
@@ -80,39 +72,6 @@ def test_a_mapping_that_knows_none_of_them_is_as_no_mapping(static_model):
     assert torch.equal(SoftInfoNCELoss(static_model, known_queries=known)(batch, None), without)
 
 
-def test_prompts_take_up_length_as_in_training(transformer_model):
-    transformer_model.max_seq_length = 6
-    known = KnownQueries(QUERY_OF, transformer_model, prompt="def ")
-    features = transformer_model.preprocess(DOCUMENTS, prompt="def ")
-    assert known.of(TextColumn(features, transformer_model.tokenizer))[1].all()
-
-
-@pairwise(
-    estimator={
-        "bm25": "bm25",
-        "near-duplicate": NearDuplicateEstimator(compares="queries"),
-        "mixture": MixtureEstimator(["bm25", BM25Estimator(b=0.2)]),
-    },
-    options={"one-way": {}, "both-ways": {"directions": ("query_to_doc", "doc_to_query")}},
-    cls={"plain": SoftInfoNCELoss, "cached": CachedSoftInfoNCELoss},
-)
-def test_no_device_is_waited_for(transformer_model, estimator, options, cls):
-    """The meta device holds no values: whatever would read one fails, and so does a size that depends on values."""
-    loss = cls(transformer_model, estimator, known_queries=KnownQueries(QUERY_OF, transformer_model), **options)
-    batch = [
-        {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in column.items()}
-        for column in features(transformer_model)
-    ]
-    embeddings = [torch.empty(len(QUERIES), 16, device="meta", requires_grad=True) for _ in batch]
-    loss(features(transformer_model))  # the first batch is looked at, which waits
-    with ForbidWaiting():
-        asked = loss.ask(batch)
-        value = loss.compute_loss_from_embeddings(embeddings, asked)
-        value.backward()
-    assert (value.device.type, value.shape) == ("meta", ())
-    assert asked[0].known[0].device.type == "meta"
-
-
 @pytest.mark.parametrize(
     "make", [BM25Estimator, lambda: MixtureEstimator(["bm25", Length()])], ids=["bm25", "mixture"]
 )
@@ -126,13 +85,6 @@ def test_unknown_negatives_do_not_count_in_the_statistics(static_model, make):
     bound = estimator.for_batch(rows, known)
     torch.testing.assert_close(bound.similarity(rows, rows)[:, known], expected)
     assert not torch.allclose(estimator.for_batch(rows).similarity(rows, rows)[:, known], expected)
-
-
-def test_a_plugin_with_statistics_is_asked_about_the_known_ones_alone(static_model):
-    rows = torch.tensor([[3.0], [5.0], [7.0]])
-    known = torch.tensor([True, False, True])
-    assert Length().for_batch(rows, known).mean == 5.0
-    assert NearDuplicateEstimator().for_batch(rows, known).size == 5
 
 
 class Length(SimilarityEstimator):
@@ -165,11 +117,6 @@ def test_an_estimator_of_documents_has_no_use_for_them(static_model):
         SoftInfoNCELoss(
             static_model, BM25Estimator(compares="documents"), known_queries=KnownQueries(QUERY_OF, static_model)
         )
-
-
-def test_a_bare_mapping_is_refused_with_the_remedy(static_model):
-    with pytest.raises(TypeError, match=r"known_queries must be a KnownQueries, got dict. KnownQueries\(query_of"):
-        SoftInfoNCELoss(static_model, known_queries=QUERY_OF)
 
 
 def test_an_empty_mapping_is_refused(static_model):

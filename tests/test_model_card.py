@@ -25,9 +25,8 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tiny_models import save_bert
 from transformers import BertForMaskedLM
 
-from st_softinfonce import CachedSoftInfoNCELoss, SimilarityEstimator, SoftInfoNCELoss, get_estimator
+from st_softinfonce import CachedSoftInfoNCELoss, SoftInfoNCELoss, get_estimator
 from st_softinfonce.estimators import MixtureEstimator
-from st_softinfonce.estimators.registry import describe_estimator
 from st_softinfonce.losses import SoftSpladeLoss
 from st_softinfonce.model_card import add_mteb_results, hide_training_texts
 from st_softinfonce.posterior import RelevancePosterior
@@ -116,14 +115,6 @@ def test_the_card_says_what_follows_from_the_estimator(treatment, transformer_mo
     assert " object at 0x" not in card
 
 
-def test_the_card_names_several_estimators_with_what_follows_from_each(static_model, pairs, tmp_path):
-    treatments = [("identical", Mask(above=0.5)), ("bm25", [Mask(top_k=1), Distill(temperature=5.0)])]
-    (found,) = settings(train(static_model, pairs, SoftInfoNCELoss(static_model, treatments=treatments), tmp_path))
-    assert [part["estimator"] for part in found["estimators"]] == ["identical", "bm25"]
-    assert found["estimators"][0]["treatment"] == {"treatment": "Mask", "above": 0.5}
-    assert [part["treatment"] for part in found["estimators"][1]["treatment"]] == ["Mask", "Distill"]
-
-
 def test_the_card_of_a_wrapper_loss_is_what_the_host_writes(transformer_model, pairs, tmp_path):
     loss = Matryoshka2dLoss(transformer_model, SoftInfoNCELoss(transformer_model), [16, 8])
     card = train(transformer_model, pairs, loss, tmp_path)
@@ -149,43 +140,15 @@ def test_losses_of_several_datasets_keep_their_own_settings(static_model, pairs,
         "one": SoftInfoNCELoss(static_model, "bm25", Soften(1.0, 1.0, 3.0)),
         "two": SoftInfoNCELoss(static_model, "self"),
     }
-    train_both(static_model, pairs, losses, tmp_path)
-    expected = [json.loads(json.dumps(loss.get_config_dict())) for loss in losses.values()]
-    assert settings(saved_card(static_model, tmp_path / "model")) == expected
-
-
-def train_both(model, pairs, losses, folder, rows=None):
-    """One epoch of two datasets, a batch of each; two objects, as the host marks the object with its name."""
     SentenceTransformerTrainer(
-        model=model,
-        args=training_arguments(folder / "checkpoints", num_train_epochs=1),
-        train_dataset=DatasetDict({"one": pairs, "two": pairs.select(range(rows or len(pairs)))}),
+        model=static_model,
+        args=training_arguments(tmp_path / "checkpoints", num_train_epochs=1),
+        # Two objects, as the host marks the object with its name.
+        train_dataset=DatasetDict({"one": pairs, "two": pairs.select(range(len(pairs)))}),
         loss=losses,
     ).train()
-
-
-class Constant(SimilarityEstimator):
-    treatment = get_estimator("bm25").treatment
-    compares = "queries"
-
-    def represent(self, column):
-        return torch.zeros(len(column), 1)
-
-    def similarity(self, queries, candidates):
-        return torch.zeros(len(queries), len(candidates))
-
-
-def test_an_estimators_version_is_its_distributions(monkeypatch):
-    assert describe_estimator(get_estimator("bm25"))["estimator_version"] == OURS
-    # Not registered under a name, but in a distribution all the same.
-    monkeypatch.setattr(Constant, "__module__", "mteb.estimators")
-    assert describe_estimator(Constant())["estimator_version"] == f"mteb {version('mteb')}"
-    monkeypatch.setattr(Constant, "__module__", "__main__")
-    assert describe_estimator(Constant()) == {
-        "estimator": "Constant",
-        "estimator_version": None,
-        "estimator_options": {},
-    }
+    expected = [json.loads(json.dumps(loss.get_config_dict())) for loss in losses.values()]
+    assert settings(saved_card(static_model, tmp_path / "model")) == expected
 
 
 # MTEB results
@@ -279,57 +242,47 @@ def test_results_of_a_loaded_model_join_the_card_that_it_came_with(static_model,
     assert [line for line in body.splitlines() if line not in card.splitlines()] == []
 
 
-def test_a_loaded_cards_own_results_stay_beside_the_new_ones(static_model, tmp_path):
-    static_model.save_pretrained(str(tmp_path / "model"))
-    index = "model-index:\n- name: other\n  results:\n" + (
+def loaded_with_card(model, folder, card):
+    model.save_pretrained(str(folder))
+    (folder / "README.md").write_text(card)
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+def mine(score):
+    return model_result(task_result("Mine", {"main_score": score, "mrr_at_1000": score}))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [("accuracy", ["accuracy"]), ("[accuracy, f1]", ["accuracy", "f1"]), ("", [])],
+    ids=["name", "list", "none"],
+)
+def test_a_loaded_cards_own_results_and_metrics_stay_beside_the_new_ones(static_model, tmp_path, metrics, expected):
+    head = f"---\nlicense: mit\nmetrics: {metrics}\nmodel-index:\n- name: other\n  results:\n" + (
         "  - task: {type: sts}\n    dataset: {name: Theirs, type: theirs, config: en}\n"
-        "    metrics:\n    - {type: spearman, value: 0.25}\n"
+        "    metrics:\n    - {type: spearman, value: 0.25}\n---\n"
     )
-    (tmp_path / "model" / "README.md").write_text(f"---\nlicense: mit\n{index}---\n\n# Theirs\n\nA text.\n")
-    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
+    loaded = loaded_with_card(static_model, tmp_path / "model", f"{head}\n# Theirs\n\nA text.\n")
+    add_mteb_results(loaded, mine(0.5))
     card = saved_card(loaded, tmp_path / "evaluated")
     assert found_results(card) == {("theirs", "spearman"): 0.25, ("Mine", "mrr_at_1000"): 0.5}
     assert ModelCard(card).data.license == "mit"
+    assert ModelCard(card).data.metrics == [*expected, "mrr_at_1000"]
     assert "# Theirs\n\nA text.\n\n## MTEB results\n" in card
 
 
 def test_a_loaded_cards_own_sections_stay_when_results_are_added_again(static_model, tmp_path):
     theirs = "# Theirs\n\n## MTEB results\n\nBy hand.\n\n# Citation\n\nA paper.\n\n## Licence\n\nMIT.\n"
-    static_model.save_pretrained(str(tmp_path / "model"))
-    (tmp_path / "model" / "README.md").write_text(theirs)
+    mark = "<!-- st-softinfonce: MTEB results -->"  # whose other one is lost
+    card = f"{theirs}\n{mark}\n\nA text.\n"
     for score in (0.5, 0.25):
-        loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-        add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": score, "mrr_at_1000": score})))
+        loaded = loaded_with_card(static_model, tmp_path / "model", card)
+        add_mteb_results(loaded, mine(score))
         card = saved_card(loaded, tmp_path / "model")
     assert theirs.rstrip("\n") in card
-    assert card.count("### ") == card.count("<!-- st-softinfonce") == 1
-    assert re.findall(r"mrr_at_1000\W+([\d.]+)", card.split("MIT.")[1]) == ["0.25"]
-
-
-def test_results_leave_what_follows_a_lone_mark(static_model, tmp_path):
-    mark = "<!-- st-softinfonce: MTEB results -->"
-    static_model.save_pretrained(str(tmp_path / "model"))
-    (tmp_path / "model" / "README.md").write_text(f"# Theirs\n\n{mark}\n\nA text.\n")
-    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    for score in (0.5, 0.25):
-        add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": score, "mrr_at_1000": score})))
-    card = saved_card(loaded, tmp_path / "evaluated")
     assert "A text." in card
-    assert card.count(mark) == 2
-
-
-@pytest.mark.parametrize(
-    ("theirs", "expected"),
-    [("accuracy", ["accuracy"]), ("[accuracy, f1]", ["accuracy", "f1"]), ("", [])],
-    ids=["name", "list", "none"],
-)
-def test_a_loaded_cards_metrics_stay_beside_the_new_ones(static_model, tmp_path, theirs, expected):
-    static_model.save_pretrained(str(tmp_path / "model"))
-    (tmp_path / "model" / "README.md").write_text(f"---\nmetrics: {theirs}\n---\n\n# Theirs\n")
-    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    add_mteb_results(loaded, model_result(task_result("Mine", {"main_score": 0.5, "mrr_at_1000": 0.5})))
-    assert ModelCard(saved_card(loaded, tmp_path / "evaluated")).data.metrics == [*expected, "mrr_at_1000"]
+    assert (card.count("### "), card.count(mark)) == (1, 2)
+    assert re.findall(r"mrr_at_1000\W+([\d.]+)", card.split("A text.")[1]) == ["0.25"]
 
 
 def test_results_of_a_task_without_the_metrics_are_its_main_score(static_model):

@@ -7,7 +7,7 @@ from datasets import Dataset
 from sentence_transformers.util import cos_sim
 
 from st_softinfonce import BM25Estimator, SelfEstimator
-from st_softinfonce.pair_batches import PairTexts, batch_similarities, negatives_of
+from st_softinfonce.pair_batches import PairTexts, batch_similarities
 
 PAIRS = Dataset.from_dict({"query": QUERIES, "code": DOCUMENTS})
 
@@ -46,11 +46,6 @@ def test_an_estimator_of_scores_is_given_the_models(transformer_model):
     queries, documents = ([source[row] for row in rows] for source in (QUERIES, DOCUMENTS))
     expected = cos_sim(transformer_model.encode(queries), transformer_model.encode(documents))
     torch.testing.assert_close(similarity, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_negatives_are_all_but_the_positive():
-    matrix = torch.arange(6.0).view(2, 3)
-    assert negatives_of(matrix, torch.tensor([2, 0])).tolist() == [[0, 1], [4, 5]]
 
 
 def test_the_first_two_columns_serve_without_the_usual_names(static_model):

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from sklearn.isotonic import IsotonicRegression
 
 from st_softinfonce.functional import negative_weights, posterior_weights, temperature_for_share
 from st_softinfonce.posterior import RelevancePosterior
@@ -54,24 +53,6 @@ class TestWeights:
         assert (weights.double() - expected).abs().max() < TOLERANCES[dtype]
         assert ((weights > 0.2) & (weights < 0.99)).any()
 
-    def test_fall_with_the_similarity_and_ignore_the_rest_of_the_batch(self):
-        similarity = torch.linspace(-2, 6, 200).unsqueeze(0)
-        weights = posterior_weights(similarity, posterior=POSTERIOR, positives=torch.tensor([0]))
-        assert (weights.diff() <= 0).all()
-        part = posterior_weights(similarity[:, :50], posterior=POSTERIOR, positives=torch.tensor([0]))
-        assert torch.equal(part, weights[:, :50])
-
-    def test_carry_no_gradient(self):
-        similarity = torch.randn(3, 3, requires_grad=True)
-        assert not posterior_weights(similarity, posterior=POSTERIOR).requires_grad
-
-    def test_extremes(self):
-        similarity = torch.tensor([[0.0, 1e30, -1e30, -math.inf]])
-        weights = posterior_weights(similarity, posterior=POSTERIOR, min_weight=0.0)
-        assert weights[0, 1] == 0.0
-        assert weights[0, 2] == pytest.approx(1 - 0.002 * math.exp(-6), abs=1e-6)
-        assert weights[0, 3] == 1.0
-
     def test_a_query_not_similar_to_itself_says_nothing(self):
         similarity = torch.tensor([[0.0, 5.0, 1.0], [9.0, -1.0, 0.0]])
         assert torch.equal(posterior_weights(similarity, posterior=RELATIVE), torch.ones(2, 3))
@@ -92,17 +73,6 @@ class TestFit:
         assert (posterior.probability(scores) - truth).abs().max() < 0.15
         assert posterior.probability(torch.tensor([-1.0, 6.0])).tolist() == [pytest.approx(0, abs=1e-4), 1.0]
         assert (posterior.known_pairs, posterior.random_pairs) == (4000, 200_000)
-
-    def test_agrees_with_isotonic_regression(self):
-        known, random = gaussian_scores(distance=1.5)
-        posterior = RelevancePosterior.fit(known, random, prior=0.01)
-        labels = torch.cat([torch.ones(len(known)), torch.zeros(len(random))])
-        mass = torch.cat([torch.full_like(known, 1 / len(known)), torch.full_like(random, 1 / len(random))])
-        isotonic = IsotonicRegression().fit(torch.cat([known, random]), labels, sample_weight=mass)
-        scores = torch.linspace(-1, 3, 30)
-        share = torch.as_tensor(isotonic.predict(scores)).double().clamp(1e-3, 0.999)
-        ours = (posterior.probability(scores.double()) / 0.01).log()
-        assert (ours - (share / (1 - share)).log()).abs().max() < 0.5
 
     def test_the_prior_is_found_where_relevant_pairs_hide_among_random_ones(self):
         known, random = gaussian_scores(distance=4.0)

@@ -49,22 +49,6 @@ def make_pairs(n, *, queries=None, language=None, prefix=""):
     return Dataset.from_dict(columns)
 
 
-@pytest.fixture
-def tiny_model():
-    """A SentenceTransformer of random word vectors, all in memory."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-
-    words = ["[UNK]", "query", "code", "find", *map(str, range(40))]
-    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    weights = np.random.default_rng(7).normal(size=(len(words), 8)).astype(np.float32)
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
-
-
 # The score
 
 
@@ -180,21 +164,6 @@ def test_fingerprint_follows_content_and_not_the_order_of_rows():
     assert len({revision, *(task.metadata.revision for task in others)}) == 6
 
 
-def test_split_is_taken_of_a_dataset_dict():
-    splits = DatasetDict(train=make_pairs(5), valid=make_pairs(7))
-    task = task_from_pairs(splits, "MyPairs", split="valid", corpus=DatasetDict(valid=make_pairs(9)))
-    task.load_data()
-    assert len(task.dataset["default"]["valid"]["queries"]) == 7
-    assert len(task.dataset["default"]["valid"]["corpus"]) == 9
-
-
-def test_dataset_format_and_selection_do_not_matter():
-    pairs = make_pairs(9)
-    chosen = pairs.select([8, 1, 3]).with_format("numpy")
-    expected = task_from_pairs(Dataset.from_dict(pairs[[1, 3, 8]]), "MyPairs")
-    assert task_from_pairs(chosen, "MyPairs").metadata.revision == expected.metadata.revision
-
-
 # mteb's machinery
 
 
@@ -288,29 +257,6 @@ def test_result_cache_completes_a_task_that_ran_for_one_language(tmp_path):
     result = evaluate(encoder, [task_from_pairs(pairs, "MyPairs")], cache=cache).task_results[0]
     assert {entry["hf_subset"] for entry in result.scores["test"]} == {"python", "go"}
     assert not any(text.startswith("go ") for text in encoder.texts_seen)
-
-
-def test_sentence_transformer_matches_its_own_embeddings(tiny_model):
-    pairs = make_pairs(30)
-    left = tiny_model.encode_query(pairs["query"][:])
-    right = tiny_model.encode_document(pairs["code"][:])
-    scores = tiny_model.similarity(left, right)
-    ranks = (scores > scores.diagonal()[:, None]).sum(dim=1) + 1
-    measured = score(tiny_model, task_from_pairs(pairs, "MyPairs"))
-    assert measured == pytest.approx((1 / ranks.double()).mean().item(), abs=1e-9)
-    assert 0.05 < measured < 0.95
-
-
-def test_prompts_of_the_model_are_used_and_the_tasks_own_prompt_is_not(tiny_model):
-    pairs = make_pairs(30)
-    plain = score(tiny_model, task_from_pairs(pairs, "MyPairs"))
-    assert score(tiny_model, task_from_pairs(pairs, "MyPairs", prompt="code code code")) == plain
-    tiny_model.prompts = {"query": "find find find ", "document": ""}
-    prompted = score(tiny_model, task_from_pairs(pairs, "MyPairs"))
-    assert prompted != plain
-    by_hand = Dataset.from_dict({"query": [f"find find find {q}" for q in pairs["query"]], "code": pairs["code"][:]})
-    tiny_model.prompts = {"query": "", "document": ""}
-    assert score(tiny_model, task_from_pairs(by_hand, "MyPairs")) == prompted
 
 
 def test_descriptive_statistics_go_to_mtebs_cache_and_count_merged_texts(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ from code_search_net_trees import (  # noqa: E402
     hub_row,
     prepared_row,
     raw_rows,
-    url,
     write_hub,
     write_jsonl,
     write_original,
@@ -93,19 +92,6 @@ def test_six_subsets_equal_ranking_by_hand(tmp_path):
     assert result.get_score(languages=["ruby"]) == pytest.approx(means[-1])
 
 
-@pytest.mark.parametrize(("rank", "expected"), [(1, 1.0), (1000, 1 / 1000), (1001, 0.0)])
-def test_rank_past_1000_counts_zero_though_a_duplicate_is_found(tmp_path, rank, expected):
-    codebase = [prepared_row("go", n, query=f"query {n}", code=f"code {n}") for n in range(1100)]
-    codebase[2]["docstring_tokens"] = ["find", "it"]
-    test = prepared_row("go", rank - 1, query="find it", code=f"code {rank - 1}")
-    write_prepared(tmp_path, "go", test=[test], codebase=codebase)
-    vectors = {f"code {n}": np.array([-float(n)]) for n in range(1100)} | {"find it": np.array([1.0])}
-    task = CodeSearchNetMRR(tmp_path, languages=["go"])
-    (entry,) = evaluate(TableEncoder(vectors), [task]).task_results[0].scores["test"]
-    assert entry["main_score"] == pytest.approx(expected, abs=1e-12)
-    assert entry["mrr_at_1000_duplicates"] == pytest.approx(1.0 if rank == 1 else 1 / 3)
-
-
 @pytest.mark.parametrize("write", ["hub", "original"])
 def test_other_sources_run_too(tmp_path, write):
     if write == "hub":
@@ -176,15 +162,6 @@ def test_test_rows_that_are_no_candidates_are_added_with_a_warning(tmp_path):
         table = task.table("go", "test")
     assert len(table["corpus"]) == 6
     assert all(len(grades) == 1 for grades in table["relevant_docs"].values())
-
-
-def test_metadata_names_no_folder_and_the_languages(tmp_path):
-    shared_tree(tmp_path, "go")
-    metadata = CodeSearchNetMRR(tmp_path, languages=["go"]).metadata
-    assert metadata.main_score == "mrr_at_1000"
-    assert metadata.eval_langs == {"go": ["go-Code"]}
-    assert str(tmp_path) not in metadata.model_dump_json()
-    assert url("go", 1) not in metadata.model_dump_json()
 
 
 def test_missing_languages_and_bad_arguments_are_refused_when_the_task_is_made(tmp_path):

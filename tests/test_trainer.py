@@ -82,14 +82,6 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(static_model, pairs,
         assert torch.equal(value, expected[name])
 
 
-def test_a_label_column_is_ignored_with_one_warning(static_model, pairs, tmp_path):
-    labelled = pairs.add_column("label", [1.0] * len(pairs))
-    training = trainer(static_model, tmp_path, labelled)
-    with pytest.warns(InputWarning, match="label column") as record:
-        training.train()
-    assert sum(issubclass(warning.category, InputWarning) for warning in record) == 1
-
-
 def test_metadata_columns_that_train_as_negatives_are_named_once(static_model, pairs, tmp_path):
     mined = pairs.add_column("path", ["a.py"] * len(pairs)).add_column("license", ["mit"] * len(pairs))
     training = trainer(static_model, tmp_path, mined, SoftInfoNCELoss(static_model, None))

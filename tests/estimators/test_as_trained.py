@@ -16,7 +16,14 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Router, StaticEmbedding, Transformer
 from tiny_models import make_transformer_model, make_word_tokenizer
 
-from st_softinfonce import ByText, KnownQueries, KnownRelevanceEstimator, SoftInfoNCELoss, TextColumn
+from st_softinfonce import (
+    ByText,
+    KnownQueries,
+    KnownRelevanceEstimator,
+    SoftInfoNCELoss,
+    TextColumn,
+    TrainedModelEstimator,
+)
 from st_softinfonce._host import column_tokenizer
 from st_softinfonce.losses import MultiVectorSoftInfoNCELoss
 from st_softinfonce.pair_batches import PairTexts
@@ -125,10 +132,17 @@ def test_values_are_found_for_every_text_of_training(training):
         ]
 
 
-def test_groups_are_found_for_every_text_of_training(training):
-    model, (_, documents, _), _, of_documents, _ = training
+def test_groups_and_vectors_are_found_for_every_text_of_training(training, bert_folder):
+    model, columns, options, of_documents, _ = training
     estimator = KnownRelevanceEstimator(dict.fromkeys(DOCUMENTS, "one"), model, **of_documents)
-    assert estimator.represent(documents).tolist() == [0] * 8
+    assert estimator.represent(columns[1]).tolist() == [0] * 8
+    table = TrainedModelEstimator(make_transformer_model(bert_folder), on_miss="ignore")
+    read = {"prompts": options.get("prompts"), "tasks": options.get("router_mapping")}
+    read["max_length"] = of_documents.get("max_length")
+    texts = {"query": QUERIES, "code": DOCUMENTS, "negative": NEGATIVES}
+    table.precompute(texts, model, show_progress=False, **read)
+    for column in columns:
+        assert not table.represent(column).isnan().any()
 
 
 def test_the_queries_of_mined_negatives_are_found_and_read_as_in_training(training):

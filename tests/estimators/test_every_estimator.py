@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, run, training_arguments
+from conftest import DOCUMENTS, NEGATIVES, QUERIES, assert_same, features, run, training_arguments, with_dropout
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformer, SentenceTransformerTrainer
 from tiny_models import make_transformer_model, save_bert
@@ -50,12 +50,6 @@ def reranker_folder(tmp_path_factory):
 @pytest.fixture
 def make(bert_folder, reranker_folder):
     """Make an estimator that finds something in the texts, and its treatment; teachers would drop out in training."""
-
-    def with_dropout(teacher):
-        for module in teacher.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.5
-        return teacher.train()
 
     def make(name, compares, model):
         if name == "known":

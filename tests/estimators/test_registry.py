@@ -1,7 +1,7 @@
 """Discovery by entry point: what is listed, what is loaded, and what is said when something is wrong."""
 
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, version
 
 import pytest
 
@@ -149,11 +149,15 @@ def test_an_estimator_is_described_with_its_plugins_version(installed, attribute
     }
 
 
-def test_an_estimator_of_no_distribution_has_no_version(installed):
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [("mteb.estimators", f"mteb {version('mteb')}"), ("a_module_of_no_distribution", None)],
+    ids=["not-registered", "of-no-distribution"],
+)
+def test_an_estimator_without_a_name_has_the_version_of_its_modules_distribution(installed, module, expected):
     installed("length", "length_plugin:Length", "length-plugin")
-    plugin = type(get_estimator("length"))
-    own = type("Own", (plugin,), {"__module__": "a_module_of_no_distribution"})()
-    assert registry.describe_estimator(own)["estimator_version"] is None
+    own = type("Own", (type(get_estimator("length")),), {"__module__": module})()
+    assert registry.describe_estimator(own)["estimator_version"] == expected
 
 
 @pytest.mark.parametrize("metadata", [None, "", "Summary: neither name nor version\n"], ids=["none", "empty", "other"])

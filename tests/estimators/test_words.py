@@ -8,11 +8,10 @@ import sys
 
 import pytest
 import torch
-from conftest import ForbidWaiting
 from tiny_models import make_word_tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from st_softinfonce import BM25Estimator, TextColumn
+from st_softinfonce import TextColumn
 from st_softinfonce.estimators import words
 from st_softinfonce.estimators.words import STOP_WORDS, Vocabulary, split_words, word_ids
 
@@ -247,35 +246,3 @@ class TestVocabulary:
         assert len(apart) == 1
         assert snake[0] == apart[0] != whole[0]
         assert len(snake) == 2
-
-    def test_a_vocabulary_of_lone_surrogates_is_read(self):
-        """One of all characters has some."""
-        characters = [chr(number) for number in (0xD800, 0xDFFF, *map(ord, "sort lie"))]
-
-        class Characters:
-            all_special_ids = ()
-            unk_token_id = None
-
-            def get_vocab(self):
-                return {character: number for number, character in enumerate(characters)}
-
-            def batch_decode(self, rows, **options):
-                return ["".join(characters[number] for number in row) for row in rows]
-
-        tokenizer = Characters()
-        vocabulary = Vocabulary.of(tokenizer)
-        ids = torch.tensor([[characters.index(letter) for letter in text] for text in ("sort tile", "tile rots")])
-        found, other = words_of(vocabulary, ids)
-        assert found[1] == other[0]
-        assert found[0] != other[1]
-        column = TextColumn({"input_ids": ids.masked_fill(ids == 6, 0)}, tokenizer)
-        assert BM25Estimator().represent(column).shape == (2, 9)
-
-    def test_reading_and_finding_words_does_not_wait_for_the_device(self):
-        tokenizer = make_tokenizer("byte-level")
-        vocabulary = Vocabulary.of(tokenizer)
-        ids = TextColumn.from_texts(SAID, tokenizer).content_ids
-        with ForbidWaiting():
-            words = vocabulary.words(ids)
-        assert vocabulary.to(ids.device) is vocabulary
-        assert (words >= 0).any()

@@ -103,15 +103,6 @@ def test_another_version_is_not_mixed_into_a_folder(description, tmp_path, capsy
     assert "holds version 7, this is 8" in capsys.readouterr().err
 
 
-def test_figures_count_what_the_files_hold(description, tmp_path):
-    build(description, tmp_path / "out")
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["languages"]["python"]
-    assert summary["rows"] == {"train": 16, "validation": 8, "test": 9}
-    assert summary["packages"] == {"train": 2, "validation": 1, "test": 1}
-    assert summary["pairs"] == 33
-    assert summary["shared_documentation"] == 0
-
-
 def test_a_pattern_that_fits_nothing_is_refused(description, tmp_path, capsys):
     description.write_text(description.read_text().replace('["four"]', '["five"]'))
     build(description, tmp_path / "out")

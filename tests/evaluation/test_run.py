@@ -20,7 +20,7 @@ from evaluation.runs.losses import NotApplicable, make_loss
 from evaluation.runs.oracle import known_relevance, relevance_groups
 from evaluation.runs.plan import METRICS, Config, Plan
 from evaluation.runs.score import make_task, score
-from evaluation.runs.store import Store, write_values
+from evaluation.runs.store import Store
 from st_softinfonce.estimators import TextColumn
 
 DUPLICATES = "\n[duplicates]\nshares = [0.0, 0.25]\n"
@@ -296,15 +296,6 @@ def test_two_writers_of_one_folder_are_refused(tmp_path):
         Store(tmp_path),
     ):
         pass
-
-
-def test_values_survive_being_written(tmp_path):
-    (tmp_path / "values").mkdir()
-    write_values(tmp_path, "k", ["a", "b"], {"m": np.array([0.5, 1.0])})
-    queries, values = Store(tmp_path).values("k")
-    assert queries == ["a", "b"]
-    assert values["m"].tolist() == [0.5, 1.0]
-    assert [path.name for path in (tmp_path / "values").iterdir()] == ["k.npz"]
 
 
 def test_scoring_shows_no_progress_bars(static_model, capfd):
