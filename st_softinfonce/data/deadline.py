@@ -9,7 +9,6 @@ from tree_sitter import Parser, Tree
 
 _SECONDS = 1.0
 _SECONDS_A_BYTE = 2e-5
-_QUICK = 0.05  # seconds
 
 
 class TimeLimitError(Exception):
@@ -29,18 +28,14 @@ class Deadline:
 
     def __init__(self, seconds: float | None, size: int = 0) -> None:
         allowed = math.inf if seconds is None else min(seconds, _SECONDS + _SECONDS_A_BYTE * size)
-        self._allowed = allowed
-        self._begin = time.monotonic()
-        self._end: float | None = None
+        self._end = time.thread_time() + allowed
+        self._earliest = time.monotonic() + allowed
 
     @property
     def is_over(self) -> bool:
         """Whether the time is over."""
-        # A thread's own time is dear to ask for: most files are done before it is needed.
-        passed = time.monotonic() - self._begin
-        if self._end is None and passed > _QUICK:
-            self._end = time.thread_time() + self._allowed - passed
-        return passed > self._allowed and self._end is not None and time.thread_time() > self._end
+        # A thread's own time is dear to ask for, and is never more than has passed.
+        return time.monotonic() > self._earliest and time.thread_time() > self._end
 
     def check(self) -> None:
         """Raise `TimeLimitError` if the time is over."""
