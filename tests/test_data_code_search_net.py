@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,15 +108,15 @@ def test_other_sources_are_filtered_and_their_comments_removed(tmp_path, languag
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_code_that_does_not_parse_is_dropped_and_whole_code_is_not(language):
-    clean = code_search_net._Cleaner(language)
-    assert clean(BROKEN[language]) is None
-    assert clean(FUNCTIONS[language][0]) == FUNCTIONS[language][1]
-    assert clean(FUNCTIONS[language][1]) == FUNCTIONS[language][1]
-    assert clean("  ") is None
+    clean = code_search_net._clean
+    assert clean(BROKEN[language], language) is None
+    assert clean(FUNCTIONS[language][0], language) == FUNCTIONS[language][1]
+    assert clean(FUNCTIONS[language][1], language) == FUNCTIONS[language][1]
+    assert clean("  ", language) is None
 
 
 def test_docstring_that_is_the_whole_body_stays():
-    clean = code_search_net._Cleaner("python")
+    clean = partial(code_search_net._clean, language="python")
     assert clean('def f():\n    """Nothing."""') == 'def f():\n    """Nothing."""'
     assert clean('def f():\n    """D."""\n    def g():\n        "E."\n        return 1\n    return g') == (
         "def f():\n    def g():\n        return 1\n    return g"
@@ -127,7 +128,7 @@ def test_docstring_that_is_the_whole_body_stays():
 
 @pytest.mark.parametrize("method", ["read(path) { return path; }", "async read() {}", "constructor(a) { super(a); }"])
 def test_methods_of_javascript_parse(method):
-    assert code_search_net._Cleaner("javascript")(method) == method
+    assert code_search_net._clean(method, "javascript") == method
 
 
 def test_rows_of_other_languages_are_left_out_of_a_common_configuration(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from st_softinfonce.data import MiningReport, mine_pairs, mining, workers
+from st_softinfonce.data.deadline import Deadline
 from st_softinfonce.data.file_miner import FileMiner, MiningOptions
 from st_softinfonce.data.languages import EXTENSIONS
 
@@ -191,6 +192,17 @@ def test_what_a_parser_despairs_of_ends_at_the_limit(tmp_path, size, seconds):
     started = time.thread_time()
     assert mine(tmp_path, ".js", "-> -> ->\n" * size, seconds).rule == "time_limit"
     assert time.thread_time() - started < 2
+
+
+def test_time_in_which_other_processes_have_the_machine_is_no_files_fault():
+    deadline = Deadline(0.1)
+    for _ in range(3):
+        time.sleep(0.2)
+        assert not deadline.is_over
+    started = time.thread_time()
+    while time.thread_time() < started + 0.2:
+        pass
+    assert deadline.is_over
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems set no such limit")

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tree_sitter import Node
 from st_softinfonce.data.docstrings import make_query, query_rule
 from st_softinfonce.data.english import is_english
 from st_softinfonce.data.languages import parse_function
+from st_softinfonce.data.languages.edits import REMOVED, apply_edits
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,6 @@ _FILES = {"train": "train", "validation": "valid", "test": "test", "codebase": "
 _MIN_QUERY_TOKENS, _MAX_QUERY_TOKENS = 3, 256
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _GITHUB_URL = re.compile(r"https?://[^/]+/([^/]+/[^/]+)/blob/[^/]+/([^#]+)")
-
-_REMOVED = "\0"
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -99,19 +99,19 @@ def load_code_search_net(
         found = {split: _table(_prepared_rows(_file(prepared, split), language)) for split in wanted}
         _warn_of_counts(found, language)
         return DatasetDict(found)
+    raw: Callable[[str], Rows]
     if original is not None:
-        raw = _original_reader(original)
+        raw = partial(_original_rows, original)
     else:
         raw = _dataset_reader(os.fspath(directory_or_hub_id), language, revision)
-    clean = _Cleaner(language)
     found = {}
     for split in wanted:
         dropped: Counter[str] = Counter()
         if split == "codebase":
             records = _distinct(record for part in ("validation", "test") for record in map(_record, raw(part)))
-            rows = _filtered(records, language, clean, dropped, with_query=False)
+            rows = _filtered(records, language, dropped, with_query=False)
         else:
-            rows = _filtered(map(_record, raw(split)), language, clean, dropped, with_query=True)
+            rows = _filtered(map(_record, raw(split)), language, dropped, with_query=True)
         found[split] = _table(rows)
         logger.info("%s/%s: kept %d, dropped %s", language, split, len(found[split]), dict(dropped))
     return DatasetDict(found)
@@ -276,8 +276,8 @@ def _prepared_rows(file: Path, language: str) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _original_reader(folder: Path) -> Callable[[str], Rows]:
-    return lambda part: (row for file in _original_files(folder, part) for row in _read(file))
+def _original_rows(folder: Path, part: str) -> Rows:
+    return (row for file in _original_files(folder, part) for row in _read(file))
 
 
 def _config(path: str, language: str, revision: str | None) -> str:
@@ -348,7 +348,6 @@ def _distinct(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _filtered(
     records: Iterable[dict[str, Any]],
     language: str,
-    clean: Callable[[str], str | None],
     dropped: Counter[str],
     *,
     with_query: bool,
@@ -358,7 +357,7 @@ def _filtered(
         query = " ".join(record["query_tokens"]).strip() or documentation
         count = len(record["query_tokens"]) or len(query.split())
         rule = _rule(query, documentation, count) if with_query else None
-        code = None if rule is not None else clean(record["code"])
+        code = None if rule is not None else _clean(record["code"], language)
         if code is None:
             dropped[rule or "syntax_error"] += 1
         else:
@@ -400,18 +399,22 @@ def _warn_of_counts(found: Mapping[str, Dataset], language: str) -> None:
         )
 
 
-class _Cleaner:
-    """Removes comments, and Python's docstrings, from a function; None for code that does not parse."""
-
-    def __init__(self, language: str) -> None:
-        self._language = language
-
-    def __call__(self, code: str) -> str | None:
-        # Lone surrogates, which only an escape in JSON can bring about, are no text.
-        if not code.strip() or _REMOVED in code or code != code.encode(errors="ignore").decode():
-            return None
-        parsed = parse_function(code, self._language)
-        return parsed and _without(parsed.data, parsed.start, parsed.end, _comments(parsed.root))
+def _clean(code: str, language: str) -> str | None:
+    """Remove comments, and Python's docstrings, from a function; None for code that does not parse."""
+    # Lone surrogates, which only an escape in JSON can bring about, are no text.
+    if not code.strip() or "\0" in code or code != code.encode(errors="ignore").decode():
+        return None
+    parsed = parse_function(code, language)
+    if parsed is None:
+        return None
+    # A docstring may hold what looks like a comment; it goes as a whole.
+    edits = [(first, last, REMOVED) for first, last in _comments(parsed.root)]
+    lines = []
+    for line in apply_edits(parsed.data, parsed.start, parsed.end, edits).split("\n"):
+        kept = line.replace(REMOVED, "")
+        if kept.strip() or REMOVED not in line:
+            lines.append(kept.rstrip() if REMOVED in line else line)
+    return "\n".join(lines).strip() or None
 
 
 def _comments(root: Node) -> list[tuple[int, int]]:
@@ -439,20 +442,3 @@ def _docstring(definition: Node) -> Node | None:
         return None
     inner = statements[0].named_children
     return statements[0] if len(inner) == 1 and inner[0].type in ("string", "concatenated_string") else None
-
-
-def _without(data: bytes, start: int, end: int, ranges: list[tuple[int, int]]) -> str | None:
-    pieces = []
-    position = start
-    for first, last in ranges:
-        # A docstring may hold what looks like a comment; it goes as a whole.
-        if first >= position:
-            pieces += [data[position:first].decode(), _REMOVED]
-            position = last
-    pieces.append(data[position:end].decode())
-    lines = []
-    for line in "".join(pieces).split("\n"):
-        kept = line.replace(_REMOVED, "")
-        if kept.strip() or _REMOVED not in line:
-            lines.append(kept.rstrip() if _REMOVED in line else line)
-    return "\n".join(lines).strip() or None

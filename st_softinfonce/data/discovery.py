@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.metadata
 import json
@@ -14,11 +15,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from st_softinfonce.data.archives import BROKEN, ArchiveError, Member, is_archive, read_members
+from st_softinfonce.data.archives import ArchiveError, Member, is_archive, read_members
 from st_softinfonce.data.languages import EXTENSIONS
 from st_softinfonce.data.languages.base import LanguageMiner
 from st_softinfonce.data.mining_report import PROBLEMS, MiningReport
@@ -44,7 +44,6 @@ _TEST_FILE = re.compile(r".+[._-](?:test|spec)\.\w+", re.IGNORECASE)
 _PROJECT_MARKS = re.compile(r"(?:setup\.py|setup\.cfg|README.*|LICEN[CS]E.*|COPYING.*)", re.IGNORECASE)
 _PACKAGE_MARKS = frozenset({"__init__.py", "module-info.java", "build.gradle", "build.gradle.kts", "pyvenv.cfg"})
 _MAX_DEPTH = 100  # of the folders in an archive
-_COPIED_BYTES = 1 << 20
 
 # Languages that people will look for, by the extensions that no other common kind of file has.
 _OTHER_LANGUAGES = {
@@ -364,36 +363,25 @@ def _save(member: Member, folder: Path, parts: tuple[str, ...], limit: int) -> s
                 stream.truncate(limit + 1)
                 return None
             with member.open() as content:
-                _copy(content, stream, member.size)
+                shutil.copyfileobj(content, stream)
+            if stream.tell() != member.size:
+                raise EOFError("it ends in the middle")
     except ArchiveError as error:
         target.unlink(missing_ok=True)
         return error.rule if error.rule == "too_large" else "unreadable"
-    except BROKEN as error:
+    except Exception as error:
+        # What libraries raise depends on where an archive is broken.
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 error.errno,
                 f"no space is left to unpack archives in {tempfile.gettempdir()}: free some, or set TMPDIR to a "
                 "folder that has more",
             ) from error
-        _remove(target)
+        # A name that is too long, or that of a folder, was not written to.
+        with contextlib.suppress(OSError):
+            target.unlink(missing_ok=True)
         return "unreadable"
     return None
-
-
-def _remove(file: Path) -> None:
-    try:
-        file.unlink(missing_ok=True)
-    except OSError:
-        return  # its name was too long, or names a folder: nothing was written
-
-
-def _copy(content: BinaryIO, stream: BinaryIO, size: int) -> None:
-    while size > 0:
-        piece = content.read(min(size, _COPIED_BYTES))
-        if not piece:
-            raise EOFError("it ends in the middle")
-        stream.write(piece)
-        size -= len(piece)
 
 
 def _safe(name: str) -> tuple[str, ...] | None:

@@ -7,8 +7,10 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 _LANGUAGES = (
     "en",
@@ -126,6 +128,9 @@ def english_score(text: str) -> float:
 @lru_cache(maxsize=1)
 def load_identifier() -> LanguageIdentifier:
     """Load what `english_score` judges texts by, which takes a second."""
+    # Imported here, for the processes that mine files need not judge them.
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
     # One of its own: py3langid's is shared with whoever uses it in this process.
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
     identifier.set_languages(_LANGUAGES)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from st_softinfonce._checks import check_count
 from st_softinfonce.data.deadline import Deadline, TimeLimitError
 from st_softinfonce.data.docstrings import make_query, query_rule
-from st_softinfonce.data.english import english_score, load_identifier
 from st_softinfonce.data.languages import load_miners
 from st_softinfonce.data.languages.base import FoundFunction, GarbageError, ParsedFile
 from st_softinfonce.data.reading import read_source
@@ -58,7 +57,7 @@ class MinedFunction(NamedTuple):
         query: Its query; empty if it has none and is only a candidate.
         code: Its code.
         key: The same for functions of one language whose code differs in white space alone.
-        score_index: Where its query's score stands in the file's `scores`; None for a candidate.
+        query_index: Where its query stands in the file's `queries`; None for a candidate.
         line: The line on which it begins, from 1.
     """
 
@@ -66,7 +65,7 @@ class MinedFunction(NamedTuple):
     query: str
     code: str
     key: bytes
-    score_index: int | None = None
+    query_index: int | None = None
     line: int = 0
 
 
@@ -80,7 +79,7 @@ class MinedFile:
         functions_seen: All its functions.
         dropped: The rules that drop functions, and how many of them.
         functions: The others.
-        scores: The `english_score` of each query that is fit but for its language, also where the code is not.
+        queries: All that are fit but for their language, which is judged by all of them, also where the code is not.
     """
 
     rule: str | None = None
@@ -88,7 +87,7 @@ class MinedFile:
     functions_seen: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     functions: list[MinedFunction] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
 
     def drop(self, rule: str) -> None:
         """Count a function under the rule that drops it."""
@@ -106,7 +105,6 @@ class FileMiner:
     def __init__(self, languages: Sequence[str], options: MiningOptions) -> None:
         self._miners = load_miners(languages)
         self._options = options
-        load_identifier()  # not in the time of the first file
 
     def mine(self, place: str, language: str) -> MinedFile:
         """Mine a file.
@@ -137,20 +135,20 @@ class FileMiner:
         for function in parsed.functions:
             deadline.check()
             file.functions_seen += 1
-            rule, query, code = self._examine(function, file.scores)
+            rule, query, code = self._examine(function, file.queries)
             if rule is None:
                 # White space is no difference.
                 words = "\0".join((language, *code.split()))
                 key = hashlib.blake2b(words.encode(), digest_size=16).digest()
-                index = len(file.scores) - 1 if query else None
-                found = MinedFunction(function.name, query, code, key, score_index=index, line=function.line)
+                index = len(file.queries) - 1 if query else None
+                found = MinedFunction(function.name, query, code, key, query_index=index, line=function.line)
                 file.functions.append(found)
             else:
                 file.drop(rule)
         return file
 
-    def _examine(self, function: FoundFunction, scores: list[float]) -> tuple[str | None, str, str]:
-        """The rule that drops a function, or None; its query, whose score is appended, and its code."""
+    def _examine(self, function: FoundFunction, queries: list[str]) -> tuple[str | None, str, str]:
+        """The rule that drops a function, or None; its query, which is appended, and its code."""
         options = self._options
         rule, query = function.rule, ""
         if rule is None:
@@ -163,7 +161,7 @@ class FileMiner:
                 return rule, "", ""
             query = ""
         if query:
-            scores.append(english_score(query))
+            queries.append(query)
         code = function.extract()
         if code is None:
             return "syntax_error", "", ""

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 from st_softinfonce.data.archives import EXTENSIONS as ARCHIVES, is_archive
 from st_softinfonce.data.discovery import Source, SourceFile, find_files, note_problem
 from st_softinfonce.data.duplicates import NearDuplicateIndex
-from st_softinfonce.data.english import EnglishFilter
+from st_softinfonce.data.english import EnglishFilter, english_score
 from st_softinfonce.data.file_miner import FileMiner, MinedFile, MinedFunction, MiningOptions
 from st_softinfonce.data.languages import EXTENSIONS, load_miners
 from st_softinfonce.data.languages.base import LanguageMiner
@@ -250,9 +250,11 @@ class Mining:
 
     def _in_english(self, source: SourceFile, file: MinedFile) -> Iterator[MinedFunction]:
         """The functions of a file whose query is English, and the candidates."""
-        are_english = self._english.judge(source.package or source.path.split("/")[0], file.scores)
+        # Scored here, as it would take each process half a second to load what scores them.
+        scores = list(map(english_score, file.queries))
+        are_english = self._english.judge(source.package or source.path.split("/")[0], scores)
         for function in file.functions:
-            if function.score_index is None or are_english[function.score_index]:
+            if function.query_index is None or are_english[function.query_index]:
                 yield function
             elif self._options.undocumented:
                 yield function._replace(query="")

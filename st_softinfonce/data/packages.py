@@ -26,6 +26,7 @@ VENDORED_FOLDERS = frozenset(
 )
 _FOLDERS_ABOVE = 3
 _DISTRIBUTION = re.compile(r".+\.dist-info")
+_TOP = re.compile(r'\n"?([^/,\n]+)')
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class PackageFinder:
         self._last = root if self._is_archive else above[min(_FOLDERS_ABOVE, len(above) - 1)]
         self._known: dict[Path, _Known] = {}
         self._names: dict[Path, list[str]] = {}
-        self._installed: dict[Path, dict[str, Provenance]] = {}
+        self._installed: dict[Path, dict[str, importlib.metadata.Distribution]] = {}
 
     def own(self, folder: Path) -> Provenance:
         """Read what the files of one folder say of the code in it."""
@@ -100,7 +101,7 @@ class PackageFinder:
         provenance = known.provenance
         if len(parts) == 1 and not self._is_archive and self._is_installation(self.root):
             # A module of one file.
-            provenance = self._distributions(self.root).get(parts[0], Provenance()).or_else(provenance)
+            provenance = self._distributed(self.root, parts[0]).or_else(provenance)
         package, path = self._place(parts, language, miner, known)
         return FoundPackage(printable(package), printable(path), provenance.version, provenance.license or "")
 
@@ -149,7 +150,7 @@ class PackageFinder:
             return _Known(self.whole, folder if self.whole.name else None)
         own = self.own(folder)
         if not self._is_archive and self._is_installation(folder.parent):
-            own = self._distributions(folder.parent).get(folder.name, Provenance()).or_else(own)
+            own = self._distributed(folder.parent, folder.name).or_else(own)
         name, home = above.provenance.name, above.home
         if own.name or (".git" in self._listed(folder) and self.root in folder.parents):
             name, home = own.name or folder.name, folder
@@ -186,10 +187,17 @@ class PackageFinder:
     def _is_installation(self, folder: Path) -> bool:
         return any(map(_DISTRIBUTION.fullmatch, self._listed(folder)))
 
-    def _distributions(self, folder: Path) -> dict[str, Provenance]:
+    def _distributed(self, folder: Path, top: str) -> Provenance:
+        """What the distribution says that has installed a package or module into a folder."""
         if folder not in self._installed:
             self._installed[folder] = _distributions(folder)
-        return self._installed[folder]
+        if top not in self._installed[folder]:
+            return Provenance()
+        try:
+            known = distribution_provenance(self._installed[folder][top].metadata)
+        except (AttributeError, KeyError, OSError, TypeError, ValueError):
+            return Provenance()  # a broken installation says nothing
+        return Provenance("", known.version, known.license or "")
 
 
 def is_package(miner: LanguageMiner, folder: Path) -> bool:
@@ -251,22 +259,16 @@ def _read(file: Path) -> bytes:
         return stream.read(MAX_BYTES)
 
 
-def _distributions(folder: Path) -> dict[str, Provenance]:
-    """What the distributions that are installed in a folder say of the packages and modules in it."""
-    found: dict[str, Provenance] = {}
+def _distributions(folder: Path) -> dict[str, importlib.metadata.Distribution]:
+    """The distributions that are installed in a folder, by the packages and modules that they have there."""
+    found: dict[str, importlib.metadata.Distribution] = {}
     for distribution in importlib.metadata.distributions(path=[str(folder)]):
         try:
-            known, tops = distribution_provenance(distribution.metadata), _top_names(distribution)
-        except (AttributeError, KeyError, OSError, TypeError, ValueError):
-            continue  # a broken installation says nothing
+            # `files` would make a path of each of thousands of lines.
+            record = distribution.read_text("RECORD")
+            tops = _TOP.findall(f"\n{record}") if record else [file.parts[0] for file in distribution.files or ()]
+        except (OSError, ValueError):
+            continue
         for top in tops:
-            found.setdefault(top, Provenance("", known.version, known.license or ""))
+            found.setdefault(top, distribution)
     return found
-
-
-def _top_names(distribution: importlib.metadata.Distribution) -> set[str]:
-    record = distribution.read_text("RECORD")
-    if record is None:
-        return {file.parts[0] for file in distribution.files or ()}
-    # `files` would make a path of each of thousands of lines.
-    return {line.lstrip('"').partition(",")[0].partition("/")[0] for line in record.splitlines()}

@@ -44,7 +44,7 @@ _PYTHON2 = {
 # Apart they are found ten times faster than together.
 _DEF, _CLASS = re.compile(rb"def[ \t\f\\\n]"), re.compile(rb"class[ \t\f\\\n]")
 # What may begin with what the docstring's line holds, or be nothing but a stub.
-_PLAIN_REST = re.compile(rb"[ \t]*\n\s*(?!#|pass\b|\.\.\.|raise\b)\S")
+_PLAIN_REST = re.compile(rb"[ \t]*\n\s*(?:#[^\n]*\n\s*)*(?!#|pass\b|\.\.\.|raise\b)\S")
 # Signs that more than the docstring has to go, or stay as it is, or that Python 3 may not parse it.
 _SIGNS = (b'"""', b"'''", b"\\\n", b"\t", b"<>", b"async", b"await")
 _PYTHON2_SIGNS = re.compile(
