@@ -20,7 +20,7 @@ from typing import Any
 
 from st_softinfonce.data import MiningReport, Source, mine_pairs
 from st_softinfonce.data.discovery import find_files
-from st_softinfonce.data.english import EnglishFilter
+from st_softinfonce.data.english import EnglishFilter, english_score
 from st_softinfonce.data.file_miner import FileMiner, MiningOptions
 from st_softinfonce.data.languages import load_miners
 
@@ -44,11 +44,11 @@ def documentation(archive: Path, language: str) -> list[dict[str, Any]]:
     )
     for file in found:
         mined = miner.mine(str(file.location), file.language)
-        are_english = english.judge(file.package, mined.scores)
+        are_english = english.judge(file.package, list(map(english_score, mined.queries)))
         for function in mined.functions:
-            if function.score_index is not None:
+            if function.query_index is not None:
                 texts = {"path": file.path, "name": function.name, "query": function.query, "code": function.code}
-                rows.append(texts | {"dropped": not are_english[function.score_index]})
+                rows.append(texts | {"dropped": not are_english[function.query_index]})
     return rows
 
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation import UsageError
+from evaluation.report.tables import ALL
 from evaluation.runs.losses import kind_of
 from evaluation.runs.plan import BASELINE, BEST_BY, HOST, UNTRAINED, Config, Plan
 from evaluation.runs.store import Store
 from st_softinfonce.tasks import mean_interval
 
-ALL = "mean"
 _SHARED_OPTIONS = ("hardness_mode", "hardness_strength", "directions", "partition_mode")  # not the treatments'
 
 Result = Mapping[str, Any]

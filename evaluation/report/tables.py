@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import UsageError
+from evaluation.runs.plan import BASELINE, BEST_BY as METRIC
 
 Summary = Mapping[str, Any]
 
 ALL = "mean"
-METRIC = "mrr_at_1000_duplicates"
 NAMES = {
     "mrr_at_1000_strict": "MRR, strict",
     "mrr_at_1000_duplicates": "MRR, duplicates-aware",
@@ -191,7 +191,8 @@ def headline_entries(
             each = [entry for entry in here if entry["language"] != ALL]
             if not each:
                 continue
-            entry, known = next(entry for entry in here if entry["language"] == ALL), found.get(row, ({}, []))[1]
+            entry = next(entry for entry in here if entry["language"] == ALL)
+            known = found[row][1] if row in found else []
             if known and not {one["language"] for one in known} & {one["language"] for one in each}:
                 found[row] = _pooled([*known, *each]), [*known, *each]
             elif len(each) >= len(known):
@@ -551,7 +552,7 @@ def _title(entry: Mapping[str, Any]) -> str:
 
 
 def _label(entry: Mapping[str, Any]) -> str:
-    return entry["row"] + (f" (against {entry['against']})" if entry["against"] != "info-nce" else "")
+    return entry["row"] + (f" (against {entry['against']})" if entry["against"] != BASELINE else "")
 
 
 def _alone(summary: Summary, entry: Mapping[str, Any]) -> str:

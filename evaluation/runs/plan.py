@@ -122,6 +122,8 @@ class Config:
             raise UsageError(f"{self.name} has none of the languages {list(languages or ())}.")
         if not any(block["regimes"] for block in self.content["matrix"]):
             raise UsageError(f"{self.name} has none of the regimes {list(regimes or ())}.")
+        if not any(self.entries(block, "rows") for block in self.content["matrix"]):
+            raise UsageError(f"{self.name} has the rows {list(rows)}, but in no [[matrix]]: add them to one.")
 
     def _check(self) -> None:
         _check_names(self.name, self.content, {*_SECTIONS, *_TABLES, "matrix"})

@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="PLAN", help="a TOML file, or the name of one in evaluation/configs")
     parser.add_argument("--corpus", help="folder or name of the corpus (default: as the file says)")
     parser.add_argument("--output", type=Path, help="folder of the results (default: output/evaluation/PLAN)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows alone")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="ROW", help="run these rows alone, and what chooses their settings"
+    )
     parser.add_argument("--languages", nargs="+", metavar="NAME", help="of those that the file names")
     parser.add_argument("--regimes", nargs="+", metavar="NAME", help="of those that the file names")
     parser.add_argument("--list", action="store_true", help="say what would be run")

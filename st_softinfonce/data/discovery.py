@@ -51,7 +51,7 @@ _OTHER_LANGUAGES = {
     "Elixir": ".ex .exs",
     "Erlang": ".erl", "F#": ".fs", "Fortran": ".f90 .f", "Groovy": ".groovy", "Haskell": ".hs", "Julia": ".jl",
     "Kotlin": ".kt .kts", "Lua": ".lua", "Objective-C": ".m .mm", "OCaml": ".ml", "Perl": ".pl .pm", "R": ".r .R",
-    "Rust": ".rs", "Scala": ".scala", "Shell": ".sh", "Swift": ".swift", "TypeScript": ".ts .tsx .mts .cts",
+    "Rust": ".rs", "Scala": ".scala", "Shell": ".sh", "Swift": ".swift",
     "Vue": ".vue", "Zig": ".zig",
 }  # fmt: skip
 _LANGUAGE_OF = {extension: name for name, several in _OTHER_LANGUAGES.items() for extension in several.split()}

@@ -185,9 +185,9 @@ def read_judges(estimator: object, treatment: object, treatments: object) -> lis
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
             raise TypeError(f"treatments must hold pairs (estimator, treatment), got {entry!r}.")
         who, what = entry
-        judge = get_estimator(cast(Any, who))
-        chosen = (judge.treatment,) if what is None else as_treatments("treatment", what)
+        judging = get_estimator(cast(Any, who))
+        chosen = (judging.treatment,) if what is None else as_treatments("treatment", what)
         effective = tuple(one for one in chosen if not one.idle)
         if effective:
-            judges.append(Judge(judge, effective))
+            judges.append(Judge(judging, effective))
     return judges

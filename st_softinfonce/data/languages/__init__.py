@@ -10,7 +10,7 @@ from tree_sitter import Node, Parser
 
 from st_softinfonce.data.languages.base import LanguageMiner, load_grammar
 
-# A new language is one line here and one module that holds a `Miner`.
+# A new language is a line here and in `SURROUNDINGS`, and a module that holds a `Miner`; see CONTRIBUTING.md.
 _MODULES = {
     "python": ("st_softinfonce.data.languages.python", (".py",)),
     "javascript": ("st_softinfonce.data.languages.javascript", (".js", ".mjs", ".cjs", ".jsx")),
