@@ -1,8 +1,4 @@
-"""Soft-InfoNCE for sentence-transformers: a contrastive loss for negatives that are not equally negative.
-
-Whatever cannot be meant is refused where it is given: a ValueError, or a TypeError for something of another kind,
-names the argument, the value, and what to do instead.
-"""
+"""Soft-InfoNCE for sentence-transformers: a contrastive loss for negatives that are not equally negative."""
 
 from __future__ import annotations
 

@@ -167,6 +167,10 @@ def calibrate(
         **reading: ``prompts``, ``router_mapping`` and ``max_length`` as given to the trainer: see
             :class:`~st_softinfonce.pair_batches.PairTexts`.
 
+    Raises:
+        ValueError: An option is out of range, there are fewer pairs than a batch, or the estimator is unknown or
+            breaks its contract.
+        TypeError: ``treatment`` is no treatment, or ``estimator`` no estimator.
     """
     judge = get_estimator(estimator)
     asked = (judge.treatment,) if treatment is None else as_treatments("treatment", treatment)
@@ -234,6 +238,10 @@ def make_treatment(
     An estimator's own treatment of that kind is taken as it is, or with other options if it is ``Soften``. Otherwise
     the temperature of ``Soften`` and the posterior of ``Discount`` are those of :func:`calibrate`, which takes the
     same ``pairs``, ``batch_size`` (made smaller if there are fewer pairs) and ``reading``.
+
+    Raises:
+        ValueError: An option is out of range, or the data do not allow to fit it.
+        TypeError: The treatment has no such option.
     """
     kind: Any = {"soften": Soften, "discount": Discount, "mask": Mask, "promote": Promote, "distill": Distill}[name]
     known = [field.name for field in fields(kind)]

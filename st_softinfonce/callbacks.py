@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 class TreatmentStatisticsCallback(TrainerCallback):
     """Logs what the treatments did to the negatives since the last log, beside the training loss.
 
-    It is added by ``trainer.add_callback(TreatmentStatisticsCallback(trainer))``. All that the trainer reports to
-    (TensorBoard, W&B, ...) get these entries, and ``trainer.state.log_history``:
+    All that the trainer reports to (TensorBoard, W&B, ...) get these entries, and ``trainer.state.log_history``:
 
     - ``negatives_masked``, ``negatives_softened`` (a weight below 0.9) and ``negatives_promoted`` (more than a tenth
       of their positive's target): shares of the negatives;
@@ -39,6 +38,13 @@ class TreatmentStatisticsCallback(TrainerCallback):
     The sums stay on the device and are read once a log, so that no step waits. The losses within a wrapper and the
     directions of a loss count together. Evaluation is left out. On several devices each process sees its own rows,
     and what the main process saw is logged.
+
+    Raises:
+        ValueError: The trainer has no loss that treats negatives.
+
+    Example::
+
+        trainer.add_callback(TreatmentStatisticsCallback(trainer))
     """
 
     def __init__(self, trainer: BaseTrainer) -> None:

@@ -46,6 +46,9 @@ class CodeRetrievalEvaluator(InformationRetrievalEvaluator):
         batch_size: For encoding.
         corpus: Further candidates, all of them: column `code`, with `query` if they have one.
         split: Which split is taken of a `DatasetDict`.
+
+    Raises:
+        ValueError: A column is missing, a text is empty or no string, or `sample` is below 1.
     """
 
     def __init__(

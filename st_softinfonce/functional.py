@@ -15,8 +15,7 @@ too small. What holds for every function:
 - Options are explained at the treatment that has them: :class:`~st_softinfonce.Soften`, ``Discount``, ``Mask``,
   ``Promote`` and ``Distill``, in the order of the functions here.
 - The loss is differentiable in ``scores``; weights and targets carry no gradient.
-- A ``ValueError`` names an option out of range, a shape that does not fit, and values such as nan. Values are looked
-  at on the CPU only: on other devices looking would make the host wait.
+- Values such as nan are looked for, and refused, on the CPU only: on other devices looking would make the host wait.
 """
 
 from __future__ import annotations
@@ -66,6 +65,12 @@ def soft_info_nce(
 
     Returns:
         A scalar in float32 (float64 if ``scores`` is). A row without candidates left is 0.
+
+    Shape:
+        ``scores``, ``log_weights`` and ``targets`` ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+
+    Raises:
+        ValueError: A shape does not fit, or a value is out of range.
 
     Example:
         >>> scores = torch.tensor([[2.0, 1.0], [0.0, 2.0]])
@@ -122,6 +127,12 @@ def negative_weights(
     ``known``, ``(M,)`` or ``(N, M)`` bool, says of which candidates the similarity says something, by default of all.
     The others have weight 1 and do not count in ``K``.
 
+    Shape:
+        ``similarity`` and weights ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+
+    Raises:
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+
     Example:
         >>> weights = negative_weights(torch.tensor([[9.0, 1.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]]),
         ...                            alpha=1.3, beta=0.7, temperature=1.0)
@@ -164,6 +175,12 @@ def posterior_weights(
     for, estimated directly. Unlike :func:`negative_weights` it does not depend on the other candidates: a batch
     without similar negatives keeps weights near 1. The positive's similarity is read only by a relative posterior.
 
+    Shape:
+        ``similarity`` and weights ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+
+    Raises:
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+
     Example:
         >>> from st_softinfonce.posterior import RelevancePosterior
         >>> posterior = RelevancePosterior(knots=(0.0, 10.0), log_ratios=(-5.0, 5.0), prior=0.01)
@@ -199,6 +216,13 @@ def mask_log_weights(
     - ``top_k``: the row's most similar ones, of tied ones the lowest column first (Li et al. 2023, section 4.4).
     - ``ratio``: similarity of at least ``ratio * p``; nothing where ``p <= 0`` (the same).
     - ``above``: similarity above this, whatever the positive's.
+
+    Shape:
+        ``similarity`` and log weights ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+
+    Raises:
+        ValueError: Not exactly one rule is given, its value is out of range, a shape does not fit, or ``similarity``
+            holds nan.
 
     Example:
         >>> mask_log_weights(torch.tensor([[0.8, 0.79, 0.2], [0.1, 0.9, 0.3], [0.0, 0.1, 0.7]]), margin=0.05)
@@ -245,6 +269,12 @@ def promoted_targets(
     ``targets`` are those of other promotions, to which these are added: a candidate has the larger of both relevances.
     The positive's similarity is read only by a relative posterior.
 
+    Shape:
+        ``similarity``, ``log_weights`` and targets ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+
+    Raises:
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+
     Example:
         >>> promoted_targets(torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
         tensor([[0.5000, 0.5000, 0.0000],
@@ -283,6 +313,12 @@ def distilled_targets(
     ``-inf`` in ``similarity`` or ``log_weights`` gets no share. A row whose positive has the similarity ``-inf``
     cannot be judged and keeps its one-hot target. ``targets`` take the place of the one-hot ones.
 
+    Shape:
+        ``similarity``, ``log_weights`` and targets ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+
+    Raises:
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
+
     Example:
         >>> targets = distilled_targets(torch.tensor([[0.7, 0.7, 0.2], [0.1, 0.9, 0.3], [0.0, 0.1, 0.7]]), share=0.5)
         >>> [round(target, 2) for target in targets[0].tolist()]
@@ -320,6 +356,12 @@ def temperature_for_share(
     each row's largest. If it nowhere does (a large batch: the formula softens few of many), the temperature that comes
     closest is taken; ``None`` if none makes a difference, as there are too few negatives or all are equally similar.
     The positive's similarity is not read, and the host waits for the device.
+
+    Shape:
+        ``similarity`` ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+
+    Raises:
+        ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
     """
     check_weighting(alpha=alpha, beta=beta, temperature=1.0, min_weight=1.0)
     check_share("share", share)

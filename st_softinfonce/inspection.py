@@ -96,6 +96,11 @@ def inspect_pairs(
     Returns:
         The negatives that are treated (masked, at a weight below 0.9, or with more than a tenth of their positive's
         target), and numbers.
+
+    Raises:
+        ValueError: An option is out of range, the treatment has no effect, or the estimator is unknown or breaks
+            its contract.
+        TypeError: Something else than an estimator or a treatment is given.
     """
     judges = read_judges(estimator, treatment, treatments)
     if not judges:

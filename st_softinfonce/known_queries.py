@@ -27,6 +27,18 @@ class KnownQueries:
         query_prompt: As ``prompt`` for :meth:`TextColumn.as_read_by`, of the queries.
         query_task: As ``task``, likewise.
         **reading: ``max_length``, and the documents' ``prompt`` and ``task``.
+
+    Raises:
+        ValueError: ``query_of`` is empty, or holds something else than texts.
+
+    Example:
+        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        >>> from tokenizers import Tokenizer, models
+        >>> tokenizer = Tokenizer(models.WordLevel({"def": 0, "sort": 1}))
+        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
+        >>> known = KnownQueries({"def": "sort"}, model)
+        >>> known.of(TextColumn.from_texts(["def", "sort"], tokenizer))[1]
+        tensor([ True, False])
     """
 
     def __init__(

@@ -42,6 +42,7 @@ def read_pairs(paths: Sequence[str | os.PathLike[str]], *, languages: Sequence[s
 
     Raises:
         FileNotFoundError: A path does not exist.
+        ValueError: Data and source trees are mixed, or the source trees hold fewer than 2 pairs.
         OSError: The data cannot be read.
         ImportError: The sources cannot be mined for want of the extra ``mining``.
     """
@@ -93,6 +94,10 @@ class PairTexts:
         prompts: As in the training arguments: one for both columns, or by column.
         router_mapping: As in the training arguments: the task by column.
         max_length: As in the training arguments, in tokens: one for both columns, or by task.
+
+    Raises:
+        ValueError: ``pairs`` is no dataset of two columns of texts, ``model`` is no model, or an option is for another
+            column.
     """
 
     def __init__(
@@ -173,6 +178,10 @@ def batch_similarities(
     Yields:
         The rows of a batch, and their similarities ``(batch_size, batch_size)``; each row's positive is on the
         diagonal.
+
+    Raises:
+        ValueError: A number is out of range, there are fewer pairs than a batch, or the estimator breaks its
+            contract.
     """
     check_count("batch_size", batch_size, 2)
     check_count("batches", batches)

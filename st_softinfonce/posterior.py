@@ -40,6 +40,9 @@ class RelevancePosterior:
         known_pairs: How many known pairs it was estimated from.
         random_pairs: How many random pairs it was estimated from.
 
+    Raises:
+        ValueError: A value is out of range.
+
     Example:
         >>> posterior = RelevancePosterior(knots=(0.2, 0.8), log_ratios=(-4.0, 9.0), prior=0.001)
         >>> [round(p, 4) for p in posterior.probability(torch.tensor([0.1, 0.5, 0.7, 0.9])).tolist()]
@@ -90,6 +93,10 @@ class RelevancePosterior:
                 scores leave room for: above the known scores' median, 75% and 90% quantile, there must be at least
                 ``prior`` times as large a share of random pairs as of known ones (mixture proportion estimation).
             relative: The scores given are relative, and similarities shall be made so.
+
+        Raises:
+            ValueError: There are too few scores, nan or inf among them, all are equal, all random ones are -inf, the
+                known pairs do not score above the random ones, or the prior is out of range.
         """
         known = _score_sample("known_scores", known_scores, _MIN_KNOWN)
         random = _score_sample("random_scores", random_scores, _MIN_RANDOM)

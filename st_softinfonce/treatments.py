@@ -32,8 +32,7 @@ from st_softinfonce.posterior import RelevancePosterior
 class Treatment:
     """What the loss does with how relevant an estimator finds each candidate: nothing, unless a subclass says so.
 
-    Subclasses are frozen dataclasses. Those here refuse options out of range by a ValueError, and something else than
-    a posterior by a TypeError; their fields are the options of their function in ``functional``.
+    Subclasses are frozen dataclasses. The fields of those here are the options of their function in ``functional``.
     """
 
     # Of the treatments that make targets, those with a smaller number come first, whatever order they are given in:
@@ -122,6 +121,9 @@ class Soften(Treatment):
         temperature: Above 0, in units of the estimator's similarity. Small: only the most similar is softened.
         min_weight: In (0, 1]. Floor of a negative's weight.
 
+    Raises:
+        ValueError: An option is out of range.
+
     Example:
         >>> Soften(alpha=1.5, beta=0.5, temperature=1.0).get_config_dict()
         {'treatment': 'Soften', 'alpha': 1.5, 'beta': 0.5, 'temperature': 1.0, 'min_weight': 0.1}
@@ -154,6 +156,10 @@ class Discount(Treatment):
     Args:
         posterior: What the estimator's similarity says about relevance.
         min_weight: In [0, 1]. Floor of a negative's weight; 0 takes a surely relevant one out.
+
+    Raises:
+        ValueError: An option is out of range.
+        TypeError: ``posterior`` is not a ``RelevancePosterior``.
     """
 
     posterior: RelevancePosterior
@@ -187,6 +193,13 @@ class Mask(Treatment):
         top_k: At least 1. Take out this many of each row's most similar negatives.
         ratio: Above 0. Take out what is at least this many times as similar as the positive.
         above: Take out what is more similar than this.
+
+    Raises:
+        ValueError: Not exactly one rule is given, or its value is out of range.
+
+    Example:
+        >>> Mask(margin=0.05, relative=True).get_config_dict()
+        {'treatment': 'Mask', 'margin': 0.05, 'relative': True}
     """
 
     margin: float | None = None
@@ -214,6 +227,10 @@ class Promote(Treatment):
         posterior: What the estimator's similarity says about relevance. ``None`` takes the similarity itself as a
             probability, which suits estimators that know (0 or 1).
         above: In [0, 1). The probability from which on a candidate is a positive.
+
+    Raises:
+        ValueError: ``above`` is out of range.
+        TypeError: ``posterior`` is not a ``RelevancePosterior``.
     """
 
     posterior: RelevancePosterior | None = None
@@ -240,6 +257,9 @@ class Distill(Treatment):
     Args:
         share: In [0, 1]. How much of each row's target is the estimator's; the rest is the positive's.
         temperature: Above 0, in units of the estimator's similarity. Small: its favourite gets all of the share.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
     share: float = 0.5
@@ -293,7 +313,12 @@ def combine(
 
 
 def as_treatments(name: str, value: object) -> tuple[Treatment, ...]:
-    """Return the treatments that the argument ``name`` holds: one, or a list; refuse anything else, and none."""
+    """Return the treatments that the argument ``name`` holds: one, or a list; refuse anything else, and none.
+
+    Raises:
+        ValueError: There is none.
+        TypeError: Something else than a treatment is among them; ``name`` is the argument's name in the message.
+    """
     several = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     for treatment in several:
         if not isinstance(treatment, Treatment):

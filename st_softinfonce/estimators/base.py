@@ -49,6 +49,15 @@ class SimilarityEstimator(ABC):
         often_equal: Whether batches in which all similarities are equal are usual, as for duplicates, which most
             batches have none of. Otherwise an estimator that finds no difference in the first batches is named in a
             warning.
+
+    Example:
+        >>> from st_softinfonce.treatments import Soften
+        >>> class SameLength(SimilarityEstimator):
+        ...     treatment, compares = Soften(alpha=1.3, beta=0.7, temperature=2.0), "queries"
+        ...     def represent(self, column):
+        ...         return column.content_mask.sum(dim=1, keepdim=True).float()
+        ...     def similarity(self, queries, candidates):
+        ...         return -torch.cdist(queries, candidates)
     """
 
     name: ClassVar[str]
@@ -202,7 +211,8 @@ def count_rows(representation: Representation) -> int:
 def join_rows(parts: Sequence[Representation], padding: Padding) -> Representation:
     """Put representations of several columns ``(n_k, ...)`` below each other, narrower ones filled with ``padding``.
 
-    A ValueError says if the parts differ in width and ``padding`` is ``None``.
+    Raises:
+        ValueError: The parts differ in width and ``padding`` is ``None``.
     """
     if len(parts) == 1:
         return parts[0]

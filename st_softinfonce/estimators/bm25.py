@@ -72,6 +72,9 @@ class BM25Estimator(SimilarityEstimator):
             a comma or the piece "##s" is rare, and would make queries similar. ``"all"`` counts every token (or word)
             as it is, as for the paper's numbers, and so do columns without a tokenizer and a function of your own.
 
+    Raises:
+        ValueError: An option is out of range.
+
     Example:
         >>> ids = torch.tensor([[5, 6, -1], [5, 7, 8], [9, 10, 11]])
         >>> BM25Estimator().similarity(ids, ids)[0].argsort(descending=True).tolist()
@@ -134,6 +137,9 @@ class BM25Estimator(SimilarityEstimator):
             epsilon: The idf of a token in more than half of the texts is this share of the mean idf.
             compares: As for the class, like ``tokens``.
             tokens: Likewise.
+
+        Raises:
+            ValueError: ``texts`` is one string or holds nothing to count, or an option is out of range.
         """
         of_a_model = _is_of_a_model(tokenizer)
         estimator = cls(k1=k1, b=b, compares=compares, tokenizer=None if of_a_model else tokenizer, tokens=tokens)

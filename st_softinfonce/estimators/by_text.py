@@ -34,6 +34,17 @@ class ByText(Generic[Value]):
     Attributes:
         values: The values that can be found, one a text; :meth:`index` returns places in this list.
         ambiguous: How many texts were left out, as the model reads them like another text of another value.
+
+    Raises:
+        ValueError: ``values`` is empty, or a text is not a string.
+
+    Example:
+        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        >>> from tokenizers import Tokenizer, models
+        >>> tokenizer = Tokenizer(models.WordLevel({"sort": 0, "list": 1}))
+        >>> model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)], device="cpu")
+        >>> ByText({"sort": "algorithms"}, model).of(TextColumn.from_texts(["list", "sort"], tokenizer))
+        [None, 'algorithms']
     """
 
     def __init__(self, values: Mapping[str, Value], model: SentenceTransformer, **reading: Any) -> None:

@@ -38,6 +38,10 @@ class CrossEncoderEstimator(PairwiseEstimator):
         shortlist: Likewise.
         scores_kept: Likewise.
         **model_options: For ``CrossEncoder``, when ``model`` is a name or a path.
+
+    Raises:
+        ValueError: An option is out of range, or the model gives several labels.
+        TypeError: ``model`` is something else.
     """
 
     name = "cross-encoder"

@@ -62,6 +62,10 @@ class EncoderEstimator(SimilarityEstimator):
         on_miss: ``"encode"`` encodes what is not in the table, for which every step waits for the device once;
             ``"ignore"`` never waits, and treats such a text as similar to nothing.
         **model_options: For ``SentenceTransformer``, when ``model`` is a name or a path.
+
+    Raises:
+        ValueError: An option is out of range, or, at its first use, the table was made by something else.
+        TypeError: ``model`` is something else.
     """
 
     normalize: bool
@@ -149,6 +153,9 @@ class EncoderEstimator(SimilarityEstimator):
             How many different texts share the vector of an earlier one, as the model in training reads them alike.
 
         Raises:
+            TypeError: ``dataset`` is neither a Dataset nor a mapping.
+            ValueError: ``chunk_size`` is out of range, ``dataset`` holds several ones or something else than texts,
+                an option is for several datasets, or the encoder's vectors do not fit into half precision.
             TableError: The table was made by something else, is damaged, or cannot be written.
         """
         check_count("chunk_size", chunk_size)
@@ -324,6 +331,10 @@ class TrainedModelEstimator(EncoderEstimator):
         model: The encoder: a name, a path, or an instance.
         normalize: Compare cosines, and distil, instead of comparing dot products and softening.
         **options: As for :class:`EncoderEstimator`.
+
+    Raises:
+        ValueError: As :class:`EncoderEstimator`.
+        TypeError: As :class:`EncoderEstimator`.
     """
 
     name = "trained-model"
@@ -351,6 +362,10 @@ class SimCSEEstimator(EncoderEstimator):
     Args:
         model: The encoder: a name, a path, or an instance.
         **options: As for :class:`EncoderEstimator`.
+
+    Raises:
+        ValueError: As :class:`EncoderEstimator`.
+        TypeError: As :class:`EncoderEstimator`.
     """
 
     name = "simcse"

@@ -29,6 +29,9 @@ class IdenticalEstimator(SimilarityEstimator):
         compares: ``"positives"`` finds copies of the positive document, mined negatives among them; ``"queries"``
             finds copies of the query; ``"documents"`` documents that are the query.
 
+    Raises:
+        ValueError: ``compares`` is not one of these.
+
     Example:
         >>> ids = torch.tensor([[5, 6], [7, 8], [5, 6]])
         >>> keys = IdenticalEstimator().represent(TextColumn({"input_ids": ids}))
@@ -67,6 +70,9 @@ class KnownRelevanceEstimator(SimilarityEstimator):
         compares: ``"positives"``: a candidate is relevant if it is in the group of the query's own positive;
             ``"queries"``: if its query is in the group of the query.
         **options: ``max_length``, ``prompt`` and ``task`` as for :class:`ByText`.
+
+    Raises:
+        ValueError: ``group_of`` holds no group, or an option is out of range.
     """
 
     name = "known"

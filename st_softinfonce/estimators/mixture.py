@@ -44,6 +44,9 @@ class MixtureEstimator(SimilarityEstimator):
         temperatures: Above 0, one each, in units of the part's similarity. By default those of the parts' own
             treatments, if all are ``Soften``.
 
+    Raises:
+        ValueError: An option is out of range, an estimator is unknown, or the estimators compare different things.
+
     Example:
         >>> mixture = MixtureEstimator(["bm25", get_estimator("bm25", tokenizer="words")], weights=[3, 1])
         >>> mixture.treatment, mixture.compares

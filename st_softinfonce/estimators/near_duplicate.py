@@ -38,6 +38,9 @@ class NearDuplicateEstimator(SimilarityEstimator):
         compares: ``"positives"`` finds copies of the positive document, explicit hard negatives among them;
             ``"queries"`` finds copies of the query; ``"documents"`` texts that quote the query.
 
+    Raises:
+        ValueError: An option is out of range.
+
     Example:
         >>> ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9], [1, 2, 3, 4]])
         >>> shingles = NearDuplicateEstimator(size=2).represent(TextColumn({"input_ids": ids}))

@@ -50,6 +50,18 @@ class PairwiseEstimator(SimilarityEstimator):
 
     Attributes:
         not_scored: Similarity of the candidates that are not chosen. By default -inf, which is "never relevant".
+
+    Raises:
+        ValueError: An option is out of range, or ``shortlist`` compares no texts.
+
+    Example:
+        >>> from st_softinfonce.treatments import Soften
+        >>> class SameLength(PairwiseEstimator):
+        ...     treatment = Soften(alpha=1.0, beta=1.0, temperature=1.0)
+        ...     def score(self, queries, candidates):
+        ...         return torch.tensor([-abs(float(len(q) - len(c))) for q, c in zip(queries, candidates)])
+        >>> SameLength().score(["sort"], ["sorted"])
+        tensor([-2.])
     """
 
     not_scored: ClassVar[float] = -math.inf
@@ -92,6 +104,9 @@ class PairwiseEstimator(SimilarityEstimator):
                 higher is more relevant: a list, an array or a tensor.
             treatment: The default treatment, which suits the scale of the scores.
             **options: As for the class.
+
+        Raises:
+            TypeError: ``function`` cannot be called, or ``treatment`` is none.
         """
         if not callable(function):
             raise TypeError(f"function must be a function of two lists of texts, got {type(function).__name__}.")

@@ -34,6 +34,10 @@ def list_estimators() -> dict[str, EstimatorInfo]:
     """List the estimators that are installed by name, without importing any of them.
 
     A name that several distributions register is listed once, with a warning.
+
+    Example:
+        >>> list_estimators()["bm25"].target
+        'st_softinfonce.estimators.bm25:BM25Estimator'
     """
     listed = {}
     for name, points in sorted(_discover().items()):
@@ -58,6 +62,10 @@ def get_estimator(
             options are given for an estimator that is made already.
         ImportError: The plugin behind the name cannot be imported; raised from the original error.
         TypeError: The estimator does not take an option, or is not an estimator at all.
+
+    Example:
+        >>> get_estimator("bm25", b=0.5).treatment
+        Soften(alpha=1.5, beta=0.5, temperature=1.0, min_weight=0.1)
     """
     from st_softinfonce.estimators.base import SimilarityEstimator, check_estimator
 

@@ -39,6 +39,9 @@ def train_simcse(
         epochs: Passes over the queries.
         learning_rate: Of the trainer.
         **training_arguments: Further ``SentenceTransformerTrainingArguments``.
+
+    Raises:
+        ValueError: There are fewer than 2 different queries, or the model has no dropout.
     """
     texts = list(dict.fromkeys(query for query in queries if query.strip()))
     if len(texts) < 2:

@@ -28,6 +28,9 @@ class TextColumn:
         special_ids: Ids that are no content, instead of the tokenizer's special tokens.
         role: What the texts are, for an encoder that treats queries and documents differently.
 
+    Raises:
+        ValueError: The features hold no token ids.
+
     Example:
         >>> ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
         >>> column = TextColumn({"input_ids": ids, "attention_mask": (ids > 0).long()}, special_ids={0, 2, 3})
@@ -163,7 +166,10 @@ class TextColumn:
 
         These are not the original texts: they are truncated, lower-cased and spaced as the model's tokenizer does it,
         and without prompt and special tokens. What belongs to the original text, such as an id, a package, a label or
-        the text itself, is found with ``ByText``. Without a tokenizer to decode with this is a ValueError.
+        the text itself, is found with ``ByText``.
+
+        Raises:
+            ValueError: There is no tokenizer to decode with.
         """
         if self.tokenizer is None:
             raise ValueError("tokenizer is None: texts can only be decoded with the tokenizer that made the ids.")

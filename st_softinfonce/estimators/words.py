@@ -52,7 +52,10 @@ def word_ids(texts: Iterable[str], split: Callable[[str], list[str]] = split_wor
     """Number the words of texts by a hash: the same in every process and on every device, so it can be gathered.
 
     Two of a million words share one with a probability of 1 in 10 million. Returned is ``(n, longest)`` int64 on the
-    CPU, at least 0, and -1 after a text's last word. A ``split`` that returns no list of strings is a ValueError.
+    CPU, at least 0, and -1 after a text's last word.
+
+    Raises:
+        ValueError: ``split`` returned something else than a list of strings.
     """
     rows = []
     for text in texts:

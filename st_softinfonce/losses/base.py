@@ -62,8 +62,11 @@ class InBatchLoss(nn.Module, ABC):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """Compute the mean loss of a batch's queries, a scalar.
 
-        There is one dict of features a column: query, positive, and any number of negatives; fewer than two are a
-        ValueError. Labels have no meaning here, and a dataset that has them is named in a warning.
+        There is one dict of features a column: query, positive, and any number of negatives. Labels have no meaning
+        here, and a dataset that has them is named in a warning.
+
+        Raises:
+            ValueError: There are fewer than two columns, or an estimator breaks its contract.
         """
         features = list(sentence_features)
         asked = self.ask(features, labels)
@@ -77,6 +80,9 @@ class InBatchLoss(nn.Module, ABC):
         Returns:
             What :meth:`compute_loss_from_embeddings` needs besides the embeddings; for a batch that :meth:`keep_asked`
             has seen, the same again.
+
+        Raises:
+            ValueError: There are fewer than two columns, or an estimator breaks its contract.
         """
         _check_columns(len(features))
         owner, asked = features[0].pop(_ASKED, (None, None))
@@ -105,6 +111,10 @@ class InBatchLoss(nn.Module, ABC):
             embeddings: Those of the query, the positive, and any number of negatives.
             labels: What :meth:`ask` returned for the batch, in the place of the labels because the host's wrapper and
                 cached losses pass nothing else on. Not needed where no estimator compares texts.
+
+        Raises:
+            ValueError: There are fewer than two embeddings, their rows differ in number, or an estimator compares
+                texts and was not asked.
         """
         batch = self._collect(list(embeddings), labels)
         return self.rows_loss(batch, batch.rows)

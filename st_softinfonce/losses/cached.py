@@ -33,6 +33,10 @@ class CachedSoftInfoNCELoss(_host.CachedLossMixin, SoftInfoNCELoss):
             ``mini_batch_size``. Rows are still scored ``mini_batch_size`` at a time.
         show_progress_bar: Show the progress within each batch.
         **options: The other options of :class:`SoftInfoNCELoss`.
+
+    Raises:
+        ValueError: As :class:`SoftInfoNCELoss`, or the model embeds with a StaticEmbedding.
+        TypeError: As :class:`SoftInfoNCELoss`.
     """
 
     def __init__(

@@ -35,6 +35,11 @@ class MultiVectorSoftInfoNCELoss(SoftInfoNCELoss):
         mini_batch_size: At least 1, or ``None``. Documents embedded at a time.
         score_mini_batch_size: At least 1, or ``None``. Queries scored at a time, which bounds the memory of scoring.
         **options: The other options of :class:`SoftInfoNCELoss`. Mind the scale of 1 with ``hardness_strength``.
+
+    Raises:
+        ValueError: As :class:`SoftInfoNCELoss`, or ``directions`` or ``partition_mode`` are given: these scores
+            have one direction.
+        TypeError: As :class:`SoftInfoNCELoss`.
     """
 
     def __init__(

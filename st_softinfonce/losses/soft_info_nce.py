@@ -54,8 +54,7 @@ class SoftInfoNCELoss(InBatchLoss):
 
     Args:
         model: The model to train, a ``SentenceTransformer``.
-        estimator: An installed estimator's name (``list_estimators()``), an instance with its own options, or
-            ``None``.
+        estimator: An installed estimator's name (``list_estimators()``), an instance with its options, or ``None``.
         treatment: What to do with relevant negatives, one treatment or several; ``None`` takes the estimator's own.
         treatments: For several estimators, instead of both: ``[(estimator, treatment), ...]``, each as above.
         scale: Above 0. Multiplies the model's similarity; the inverse of the softmax temperature.
@@ -67,9 +66,20 @@ class SoftInfoNCELoss(InBatchLoss):
             targets are documents.
         gather_across_devices: Take the documents and queries of all devices as candidates.
         hardness_mode: Which negatives are pushed harder the more similar the model finds them, as the host's.
-        hardness_strength: At least 0. ``hardness_strength * similarity_fct`` is added to their scores, a constant to
-            the gradient.
+        hardness_strength: At least 0. Times ``similarity_fct`` it is added to their scores, a constant to gradients.
         known_queries: The queries of mined negatives, which an estimator that compares queries then judges too.
+
+    Raises:
+        ValueError: An option is out of range, or the estimator is unknown, breaks its contract or returns nan.
+        TypeError: An estimator, a treatment, or another argument is of the wrong kind.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+        >>> from tokenizers import Tokenizer, models
+        >>> words = StaticEmbedding(Tokenizer(models.WordLevel({"sort": 0, "list": 1})), embedding_dim=4)
+        >>> SoftInfoNCELoss(SentenceTransformer(modules=[words]), "bm25").judges[0].treatments
+        (Soften(alpha=1.5, beta=0.5, temperature=1.0, min_weight=0.1),)
     """
 
     def __init__(

@@ -54,6 +54,9 @@ class SoftSpladeLoss(_AsksFirst, SpladeLoss):
         loss: The ranking loss, usually ``SoftInfoNCELoss.paper(model)``: dot products at scale 1.
         *args: As for ``SpladeLoss``.
         **options: Likewise.
+
+    Raises:
+        TypeError: ``loss`` is not one of this package.
     """
 
 

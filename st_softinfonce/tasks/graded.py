@@ -56,6 +56,9 @@ def grade_pairs(pairs: Dataset) -> list[dict[int, int]]:
     Returns:
         For each row, row to grade, of all rows of grade 1 to 3.
 
+    Raises:
+        ValueError: A column is missing or holds empty texts.
+
     Example:
         >>> pairs = Dataset.from_dict({"query": ["sort it", "sort it", "add"], "code": ["a", "b", "c"]})
         >>> grade_pairs(pairs)
@@ -79,9 +82,12 @@ def graded_task_from_pairs(
 ) -> GradedCodeRetrieval:
     """Make an MTEB retrieval task with graded relevance, measured by `ndcg_at_10`, of your own pairs.
 
-    Arguments and errors are those of `task_from_pairs`, with the columns of `grade_pairs`, such as `mine_pairs`
+    Arguments are those of `task_from_pairs`, with the columns of `grade_pairs`, such as `mine_pairs`
     returns; candidates of the `corpus` that have them are graded like the others. Equal codes are one document, with
     the highest grade of its rows.
+
+    Raises:
+        ValueError: A column is missing, a text is empty or no string, an argument has a wrong form.
     """
     rows, further = read_rows(pairs, corpus, split)
     everything = rows + further

@@ -158,6 +158,13 @@ def mean_interval(
         level: Of the interval, between 0 and 1.
         draws: Bootstrap samples, at least 1.
         seed: Of the draws.
+
+    Raises:
+        ValueError: There are no values, or not all are finite; an option is out of range.
+
+    Example:
+        >>> mean_interval([0.5, 0.5, 0.5])
+        Interval(mean=0.5, low=0.5, high=0.5)
     """
     check_count("draws", draws)
     if not 0 < level < 1:
@@ -193,8 +200,11 @@ def _drawn(seeds: int, queries: int, draws: int, seed: int, block: int) -> tuple
 def ndcg_at_10(task: CodeRetrieval, predictions: str | Path | Predictions) -> dict[str, dict[str, float]]:
     """Return the nDCG@10 of every query, whose mean mteb reports, rounded, as `ndcg_at_10`.
 
-    Gains are the grades themselves, discounts are log2(rank + 1), as trec_eval computes them. Arguments and errors are
+    Gains are the grades themselves, discounts are log2(rank + 1), as trec_eval computes them. Arguments are
     those of `reciprocal_ranks`; returned are subset to query id to nDCG@10.
+
+    Raises:
+        FileNotFoundError: As `reciprocal_ranks`, like its ValueError.
     """
     scores = {}
     for subset, table, results in _evaluated(task, predictions):

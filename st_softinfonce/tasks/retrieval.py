@@ -149,6 +149,15 @@ def task_from_pairs(
     Returns:
         A task for `mteb.evaluate(model, tasks=[task])`. The result's `task_results[0].get_score()` is the mean of
         the subsets' scores, `.get_score(languages=["python"])` is one of them.
+
+    Raises:
+        ValueError: A column is missing, a text is empty or no string, an argument has a wrong form.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> pairs = Dataset.from_dict({"query": ["add numbers"], "code": ["def add(a, b): return a + b"]})
+        >>> task_from_pairs(pairs, "MyCode").metadata.main_score
+        'mrr_at_1000'
     """
     rows, further = read_rows(pairs, corpus, split)
     drafts: defaultdict[str, Draft] = defaultdict(Draft)
