@@ -33,6 +33,9 @@ def add_mteb_results(
         after: The model's results: any number of tasks, splits and subsets.
         before: The results of the model that it was fine-tuned from, of the same data.
         metrics: What to show of each task's scores; the main score of a task that has none of them.
+
+    Raises:
+        ValueError: ``before`` lacks a task, split or subset of ``after``, or has it of another revision.
     """
     entries = dict(_entries("after", after))
     earlier = {} if before is None else dict(_entries("before", before))

@@ -62,14 +62,13 @@ TRANSFORMER, TRANSFORMER_PLACE = ("transformer", "transformer_languages"), ("min
 # The figure of why: the plan and the regime, and by teacher the rows of each series.
 GAINS, GAINS_REGIME = "negatives", "mined-4"
 GAINS_ROWS = {
-    "Distill": {"trained-model": "distill-own", "minilm": "distill", "minilm-tuned": "distill-tuned"},
-    "Mask(relative=True)": {"trained-model": "mask-own", "minilm": "mask-relative", "minilm-tuned": "mask-tuned"},
-    "Soften": {"trained-model": "soft-own", "minilm": "soft-trained-model", "minilm-tuned": "soft-tuned"},
+    "Distill": {"trained-model": "distill-own", "minilm": "distill"},
+    "Mask(relative=True)": {"trained-model": "mask-own", "minilm": "mask-relative"},
+    "Soften": {"trained-model": "soft-own", "minilm": "soft-trained-model"},
 }
 GAINS_TEACHERS = {
     "trained-model": "the student's\nown kind",
     "minilm": "all-MiniLM",
-    "minilm-tuned": "all-MiniLM,\nfine-tuned",
 }
 METHODS = {
     "info-nce-same-side": "InfoNCE with same-side negatives: no teacher",
