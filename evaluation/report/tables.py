@@ -369,9 +369,10 @@ def _push_lines(content: Mapping[str, Any]) -> list[str]:
         def percent(key: str, digits: int = 1, members: Sequence[Mapping[str, Any]] = members) -> str:
             return f"{sum(member[key] for member in members) / len(members):.{digits}%}"
 
+        alone = "" if len(members) == len(languages) else f" ({', '.join(m['language'] for m in members)} alone)"
         cells = [
             f"{size:,}" if isinstance(size, int) else size,
-            row,
+            row + alone,
             percent("queries_with_a_relevant_negative"),
             percent("share_on_relevant"),
         ]
