@@ -12,8 +12,6 @@ too small. What holds for every function:
 - ``positives`` ``(N,)`` holds the column of each row's positive, by default ``0, 1, ..., N - 1``.
 - A similarity is higher for what is more relevant; ``-inf`` means "never relevant".
 - Of log weights ``-inf`` takes a candidate out. A row of targets sums to 1.
-- Options are explained at the treatment that has them: :class:`~st_softinfonce.Soften`, ``Discount``, ``Mask``,
-  ``Promote`` and ``Distill``, in the order of the functions here.
 - The loss is differentiable in ``scores``; weights and targets carry no gradient.
 - Values such as nan are looked for, and refused, on the CPU only: on other devices looking would make the host wait.
 """
@@ -50,24 +48,21 @@ def soft_info_nce(
     targets: Tensor | None = None,
     positives: Tensor | None = None,
 ) -> Tensor:
-    """Compute the cross-entropy between each row's targets and its weighted candidates, the mean over rows.
+    """Compute the cross-entropy between each row's targets and its weighted candidates.
 
     With one-hot targets this is Soft-InfoNCE (Li et al. 2023, Eq. 3), ``log_weights = log w``; without weights too,
     it is InfoNCE.
 
     Args:
-        scores: The model's scores, already scaled (divided by the temperature).
-        log_weights: Logarithm of each candidate's weight. The positive's entry is not read: it counts as 0. ``None``
-            weighs all candidates equally.
-        targets: Share of each row's target that a candidate has, 0 for one that is taken out. ``None`` gives all of it
-            to the positive.
-        positives: Columns of the positives.
+        scores: The model's scores ``(N, M)``, already scaled (divided by the temperature).
+        log_weights: Logarithm of each candidate's weight ``(N, M)``; ``-inf`` takes a candidate out. The positive's
+            entry is not read: it counts as 0. ``None`` weighs all candidates equally.
+        targets: Share of each row's target that a candidate has ``(N, M)``: at least 0, each row sums to 1, 0 for a
+            candidate that is taken out. ``None`` gives all of it to the positive.
+        positives: Columns of the positives ``(N,)``.
 
     Returns:
-        A scalar in float32 (float64 if ``scores`` is). A row without candidates left is 0.
-
-    Shape:
-        ``scores``, ``log_weights`` and ``targets`` ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+        Mean over rows: a scalar in float32 (float64 if ``scores`` is). A row without candidates left is 0.
 
     Raises:
         ValueError: A shape does not fit, or a value is out of range.
@@ -120,15 +115,22 @@ def negative_weights(
         p[i, :] = softmax(similarity[i, :] / temperature)
         w[i, j] = max((beta - alpha * p[i, j]) / (beta - alpha / K), min_weight)
 
-    The positive's weight is 1, and its similarity is not read. Before the clamp a row's weights sum to ``K``; the
-    clamp can only raise that sum. Where ``beta * K <= alpha`` the formula would divide by zero or favour the similar
-    negatives (a nearly empty last batch): all weights are 1 there, with a :class:`SmallBatchWarning`.
+    Before the clamp a row's weights sum to ``K``; the clamp can only raise that sum. Where ``beta * K <= alpha`` the
+    formula would divide by zero or favour the similar negatives (a nearly empty last batch): all weights are 1 there,
+    with a :class:`SmallBatchWarning`.
 
-    ``known``, ``(M,)`` or ``(N, M)`` bool, says of which candidates the similarity says something, by default of all.
-    The others have weight 1 and do not count in ``K``.
+    Args:
+        similarity: ``(N, M)``. The positive's entry is not read.
+        alpha: At least 0. Strength of the effect: 0 is plain InfoNCE.
+        beta: Above 0. ``alpha + beta = 2`` keeps the loss on InfoNCE's scale.
+        temperature: Above 0, in units of ``similarity``. Small: only the most similar negative is softened.
+        min_weight: In (0, 1]. Floor of a negative's weight.
+        positives: Columns of the positives ``(N,)``.
+        known: Which candidates the similarity says something about, ``(M,)`` or ``(N, M)`` bool; by default all. The
+            others have weight 1 and do not count in ``K``.
 
-    Shape:
-        ``similarity`` and weights ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+    Returns:
+        Weights ``(N, M)``, 1 at the positive.
 
     Raises:
         ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
@@ -173,10 +175,16 @@ def posterior_weights(
 
     This is the importance weight toward the distribution of true negatives that Li et al. (2023, section 4.2) argue
     for, estimated directly. Unlike :func:`negative_weights` it does not depend on the other candidates: a batch
-    without similar negatives keeps weights near 1. The positive's similarity is read only by a relative posterior.
+    without similar negatives keeps weights near 1.
 
-    Shape:
-        ``similarity`` and weights ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+    Args:
+        similarity: ``(N, M)``. The positive's entry is read only by a relative posterior.
+        posterior: What the similarity says about relevance.
+        min_weight: In [0, 1]. Floor of a negative's weight; 0 takes a surely relevant one out.
+        positives: Columns of the positives ``(N,)``.
+
+    Returns:
+        Weights ``(N, M)`` in [``min_weight``, 1], 1 at the positive.
 
     Raises:
         ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
@@ -207,18 +215,21 @@ def mask_log_weights(
 ) -> Tensor:
     """Compute log weights that take the likely false negatives out: ``-inf`` for those, 0 for every other candidate.
 
-    With ``p`` the similarity of the row's positive, exactly one rule says which negatives are taken out; none is whose
-    similarity is ``-inf``:
+    With ``p`` the similarity of the row's positive, exactly one rule says which negatives are taken out. None is
+    whose similarity is ``-inf``.
 
-    - ``margin``: similarity above ``p - margin`` (GISTEmbed, Solatorio 2024; negative: Qwen3-Embedding), with
-      ``relative`` above ``p - margin * |p|`` (NV-Retriever, Moreira et al. 2024, TopK-PercPos); nothing where ``p`` is
-      ``-inf``.
-    - ``top_k``: the row's most similar ones, of tied ones the lowest column first (Li et al. 2023, section 4.4).
-    - ``ratio``: similarity of at least ``ratio * p``; nothing where ``p <= 0`` (the same).
-    - ``above``: similarity above this, whatever the positive's.
+    Args:
+        similarity: ``(N, M)``, the positive's entry included.
+        margin: Finite. Similarity above ``p - margin`` (GISTEmbed, Solatorio 2024; negative: Qwen3-Embedding), unless
+            ``p`` is ``-inf``.
+        relative: With ``margin``: above ``p - margin * |p|`` (NV-Retriever, Moreira et al. 2024, TopK-PercPos).
+        top_k: At least 1. The row's most similar ones, of tied ones the lowest column first (Li et al. 2023, 4.4).
+        ratio: Above 0. Similarity of at least ``ratio * p``; nothing where ``p <= 0`` (Li et al. 2023, section 4.4).
+        above: Finite. Similarity above this, whatever the positive's.
+        positives: Columns of the positives ``(N,)``.
 
-    Shape:
-        ``similarity`` and log weights ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+    Returns:
+        Log weights ``(N, M)`` of 0 and ``-inf``, 0 at the positive.
 
     Raises:
         ValueError: Not exactly one rule is given, its value is out of range, a shape does not fit, or ``similarity``
@@ -261,16 +272,22 @@ def promoted_targets(
 ) -> Tensor:
     """Compute targets that make positives of the candidates that are relevant as well.
 
-    The relevance of a candidate is ``P(relevant | similarity)``, and 0 where that is not above ``above`` or
-    ``log_weights`` take it out; of the positive it is 1. A row's target is shared in proportion to it: equally among
-    certain duplicates, as in supervised contrastive learning (Khosla et al. 2020) and in RLHN's relabelling (Thakur et
-    al. 2025). Without a posterior the similarity itself, clamped to [0, 1], is the probability.
+    The relevance of a candidate is ``P(relevant | similarity)``, and 0 where that is not above ``above``; of the
+    positive it is 1. A row's target is shared in proportion to it: equally among certain duplicates, as in supervised
+    contrastive learning (Khosla et al. 2020) and in RLHN's relabelling (Thakur et al. 2025).
 
-    ``targets`` are those of other promotions, to which these are added: a candidate has the larger of both relevances.
-    The positive's similarity is read only by a relative posterior.
+    Args:
+        similarity: ``(N, M)``. The positive's entry is read only by a relative posterior.
+        posterior: What the similarity says about relevance. ``None`` takes the similarity itself as the probability,
+            clamped to [0, 1]: for an estimator that knows, whose similarities are 0 and 1.
+        above: In [0, 1). The probability from which on a candidate is a positive.
+        positives: Columns of the positives ``(N,)``.
+        log_weights: A candidate with ``-inf`` here ``(N, M)`` gets no target.
+        targets: Targets ``(N, M)`` of other promotions, to which these are added: a candidate has the larger of both
+            relevances. ``None``: there are none.
 
-    Shape:
-        ``similarity``, ``log_weights`` and targets ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+    Returns:
+        Targets ``(N, M)``, each row sums to 1.
 
     Raises:
         ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
@@ -310,11 +327,17 @@ def distilled_targets(
 
         t[i, :] = (1 - share) * onehot(positives[i]) + share * softmax(similarity[i, :] / temperature)
 
-    ``-inf`` in ``similarity`` or ``log_weights`` gets no share. A row whose positive has the similarity ``-inf``
-    cannot be judged and keeps its one-hot target. ``targets`` take the place of the one-hot ones.
+    Args:
+        similarity: The teacher's ``(N, M)``, the positive's entry included; ``-inf`` gets no target. A row whose
+            positive has ``-inf`` cannot be judged and keeps its one-hot target.
+        share: In [0, 1]. How much of the target is the teacher's; 0 is InfoNCE.
+        temperature: Above 0, in units of ``similarity``. Small: the teacher's most similar candidate gets it all.
+        log_weights: A candidate with ``-inf`` here ``(N, M)`` is left out of the softmax.
+        positives: Columns of the positives ``(N,)``.
+        targets: Targets ``(N, M)`` in place of the one-hot ones.
 
-    Shape:
-        ``similarity``, ``log_weights`` and targets ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+    Returns:
+        Targets ``(N, M)``, each row sums to 1.
 
     Raises:
         ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
@@ -357,8 +380,13 @@ def temperature_for_share(
     closest is taken; ``None`` if none makes a difference, as there are too few negatives or all are equally similar.
     The positive's similarity is not read, and the host waits for the device.
 
-    Shape:
-        ``similarity`` ``(N, M)``, ``positives`` ``(N,)``; dtypes as the module says.
+    Args:
+        similarity: ``(N, M)``. The positive's entry is not read.
+        alpha: Above 0, as in :func:`negative_weights`.
+        beta: Above 0, likewise.
+        share: In (0, 1]. The share of all negatives to soften.
+        below: In (0, 1]. A weight below this counts as softened.
+        positives: Columns of the positives ``(N,)``.
 
     Raises:
         ValueError: An option is out of range, a shape does not fit, or ``similarity`` holds nan.
