@@ -53,6 +53,8 @@ _Answer = tuple[Any, str, "str | None"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, with these arguments instead of the process's own, and return the exit status.
 
+    It is 0 if all is done, 1 if something failed, 2 for wrong use, 130 if interrupted, 141 if the output was closed.
+
     Raises:
         SystemExit: After ``--help`` or ``--version``, or if the arguments cannot be parsed.
     """

@@ -48,7 +48,8 @@ class EffectSums:
     """Sums over the negatives of many blocks; they stay on their device until they are read."""
 
     def __init__(self) -> None:
-        self._sums: Tensor | None = None
+        self._names: tuple[str, ...] = ()
+        self._sums: Tensor | None = None  # one for each name
 
     def add(
         self,
@@ -76,29 +77,40 @@ class EffectSums:
         total = weights.sum(dim=1, dtype=wide)  # (N,)
         squares = weights.square().sum(dim=1, dtype=wide).clamp(min=torch.finfo(wide).tiny)  # all may be masked
         rows = torch.full_like(total[0], len(negative))
-        sums = [
-            rows,
-            rows * holds_targets,
-            # The fields of Effects, in their order.
-            negative.sum(dtype=wide),
-            *((effect == kind).sum(dtype=wide) for kind in (_MASKED, _SOFTENED, _PROMOTED)),
-            total.sum(),
-            (total.square() / squares).sum(),
-            torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide),
-            (effect == 0).all(dim=1).sum(dtype=wide),
-        ]
-        self._sums = torch.stack(sums) if self._sums is None else self._sums + torch.stack(sums)
+        sums = {
+            "rows": rows,
+            "rows_with_targets": rows * holds_targets,
+            "negatives": negative.sum(dtype=wide),
+            "masked": (effect == _MASKED).sum(dtype=wide),
+            "softened": (effect == _SOFTENED).sum(dtype=wide),
+            "promoted": (effect == _PROMOTED).sum(dtype=wide),
+            "weights": total.sum(),
+            "effective_negatives": (total.square() / squares).sum(),
+            "targets": torch.zeros_like(rows) if targets is None else (targets.detach() * negative).sum(dtype=wide),
+            "untouched": (effect == 0).all(dim=1).sum(dtype=wide),
+        }
+        more = torch.stack(list(sums.values()))
+        self._names, self._sums = tuple(sums), more if self._sums is None else self._sums + more
 
     def read(self) -> Effects | None:
         """Wait for the sums, return what they say, and start again from 0; ``None`` if there were no negatives."""
         if self._sums is None:
             return None
-        (rows, targeted, *totals), self._sums = self._sums.tolist(), None
-        negatives = totals[0]
+        found = dict(zip(self._names, self._sums.tolist(), strict=True))
+        self._sums = None
+        rows, negatives = found["rows"], found["negatives"]
         if negatives == 0:
             return None
-        divisors = (rows, negatives, negatives, negatives, negatives, rows, max(targeted, 1), rows)
-        return Effects(*(total / divisor for total, divisor in zip(totals, divisors, strict=True)))
+        return Effects(
+            negatives=negatives / rows,
+            masked=found["masked"] / negatives,
+            softened=found["softened"] / negatives,
+            promoted=found["promoted"] / negatives,
+            weight_mean=found["weights"] / negatives,
+            effective_negatives=found["effective_negatives"] / rows,
+            target=found["targets"] / max(found["rows_with_targets"], 1),
+            untouched_queries=found["untouched"] / rows,
+        )
 
 
 def effect_of(

@@ -21,7 +21,7 @@ from st_softinfonce.estimators.base import (
     checked_similarity,
     map_rows,
 )
-from st_softinfonce.estimators.text_column import TextColumn
+from st_softinfonce.estimators.text_column import TextColumn, length_for
 from st_softinfonce.functional import check_similarity
 
 Role = Literal["query", "document"]
@@ -153,8 +153,7 @@ class PairTexts:
         read: dict[str, Any] = {"prompt": reading["prompt"] or ""}
         if (task := reading["task"]) is not None:
             read["task"] = task
-        length = self._max_length
-        if (longest := length.get(task or "") if isinstance(length, Mapping) else length) is not None:
+        if (longest := length_for(task, self._max_length)) is not None:
             read["processing_kwargs"] = {"text": {"max_length": longest, "truncation": True}}
         was_training = self.model.training
         embeddings: Tensor = self.model.encode(texts, **read, convert_to_tensor=True, show_progress_bar=False)

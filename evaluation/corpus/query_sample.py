@@ -44,7 +44,7 @@ def documentation(archive: Path, language: str) -> list[dict[str, Any]]:
     )
     for file in found:
         mined = miner.mine(str(file.location), file.language)
-        are_english = english.judge(file.package, list(map(english_score, mined.queries)))
+        are_english = english.judge(file.neighbourhood, list(map(english_score, mined.queries)))
         for function in mined.functions:
             if function.query_index is not None:
                 texts = {"path": file.path, "name": function.name, "query": function.query, "code": function.code}

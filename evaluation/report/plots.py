@@ -110,13 +110,10 @@ def gains_figure(summary: Mapping[str, Any]) -> Figure:
             entry, strength = found.get((GAINS_REGIME, row), {}), found.get((GAINS_REGIME, teacher))
             if "difference" in entry and strength is not None:
                 _interval(by_teacher, entry, 100 * strength["scores"][METRIC] + 4 * spread, number, name)
-                by_teacher.annotate(
-                    GAINS_TEACHERS[teacher],
-                    (100 * strength["scores"][METRIC], 0.02),
-                    xycoords=("data", "axes fraction"),
-                    ha="center",
-                    fontsize=7,
-                )
+    for teacher, name in GAINS_TEACHERS.items():
+        if (strength := found.get((GAINS_REGIME, teacher))) is not None:
+            place = (100 * strength["scores"][METRIC], 0.02)
+            by_teacher.annotate(name, place, xycoords=("data", "axes fraction"), ha="center", fontsize=7)
     for axis in (by_count, by_teacher):
         axis.axhline(0, color=INK, linewidth=0.8)
         axis.grid(axis="y")

@@ -216,6 +216,11 @@ def _of_languages(entries: Sequence[Mapping[str, Any]]) -> str:
     return f" ({names[0].capitalize()} alone)" if len(names) == 1 else f" ({len(names)} languages)"
 
 
+def _alone(names: Iterable[str], every: Iterable[str]) -> str:
+    """Name the languages of a number where others have more: it is no match for the numbers around it."""
+    return "" if set(names) == set(every) else f" ({', '.join(sorted(names))} alone)"
+
+
 def _sections(summaries: Mapping[str, Summary]) -> dict[str, dict[str, Summary]]:
     titles = {name: title for title, names in SECTIONS.items() for name in names}
     order = [name for name in summaries if name not in titles] + list(titles)
@@ -267,7 +272,7 @@ def overview(summary: Summary) -> list[str]:
     by_row: dict[str, dict[str, Any]] = defaultdict(dict)
     for entry in sorted(whole, key=lambda entry: "difference" in entry):  # the baseline first
         by_row[_label(entry)][_title(entry)] = (
-            _points(entry, METRIC) + _alone(summary, entry)
+            _points(entry, METRIC) + _alone(*_languages(summary, entry))
             if "difference" in entry
             else f"{100 * entry['scores'][METRIC]:.1f}"
         )
@@ -276,7 +281,7 @@ def overview(summary: Summary) -> list[str]:
     for entry in summary["entries"]:
         named[_title(entry)] |= {entry["language"]} - {ALL}
     every = set().union(*named.values())
-    heads = [t if named[t] == every else f"{t} ({', '.join(sorted(named[t]))} alone)" for t in titles]
+    heads = [title + _alone(named[title], every) for title in titles]
     return table(
         [NAMES[METRIC], *heads], ([row, *(cells.get(t, "") for t in titles)] for row, cells in by_row.items())
     )
@@ -338,7 +343,7 @@ def plan_lines(name: str, summary: Summary, *, has_figure: bool = True) -> list[
         whole = sorted((e for e in here if e["language"] == ALL), key=lambda entry: -entry["scores"][METRIC])
         rows = (
             [
-                _label(entry) + _alone(summary, entry),
+                _label(entry) + _alone(*_languages(summary, entry)),
                 *(f"{100 * entry['scores'][metric]:.1f}" for metric in metrics),
                 _points(entry, METRIC),
                 _points(entry, "ndcg_at_10"),
@@ -369,7 +374,7 @@ def _push_lines(content: Mapping[str, Any]) -> list[str]:
         def percent(key: str, digits: int = 1, members: Sequence[Mapping[str, Any]] = members) -> str:
             return f"{sum(member[key] for member in members) / len(members):.{digits}%}"
 
-        alone = "" if len(members) == len(languages) else f" ({', '.join(m['language'] for m in members)} alone)"
+        alone = _alone([member["language"] for member in members], languages)
         cells = [
             f"{size:,}" if isinstance(size, int) else size,
             row + alone,
@@ -555,11 +560,11 @@ def _label(entry: Mapping[str, Any]) -> str:
     return entry["row"] + (f" (against {entry['against']})" if entry["against"] != BASELINE else "")
 
 
-def _alone(summary: Summary, entry: Mapping[str, Any]) -> str:
-    """Name the languages of a mean where others have more: it is no match for the rows around it."""
+def _languages(summary: Summary, entry: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Find the languages that a row's mean is of, and those of all rows of its place."""
     here = [e for e in summary["entries"] if e["language"] != ALL and all(e[k] == entry[k] for k in _PLACE)]
     own = {e["language"] for e in here if e["row"] == entry["row"]}
-    return "" if own == {e["language"] for e in here} else f" ({', '.join(sorted(own))} alone)"
+    return own, {e["language"] for e in here}
 
 
 def _points(entry: Mapping[str, Any], metric: str, which: str = "difference") -> str:

@@ -127,14 +127,17 @@ def measure_mined(bench: Bench, plan: Plan, language: str, regime: str) -> list[
     model = bench.teachers.load("trained-model", settings)
     queries, documents = (_embed(model, pairs[name][:]) for name in ("query", "code"))
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:QUERIES]
+    base = load_model(settings["model"], bench.device)
+    judged: dict[str, list[Tensor]] = {}  # by teacher
     entries = []
     for name, run in runs.items():
         given = run.settings["row"]["estimator"]
-        base = load_model(settings["model"], bench.device)
         estimator = make_estimator(given, base, pairs, settings, bench.teachers)
         treatments = make_treatments(run.settings["row"]["treatment"], estimator, pairs, size, base)
-        teacher = bench.teachers.load(teacher_of(given), settings)
-        judged = [_embed(teacher, pairs[column][:]) for column in ("query", "code")]
+        kind = teacher_of(given)
+        if kind not in judged:
+            teacher = bench.teachers.load(kind, settings)
+            judged[kind] = [_embed(teacher, pairs[column][:]) for column in ("query", "code")]
         total: Counter[str] = Counter()
         for rows in order.split(size):
             candidates = torch.cat([rows, negatives[rows].flatten()])
@@ -142,7 +145,7 @@ def measure_mined(bench: Bench, plan: Plan, language: str, regime: str) -> list[
             relevant = groups[rows, None] == groups[candidates]
             relevant[positives, positives] = False
             scores = SCALE * queries[rows] @ documents[candidates].T
-            similarity = judged[0][rows] @ judged[1][candidates].T
+            similarity = judged[kind][0][rows] @ judged[kind][1][candidates].T
             log_weights, targets = combine([(treatments, similarity, None)], positives)
             total.update(compare_pushes(pushes(scores), pushes(scores, log_weights, targets), relevant))
         entries.append(

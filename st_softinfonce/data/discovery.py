@@ -99,6 +99,11 @@ class SourceFile:
     location: Path
     unpacked: UnpackedFolder | None = None
 
+    @property
+    def neighbourhood(self) -> str:
+        """What its texts are judged with: its package, or else the folder at the top."""
+        return self.package or self.path.split("/")[0]
+
 
 class UnpackedFolder:
     """A temporary folder that is removed when nothing refers to it, at the latest when Python ends."""

@@ -252,7 +252,7 @@ class Mining:
         """The functions of a file whose query is English, and the candidates."""
         # Scored here, as it would take each process half a second to load what scores them.
         scores = list(map(english_score, file.queries))
-        are_english = self._english.judge(source.package or source.path.split("/")[0], scores)
+        are_english = self._english.judge(source.neighbourhood, scores)
         for function in file.functions:
             if function.query_index is None or are_english[function.query_index]:
                 yield function

@@ -108,7 +108,7 @@ class TextColumn:
         """
         if task is None and (hasattr(model[0], "sub_modules") or isinstance(model, MultiVectorEncoder)):
             task = role
-        length = max_length.get(task or "") if isinstance(max_length, Mapping) else max_length
+        length = length_for(task, max_length)
         options = {} if length is None else {"max_length": length}
         features = model.preprocess(list(texts), prompt=prompt, task=task, **options) | {"task": task}
         moved = {
@@ -177,6 +177,11 @@ class TextColumn:
         decode = getattr(self.tokenizer, "decode_batch", None) or self.tokenizer.batch_decode
         decoded: list[str] = decode(rows)
         return decoded
+
+
+def length_for(task: str | None, max_length: int | Mapping[str, int] | None) -> int | None:
+    """Find the length that a trainer with this ``max_length``, one for all texts or by task, truncates a column to."""
+    return max_length.get(task or "") if isinstance(max_length, Mapping) else max_length
 
 
 def columns_read_by(model: Any, texts: Sequence[str], **reading: Any) -> Iterator[TextColumn]:
